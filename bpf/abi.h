@@ -1,0 +1,332 @@
+/* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
+/*
+ * The one door between the programs and user space: every map key, map value, notification and constant
+ * that both sides use. The Python side (datapath/abi/types.py) is generated from this file's BTF.
+ *
+ * Rules. Constants are enums (macros vanish from BTF). Fields in network order have a __be type. No implicit
+ * padding: fields called reserved* are always zero. An address is always 16 bytes, IPv4 as ::ffff:a.b.c.d, so
+ * that both families go through the same code. A retired number is never used again.
+ */
+#ifndef MESHLOG_ABI_H
+#define MESHLOG_ABI_H
+
+#include <linux/types.h>
+
+enum abi_version { ABI_VERSION = 1 };
+
+enum limit {
+	ENDPOINTS_MAX = 65536,
+	DEVICES_MAX = 4096,
+	IPCACHE_MAX = 512000,
+	POLICY_SUBJECTS_MAX = 16384,
+	POLICY_MAX = 262144,
+	SERVICES_MAX = 65536,
+	BACKENDS_MAX = 262144,
+	CONNTRACK_MAX = 262144,
+	METRICS_MAX = 1024,
+	NOTIFICATION_BYTES = 4194304,
+};
+
+/* ::ffff:a.b.c.d for IPv4. */
+struct address {
+	__be32 words[4];
+};
+
+/* Low reserved identities, with the numbers that Cilium's users know. */
+enum identity {
+	IDENTITY_UNKNOWN = 0,
+	IDENTITY_HOST = 1,
+	IDENTITY_WORLD = 2,
+	IDENTITY_UNMANAGED = 3,
+	IDENTITY_HEALTH = 4,
+	IDENTITY_INIT = 5,
+	IDENTITY_REMOTE_NODE = 6,
+	IDENTITY_KUBE_APISERVER = 7,
+	IDENTITY_INGRESS = 8,
+};
+
+/* endpoints: the address of a local endpoint, or of this node itself, -> where it is. */
+struct endpoint_key {
+	struct address address;
+};
+
+enum endpoint_flag {
+	ENDPOINT_HOST = 1, /* an address of this node: hand the packet to the host stack */
+};
+
+struct endpoint_row {
+	__u32 ifindex; /* host side of the veth; 0 with ENDPOINT_HOST */
+	__u32 identity;
+	__u32 endpoint_id;
+	__u16 flags;
+	__u8 mac[6];      /* of the endpoint's own side */
+	__u8 host_mac[6]; /* of the host side */
+	__u16 reserved;
+};
+
+/* devices: ifindex of the host side -> whose it is. The source check reads it. */
+struct device_key {
+	__u32 ifindex;
+};
+
+struct device_row {
+	struct address ipv4; /* all zero: the endpoint has none */
+	struct address ipv6;
+	__u32 identity;
+	__u32 endpoint_id;
+	__u8 mac[6];
+	__u16 reserved;
+};
+
+/* ipcache: longest prefix -> identity, and the node to send to. */
+struct ipcache_key {
+	__u32 prefix_length; /* of the 128-bit form: an IPv4 /24 is 120 */
+	struct address address;
+};
+
+enum ipcache_flag {
+	IPCACHE_REMOTE_ENDPOINT = 1, /* forward to `node`; without it the host stack routes */
+};
+
+struct ipcache_row {
+	struct address node; /* underlay address of the endpoint's node; zero: none */
+	__u32 identity;
+	__u32 flags;
+};
+
+/* policy_subjects: identity of a local endpoint -> what is enforced, and which shapes of rows exist. */
+struct policy_subject_key {
+	__u32 identity;
+};
+
+enum policy_direction { POLICY_INGRESS = 0, POLICY_EGRESS = 1 };
+
+/* Bits of policy_subject_row.ingress_shapes and egress_shapes: which kinds of keys to look up. */
+enum policy_shape {
+	POLICY_SHAPE_L3 = 1,      /* any protocol */
+	POLICY_SHAPE_PORT_0 = 2,  /* a protocol, any port; bit (1 + n) is a port prefix of n bits, n = 0..16 */
+	POLICY_SHAPES = 18,
+};
+
+struct policy_subject_row {
+	__u32 ingress_enforced; /* 1: what no row allows is denied */
+	__u32 egress_enforced;
+	__u32 ingress_shapes;
+	__u32 egress_shapes;
+};
+
+/* policy: who may talk to whom, for all endpoints of the node. A deny row wins over any allow row. */
+struct policy_key {
+	__u32 subject_identity;
+	__u32 remote_identity; /* 0: any */
+	__be16 port;           /* masked to port_prefix bits */
+	__u8 port_prefix;
+	__u8 protocol; /* 0: any */
+	__u8 direction;
+	__u8 reserved[3];
+};
+
+enum policy_verdict { POLICY_VERDICT_ALLOW = 1, POLICY_VERDICT_DENY = 2 };
+
+struct policy_row {
+	__u32 verdict;
+};
+
+/* How a verdict was reached, for notifications. */
+enum policy_match {
+	POLICY_MATCH_NONE = 0,      /* no row: default deny, or nothing enforced */
+	POLICY_MATCH_L3_ONLY = 1,   /* identity, any port */
+	POLICY_MATCH_L3_L4 = 2,     /* identity and port */
+	POLICY_MATCH_L4_ONLY = 3,   /* any identity, a port */
+	POLICY_MATCH_ALL = 4,       /* any identity, any port */
+	POLICY_MATCH_L3_PROTO = 5,  /* identity and protocol */
+	POLICY_MATCH_PROTO_ONLY = 6 /* any identity, a protocol */
+};
+
+/* services: frontend -> a set of backends. A set is named by the hash of its content. */
+struct service_key {
+	struct address address;
+	__be16 port;
+	__u8 protocol;
+	__u8 reserved;
+};
+
+enum service_flag {
+	SERVICE_CLUSTER_IP = 1,
+};
+
+struct service_row {
+	__u64 backend_set;
+	__u32 count; /* 0: no backend, drop with SERVICE_BACKEND_NOT_FOUND */
+	__u32 flags;
+};
+
+struct backend_key {
+	__u64 backend_set;
+	__u32 slot; /* 0 .. count-1 */
+	__u32 reserved;
+};
+
+struct backend_row {
+	struct address address;
+	__be16 port;
+	__u16 flags;
+	__u32 reserved;
+};
+
+/* node_state[0]: what all programs of the node read on every packet. */
+struct node_state_key {
+	__u32 index;
+};
+
+struct node_state_row {
+	/* Revision of the last record that changed a policy or ipcache row. A conntrack entry allowed under another
+	 * epoch is judged again with its next packet. */
+	__u64 policy_epoch;
+};
+
+/*
+ * conntrack: one entry per plain flow, found by the packet's own five-tuple in either direction, since the two
+ * ends are put in order. A flow to a frontend has a second entry, for the tuple between client and backend.
+ */
+struct conntrack_key {
+	struct address low; /* the end that compares lower (address, then port), byte by byte */
+	struct address high;
+	__be16 low_port;
+	__be16 high_port;
+	__u8 protocol;
+	__u8 reserved[3];
+};
+
+enum conntrack_flag {
+	CONNTRACK_INITIATOR_HIGH = 1,  /* the high end sent the first packet */
+	CONNTRACK_DNAT = 2,            /* forward packets go to `translated`: the backend */
+	CONNTRACK_REVERSE_DNAT = 4,    /* reply packets get the source `translated`: the frontend */
+	CONNTRACK_SEEN_REPLY = 8,
+	CONNTRACK_CLOSING_FORWARD = 16, /* FIN seen from the initiator */
+	CONNTRACK_CLOSING_REPLY = 32,
+	CONNTRACK_RESET = 64,
+};
+
+enum conntrack_lifetime { /* seconds */
+	CONNTRACK_LIFETIME_SYN = 60,
+	CONNTRACK_LIFETIME_TCP = 8000,
+	CONNTRACK_LIFETIME_CLOSING = 10,
+	CONNTRACK_LIFETIME_OTHER = 60,
+};
+
+struct conntrack_row {
+	__u64 expires_ns; /* CLOCK_MONOTONIC, bpf_ktime_get_ns() */
+	__u64 policy_epoch;
+	__u64 forward_packets;
+	__u64 forward_bytes;
+	__u64 reply_packets;
+	__u64 reply_bytes;
+	struct address translated;
+	__be16 translated_port;
+	__u16 flags;
+	__u32 source_identity; /* of the initiator */
+	__u8 forward_tcp_flags; /* union of the flags seen */
+	__u8 reply_tcp_flags;
+	__u16 reserved[3];
+};
+
+/* metrics: per CPU, index = reason << 2 | direction. Reason 0 counts forwarded packets. */
+enum traffic_direction { TRAFFIC_UNKNOWN = 0, TRAFFIC_INGRESS = 1, TRAFFIC_EGRESS = 2 };
+
+struct metrics_key {
+	__u32 index;
+};
+
+struct metrics_row {
+	__u64 packets;
+	__u64 bytes;
+};
+
+/* Why a packet was dropped: the numbers and names of Hubble's flow.proto. */
+enum drop_reason {
+	FORWARDED = 0,
+	INVALID_SOURCE_MAC = 130,
+	INVALID_SOURCE_IP = 132,
+	POLICY_DENIED = 133,
+	INVALID_PACKET_DROPPED = 134,
+	CT_TRUNCATED_OR_INVALID_HEADER = 135,
+	CT_UNKNOWN_L4_PROTOCOL = 137,
+	UNSUPPORTED_L3_PROTOCOL = 139,
+	ERROR_WRITING_TO_PACKET = 141,
+	UNKNOWN_L3_TARGET_ADDRESS = 150,
+	STALE_OR_UNROUTABLE_IP = 151,
+	ERROR_WHILE_CORRECTING_L3_CHECKSUM = 153,
+	ERROR_WHILE_CORRECTING_L4_CHECKSUM = 154,
+	CT_MAP_INSERTION_FAILED = 155,
+	INVALID_IPV6_EXTENSION_HEADER = 156,
+	IP_FRAGMENTATION_NOT_SUPPORTED = 157,
+	SERVICE_BACKEND_NOT_FOUND = 158,
+	NO_CONFIGURATION_AVAILABLE_TO_PERFORM_POLICY_DECISION = 165,
+	UNSUPPORTED_L2_PROTOCOL = 166,
+	FIB_LOOKUP_FAILED = 169,
+	UNKNOWN_SENDER = 172,
+	POLICY_DENY = 181,
+	TTL_EXCEEDED = 196,
+	DROP_EP_NOT_READY = 203,
+};
+
+enum notification_type {
+	NOTIFICATION_DROP = 1,
+	NOTIFICATION_VERDICT = 2,
+	NOTIFICATION_TRACE = 3,
+};
+
+enum notification_verdict { VERDICT_DENY = 0, VERDICT_ALLOW = 1 };
+
+enum source_file { FILE_ENDPOINT = 1, FILE_HOST = 2 };
+
+/* notifications: one ring buffer, records of one size, so that a reader is one array view. */
+struct notification {
+	__u64 timestamp_ns; /* bpf_ktime_get_ns() */
+	__u64 policy_epoch;
+	struct address source;
+	struct address dest;
+	__u32 source_identity;
+	__u32 dest_identity;
+	__u32 ifindex; /* where the packet was seen */
+	__u32 length;  /* bytes, as skb->len */
+	__be16 source_port;
+	__be16 dest_port; /* ICMP: type << 8 | code */
+	__u16 endpoint_id; /* the endpoint whose policy spoke, or 0 */
+	__u16 line;
+	__u8 type;
+	__u8 drop_reason;
+	__u8 policy_direction; /* enum policy_direction */
+	__u8 protocol;
+	__u8 tcp_flags;
+	__u8 verdict;
+	__u8 match;
+	__u8 file;
+};
+
+#define ABI_SIZE(name, bytes) _Static_assert(sizeof(struct name) == (bytes), "struct " #name " must be " #bytes " bytes")
+ABI_SIZE(address, 16);
+ABI_SIZE(endpoint_key, 16);
+ABI_SIZE(endpoint_row, 28);
+ABI_SIZE(device_key, 4);
+ABI_SIZE(device_row, 48);
+ABI_SIZE(ipcache_key, 20);
+ABI_SIZE(ipcache_row, 24);
+ABI_SIZE(policy_subject_key, 4);
+ABI_SIZE(policy_subject_row, 16);
+ABI_SIZE(policy_key, 16);
+ABI_SIZE(policy_row, 4);
+ABI_SIZE(service_key, 20);
+ABI_SIZE(service_row, 16);
+ABI_SIZE(backend_key, 16);
+ABI_SIZE(backend_row, 24);
+ABI_SIZE(node_state_key, 4);
+ABI_SIZE(node_state_row, 8);
+ABI_SIZE(conntrack_key, 40);
+ABI_SIZE(conntrack_row, 80);
+ABI_SIZE(metrics_key, 4);
+ABI_SIZE(metrics_row, 16);
+ABI_SIZE(notification, 80);
+
+#endif /* MESHLOG_ABI_H */

@@ -1,0 +1,222 @@
+"""The events: every fact that the log can hold, in the past tense, with one line of why each.
+
+Belongs here: the event types and the envelope. Does not belong here: what they change (projections/), who decides
+them (commands/), bytes (codec.py). A field is only ever added at the end, with a default: the stored form is an array.
+Decisions are recorded here, never recomputed: numbers, addresses and blocks stand in the event that took them.
+The cluster of an event is its record's cluster; who may write what is checked by projections/state.py.
+"""
+
+import msgspec
+
+from controlplane.model import Backend, Device, Labels, ServicePort
+
+SCHEMA_VERSION = 1
+
+
+class Event(msgspec.Struct, frozen=True, array_like=True, tag=True):
+    """Base of all events; the tag is the class name."""
+
+
+class ClusterJoined(Event):
+    """A cluster takes part in the mesh under a number that no other has; its operator says so once."""
+
+    cluster_id: int
+    pod_cidrs: tuple[str, ...]
+    block_prefixes: tuple[int, ...]
+    service_cidrs: tuple[str, ...]
+
+
+class ClusterLeft(Event):
+    """A cluster is gone for good; nothing of it stays."""
+
+
+class NodeJoined(Event):
+    """A node's agent came up for the first time, or with other facts than those recorded."""
+
+    node: str
+    addresses: tuple[str, ...]
+    device: Device
+    labels: Labels = ()
+
+
+class AddressBlockAssigned(Event):
+    """The operator cut the node's pod CIDRs out of the cluster's."""
+
+    node: str
+    blocks: tuple[str, ...]
+
+
+class NodeLeft(Event):
+    """A node is gone, with everything that was on it: by its own word or by the operator's finding."""
+
+    node: str
+    reason: str
+
+
+class NamespaceLabelled(Event):
+    """A namespace exists with exactly these labels."""
+
+    namespace: str
+    labels: dict[str, str]
+
+
+class NamespaceRemoved(Event):
+    namespace: str
+
+
+class WorkloadApplied(Event):
+    """The platform declares a workload: its labels decide the identity of its endpoint, readiness that it serves."""
+
+    namespace: str
+    name: str
+    labels: dict[str, str]
+    ready: bool = True
+    service_account: str = ""
+    ports: dict[str, tuple[int, str]] = {}
+    node: str = ""
+
+
+class WorkloadRemoved(Event):
+    namespace: str
+    name: str
+
+
+class IdentityAllocated(Event):
+    """A set of labels got its number; unique across writers by a claim in the same transaction."""
+
+    number: int
+    labels: Labels
+
+
+class IdentityReleased(Event):
+    """The number has no user left and every node has reported a revision beyond its last one."""
+
+    number: int
+
+
+class EndpointCreated(Event):
+    """A workload is attached to a node: address, identity and device are decided."""
+
+    node: str
+    endpoint_id: int
+    namespace: str
+    workload: str
+    labels: Labels
+    identity: int
+    ipv4: str
+    ipv6: str
+    device: Device
+    container_id: str
+    interface: str
+    netns: str = ""
+
+
+class EndpointRelabelled(Event):
+    """The workload's or the namespace's labels changed, so the endpoint's identity did."""
+
+    node: str
+    endpoint_id: int
+    labels: Labels
+    identity: int
+
+
+class EndpointDeleted(Event):
+    """The attachment is gone; its address may be given out again."""
+
+    node: str
+    endpoint_id: int
+    reason: str = ""
+
+
+class ServiceApplied(Event):
+    """A service exists in exactly this form, its cluster addresses decided."""
+
+    namespace: str
+    name: str
+    cluster_ips: tuple[str, ...]
+    ports: tuple[ServicePort, ...]
+    selector: dict[str, str] | None
+    headless: bool = False
+    is_global: bool = False
+    shared: bool = True
+    labels: dict[str, str] = {}
+    annotations: dict[str, str] = {}
+
+
+class ServiceRemoved(Event):
+    namespace: str
+    name: str
+
+
+class BackendsReported(Event):
+    """An EndpointSlice: backends that do not come from a selector."""
+
+    namespace: str
+    name: str
+    service: str
+    backends: tuple[Backend, ...]
+    ports: tuple[ServicePort, ...]
+
+
+class BackendsWithdrawn(Event):
+    namespace: str
+    name: str
+
+
+class PolicyApplied(Event):
+    """A policy holds as its author wrote it (canonical JSON), understood by this version of the parser."""
+
+    kind: str
+    namespace: str
+    name: str
+    manifest: str
+    parser: int = 1
+
+
+class PolicyRemoved(Event):
+    kind: str
+    namespace: str
+    name: str
+
+
+class Unknown(msgspec.Struct, frozen=True):
+    """An event of a newer version: kept, counted, skipped. `raw` is its msgpack array as stored."""
+
+    tag: str
+    raw: bytes
+
+
+EVENTS: tuple[type[Event], ...] = (
+    ClusterJoined,
+    ClusterLeft,
+    NodeJoined,
+    AddressBlockAssigned,
+    NodeLeft,
+    NamespaceLabelled,
+    NamespaceRemoved,
+    WorkloadApplied,
+    WorkloadRemoved,
+    IdentityAllocated,
+    IdentityReleased,
+    EndpointCreated,
+    EndpointRelabelled,
+    EndpointDeleted,
+    ServiceApplied,
+    ServiceRemoved,
+    BackendsReported,
+    BackendsWithdrawn,
+    PolicyApplied,
+    PolicyRemoved,
+)
+
+
+class Batch(msgspec.Struct, frozen=True):
+    """What one record's payload means: its events, and the envelope around them.
+
+    `time_ns` is the writer's wall clock: information, never order. `cause` is the revision that led to this, 0: none.
+    """
+
+    schema_version: int
+    time_ns: int
+    cause: int
+    events: tuple[Event | Unknown, ...]

@@ -1,0 +1,189 @@
+"""The nouns of the mesh, on one page. Values that projections hold and decisions read; no behaviour, no I/O.
+
+Belongs here: what a node, an endpoint, a service is. Does not belong here: how it came to be (events.py), what the
+kernel makes of it (desired/). Addresses and prefixes are text in canonical form ("10.1.0.5", "fd00:1::/64"),
+labels are sorted tuples of "source:key=value".
+"""
+
+from typing import NamedTuple, NewType
+
+import msgspec
+
+ClusterName = NewType("ClusterName", str)
+NodeName = NewType("NodeName", str)
+IdentityNumber = NewType("IdentityNumber", int)
+EndpointId = NewType("EndpointId", int)
+"""Unique per node, 1..65535."""
+
+Labels = tuple[str, ...]
+"""Sorted "source:key=value"; a label without value is "source:key"."""
+
+RESERVED_IDENTITIES = {
+    "host": 1,
+    "world": 2,
+    "unmanaged": 3,
+    "health": 4,
+    "init": 5,
+    "remote-node": 6,
+    "kube-apiserver": 7,
+    "ingress": 8,
+}
+"""Numbers that Cilium's users know; each carries the label "reserved:<name>"."""
+
+CLUSTER_ID_MAX = 255
+IDENTITY_BITS = 16
+"""An identity's number is cluster_id << 16 | n, n in 256..65535 (below are reserved)."""
+IDENTITY_N_MIN = 256
+IDENTITY_N_MAX = 65535
+
+
+class NodeKey(NamedTuple):
+    cluster: str
+    node: str
+
+
+class EndpointKey(NamedTuple):
+    cluster: str
+    node: str
+    endpoint_id: int
+
+
+class ObjectKey(NamedTuple):
+    """A named thing of a cluster: a namespace has namespace "", a clusterwide policy too."""
+
+    cluster: str
+    kind: str
+    namespace: str
+    name: str
+
+
+class Device(msgspec.Struct, frozen=True, array_like=True):
+    """A network device as its node saw it: facts of that node, recorded, never derived."""
+
+    name: str
+    ifindex: int
+    mac: str
+    host_mac: str = ""
+
+
+class Cluster(msgspec.Struct, frozen=True, array_like=True):
+    """`pod_cidrs`: what nodes' blocks are cut from; `block_prefixes`: the prefix length of a block, per family."""
+
+    name: str
+    cluster_id: int
+    pod_cidrs: tuple[str, ...]
+    block_prefixes: tuple[int, ...]
+    service_cidrs: tuple[str, ...]
+
+
+class Node(msgspec.Struct, frozen=True, array_like=True):
+    """A cluster machine. `addresses` are its underlay addresses, `blocks` its pod CIDRs ("" family absent)."""
+
+    cluster: str
+    name: str
+    addresses: tuple[str, ...]
+    device: Device
+    labels: Labels = ()
+    blocks: tuple[str, ...] = ()
+    session: str = ""
+
+
+class Endpoint(msgspec.Struct, frozen=True, array_like=True):
+    """One workload attachment on one node. `ipv4` or `ipv6` is "" where the endpoint has none."""
+
+    cluster: str
+    node: str
+    endpoint_id: int
+    namespace: str
+    workload: str
+    labels: Labels
+    identity: int
+    ipv4: str
+    ipv6: str
+    device: Device
+    container_id: str
+    interface: str
+    netns: str = ""
+
+
+class Identity(msgspec.Struct, frozen=True, array_like=True):
+    number: int
+    labels: Labels
+    cluster: str
+
+
+class Namespace(msgspec.Struct, frozen=True, array_like=True):
+    cluster: str
+    name: str
+    labels: dict[str, str]
+
+
+class Workload(msgspec.Struct, frozen=True, array_like=True):
+    """What the platform declares of a workload before and while it runs (a Pod's metadata and readiness).
+
+    `ports`: named container ports, name -> (number, protocol). `service_account` is "" where none is named.
+    """
+
+    cluster: str
+    namespace: str
+    name: str
+    labels: dict[str, str]
+    ready: bool = True
+    service_account: str = ""
+    ports: dict[str, tuple[int, str]] = {}
+    node: str = ""
+
+
+class ServicePort(msgspec.Struct, frozen=True, array_like=True):
+    """`target_port` is a number or the name of a container port; protocol "TCP" or "UDP"."""
+
+    name: str
+    port: int
+    protocol: str
+    target_port: int | str
+
+
+class Service(msgspec.Struct, frozen=True, array_like=True):
+    """`cluster_ips` is () for a headless service. `shared`: a global service lets other clusters use its backends."""
+
+    cluster: str
+    namespace: str
+    name: str
+    cluster_ips: tuple[str, ...]
+    ports: tuple[ServicePort, ...]
+    selector: dict[str, str] | None
+    headless: bool = False
+    is_global: bool = False
+    shared: bool = True
+    labels: dict[str, str] = {}
+    annotations: dict[str, str] = {}
+
+
+class Backend(msgspec.Struct, frozen=True, array_like=True):
+    """One address that serves, as an EndpointSlice reports it."""
+
+    address: str
+    ready: bool = True
+    node: str = ""
+
+
+class BackendSlice(msgspec.Struct, frozen=True, array_like=True):
+    """Backends of a service that come from an EndpointSlice and not from its selector."""
+
+    cluster: str
+    namespace: str
+    name: str
+    service: str
+    backends: tuple[Backend, ...]
+    ports: tuple[ServicePort, ...]
+
+
+class Policy(msgspec.Struct, frozen=True, array_like=True):
+    """A policy as its author wrote it: `manifest` is canonical JSON; `parser` the version of its meaning."""
+
+    cluster: str
+    kind: str
+    namespace: str
+    name: str
+    manifest: str
+    parser: int = 1

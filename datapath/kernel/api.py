@@ -1,0 +1,49 @@
+"""The door to one node's kernel: what real.py and fake.py both promise, under one contract suite.
+
+Every call blocks; the reconciler makes them from one worker thread. Keys and rows are the bytes of codec.py,
+in every table alike. Belongs here: the Protocol and its promises, nothing that does I/O.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple, Protocol
+
+
+class RowFailure(NamedTuple):
+    """A row that could not be written or removed: why, in words, with the errno where the kernel gave one."""
+
+    key: bytes
+    reason: str
+    errno: int
+
+
+class Kernel(Protocol):
+    """One node: its maps, links, routes and neighbours. Only what carries our mark is dumped, changed or removed."""
+
+    def open(self) -> None:
+        """Load the programs or take up the pinned ones; create maps that are missing. Changes nothing that is
+        already right. Raises datapath.errors.KernelError (FeatureUnsupported names the first kernel that has it)."""
+        ...
+
+    def dump(self, table: str) -> Mapping[bytes, bytes]:
+        """What the kernel really holds of a table: of maps, the map that the attached programs use."""
+        ...
+
+    def put(self, table: str, rows: Sequence[tuple[bytes, bytes]]) -> Sequence[RowFailure]:
+        """Write rows, idempotently, in the order given; the rows not in the answer are in the kernel."""
+        ...
+
+    def delete(self, table: str, keys: Sequence[bytes]) -> Sequence[RowFailure]:
+        """Remove rows; removing what is absent is no failure."""
+        ...
+
+    def dump_runtime(self, map_name: str) -> Iterable[tuple[bytes, bytes]]:
+        """Entries of a runtime map; of a per-CPU map the value holds every CPU's row, one after the other."""
+        ...
+
+    def delete_runtime(self, map_name: str, keys: Sequence[bytes]) -> int:
+        """Remove entries of a runtime map; the number that were there."""
+        ...
+
+    def close(self) -> None:
+        """Let go of descriptors. What is pinned goes on working."""
+        ...

@@ -1,0 +1,189 @@
+"""Every table that a node's kernel is made to hold, and the rows in it. A table is one BPF map or one kind of kernel object.
+
+Belongs here: the row types and the list of tables. Does not belong here: bytes (codec.py), order of writing (plan.py).
+Row fields carry the names of bpf/abi.h to the letter; `address` fields are 16 bytes, IPv4 as ::ffff:a.b.c.d.
+"""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+IPV4_PREFIX = bytes(10) + b"\xff\xff"
+"""First 12 of the 16 bytes of an IPv4 address in its 128-bit form (RFC 4291, section 2.5.5.2)."""
+
+NO_ADDRESS = bytes(16)
+
+
+class EndpointKey(NamedTuple):
+    address: bytes
+
+
+class EndpointRow(NamedTuple):
+    """Where a local address lives. With flag ENDPOINT_HOST it is the node's own, and ifindex is 0."""
+
+    ifindex: int
+    identity: int
+    endpoint_id: int
+    flags: int
+    mac: bytes
+    host_mac: bytes
+
+
+class DeviceKey(NamedTuple):
+    ifindex: int
+
+
+class DeviceRow(NamedTuple):
+    """Whose device it is; the only source addresses that may come from it."""
+
+    ipv4: bytes
+    ipv6: bytes
+    identity: int
+    endpoint_id: int
+    mac: bytes
+
+
+class IpcacheKey(NamedTuple):
+    prefix_length: int
+    address: bytes
+
+
+class IpcacheRow(NamedTuple):
+    node: bytes
+    identity: int
+    flags: int
+
+
+class PolicySubjectKey(NamedTuple):
+    identity: int
+
+
+class PolicySubjectRow(NamedTuple):
+    ingress_enforced: int
+    egress_enforced: int
+    ingress_shapes: int
+    egress_shapes: int
+
+
+class PolicyKey(NamedTuple):
+    subject_identity: int
+    remote_identity: int
+    port: int
+    port_prefix: int
+    protocol: int
+    direction: int
+
+
+class PolicyRow(NamedTuple):
+    verdict: int
+
+
+class ServiceKey(NamedTuple):
+    address: bytes
+    port: int
+    protocol: int
+
+
+class ServiceRow(NamedTuple):
+    backend_set: int
+    count: int
+    flags: int
+
+
+class BackendKey(NamedTuple):
+    backend_set: int
+    slot: int
+
+
+class BackendRow(NamedTuple):
+    address: bytes
+    port: int
+    flags: int
+
+
+class NodeStateKey(NamedTuple):
+    index: int
+
+
+class NodeStateRow(NamedTuple):
+    policy_epoch: int
+
+
+class AttachmentKey(NamedTuple):
+    """A hook of a device: "ingress" or "egress"."""
+
+    ifindex: int
+    hook: str
+
+
+class AttachmentRow(NamedTuple):
+    """The program that runs there, by its name in the object file."""
+
+    program: str
+
+
+class RouteKey(NamedTuple):
+    """A route of the main table; `prefix_length` of the 128-bit form."""
+
+    prefix_length: int
+    address: bytes
+
+
+class RouteRow(NamedTuple):
+    """Through which device, and by which next hop (NO_ADDRESS: on link)."""
+
+    ifindex: int
+    gateway: bytes
+
+
+class NeighbourKey(NamedTuple):
+    ifindex: int
+    address: bytes
+
+
+class NeighbourRow(NamedTuple):
+    """A permanent neighbour entry."""
+
+    mac: bytes
+
+
+class Table(NamedTuple):
+    """`map` is the BPF map's name, or "" for a kind that is reached by netlink or links."""
+
+    name: str
+    key: type[Any]
+    row: type[Any]
+    map: str
+
+
+TABLES: Mapping[str, Table] = {
+    table.name: table
+    for table in (
+        Table("endpoints", EndpointKey, EndpointRow, "endpoints"),
+        Table("devices", DeviceKey, DeviceRow, "devices"),
+        Table("ipcache", IpcacheKey, IpcacheRow, "ipcache"),
+        Table("policy_subjects", PolicySubjectKey, PolicySubjectRow, "policy_subjects"),
+        Table("policy", PolicyKey, PolicyRow, "policy"),
+        Table("services", ServiceKey, ServiceRow, "services"),
+        Table("backends", BackendKey, BackendRow, "backends"),
+        Table("node_state", NodeStateKey, NodeStateRow, "node_state"),
+        Table("attachments", AttachmentKey, AttachmentRow, ""),
+        Table("routes", RouteKey, RouteRow, ""),
+        Table("neighbours", NeighbourKey, NeighbourRow, ""),
+    )
+}
+"""Derived from the log, so compared, digested and verified."""
+
+RUNTIME_MAPS = ("conntrack", "metrics", "notifications")
+"""Written by the programs themselves: not derived from the log and in no digest."""
+
+
+class Desired(NamedTuple):
+    """What the kernel should hold at `generation`.
+
+    Complete: `tables` holds every row of every table, and what is not in it goes. Otherwise `tables` holds only
+    what changed since the generation before; a row that is None goes.
+    """
+
+    generation: int
+    complete: bool
+    tables: Mapping[str, Mapping[Any, Any]]
