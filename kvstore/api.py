@@ -1,4 +1,4 @@
-"""The door of this room: what a log and its sessions promise. memory.py and etcd.py both keep it, under one suite.
+"""The door of this room: what a log and its sessions promise. memory.py and etcd.py keep it, under one suite.
 
 Belongs here: the Protocols and what each call promises. Does not belong here: any implementation.
 """
@@ -15,7 +15,8 @@ class EventLog(Protocol):
     async def open_session(self, cluster: str, writer: str) -> Session:
         """Take the writer's place. Any earlier session of the same writer is fenced from now on.
 
-        Raises LogUnavailable. The lease is kept alive until `close_session`; its loss shows as `Fenced` on append.
+        Raises LogUnavailable. The lease is kept alive until `close_session`; its loss shows as `Fenced` on
+        append.
         """
         ...
 
@@ -26,10 +27,10 @@ class EventLog(Protocol):
     async def append(self, session: Session, payload: bytes, claims: Sequence[Claim] = ()) -> Revision:
         """Store one batch, exactly once, and return its revision.
 
-        An unknown outcome is resolved inside: the same transaction is sent again until its fate is known or the
-        deadline passes (LogUnavailable; a later append of the same session first settles the one in doubt).
-        Appends of one session are sent one at a time, in call order.
-        Raises Fenced, ClaimConflict, LogFull, PayloadTooLarge, LogUnavailable.
+        An unknown outcome is resolved inside: the same transaction is sent again until its fate is known or
+        the deadline passes (LogUnavailable; a later append of the same session first settles the one in
+        doubt). Appends of one session are sent one at a time, in call order. Raises Fenced, ClaimConflict,
+        LogFull, PayloadTooLarge, LogUnavailable.
         """
         ...
 
@@ -37,8 +38,15 @@ class EventLog(Protocol):
         """The revision of the store now. Raises LogUnavailable."""
         ...
 
+    async def position(self) -> Position:
+        """The position of a reader that holds everything up to now: `follow` it to see only what comes.
+
+        Raises LogUnavailable.
+        """
+        ...
+
     def read(self, after: Position, through: Revision | None = None) -> AsyncIterator[Record]:
-        """Records of all clusters after `after`, up to `through` (or the head at the first page), in order, once.
+        """Records of all clusters after `after`, up to `through` (or the head at the start), in order, once.
 
         Raises SequenceGap, HistoryTruncated, LogRewound, LogUnavailable.
         """
@@ -48,8 +56,8 @@ class EventLog(Protocol):
         """Every record after `after`, for ever, in order, once: catch up by range, then watch.
 
         A Bookmark follows the catch-up, and comes again when the log stays quiet. Disconnects are ridden out:
-        the iterator raises LogUnavailable only if it never got through; it raises SequenceGap, HistoryTruncated
-        and LogRewound as `read` does.
+        the iterator raises LogUnavailable only if it never got through; it raises SequenceGap,
+        HistoryTruncated and LogRewound as `read` does.
         """
         ...
 
@@ -71,10 +79,16 @@ class EventLog(Protocol):
 
 
 class LogStatus(Protocol):
-    """What `status` shows of a log connection. Kept by implementations as plain attributes, never computed by I/O."""
+    """What `status` shows of a log connection. Kept as plain attributes, never computed by I/O."""
 
     endpoints: Sequence[str]
     connected: bool
     unavailable_since: float | None
     last_error: str
     reconnects: int
+    cluster_id: int
+    """The store's own id, for Position.cluster_id; 0 before the first answer."""
+    refused: int
+    """Records dropped because they were malformed or carried an old fencing token."""
+    holes: int
+    """Records that came out of sequence, those that a second look repaired among them."""

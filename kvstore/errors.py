@@ -1,14 +1,16 @@
 """The error tree of this room. Refusals that a caller must act on are types, not texts.
 
-    LogError
-    ├── LogUnavailable      no endpoint answers; retry later, what was in flight is unknown or resent
-    ├── LogFull             etcd is out of space (NOSPACE); reads go on
-    ├── PayloadTooLarge     the batch exceeds types.BATCH_BYTES_MAX
-    ├── Fenced              the session is gone or another one took its place; open a new session
-    ├── ClaimConflict       a claimed key was not as expected; catch up and decide again
-    ├── SequenceGap         a writer's dense sequence has a hole, a repeat or a step back
-    ├── HistoryTruncated    the records asked for left the log; start from a checkpoint
-    └── LogRewound          revision or cluster id went backwards: another or a restored etcd
+LogError
+├── LogUnavailable      no endpoint answers; retry later, what was in flight is unknown or resent
+├── LogFull             etcd is out of space (NOSPACE); reads go on
+├── PayloadTooLarge     the batch exceeds types.BATCH_BYTES_MAX
+├── Fenced              the session is gone or another one took its place; open a new session
+├── ClaimConflict       a claimed key was not as expected; catch up and decide again
+├── SequenceGap         a writer's dense sequence has a hole, a repeat or a step back
+├── HistoryTruncated    the records asked for left the log; start from a checkpoint
+├── LogRewound          revision or cluster id went backwards: another or a restored etcd
+├── CheckpointDamaged   a checkpoint file is not what was saved; replay from the log instead
+└── EmbeddedError       the embedded etcd could not be started; the text says what to change
 """
 
 
@@ -62,3 +64,16 @@ class HistoryTruncated(LogError):
 
 class LogRewound(LogError):
     """The store answers with a lower revision, or another cluster id, than this reader has already seen."""
+
+
+class CheckpointDamaged(LogError):
+    """The file does not hold what was saved. `path` is the file, `reason` says what is wrong with it."""
+
+    def __init__(self, path: str, reason: str) -> None:
+        super().__init__(f"checkpoint {path}: {reason}")
+        self.path = path
+        self.reason = reason
+
+
+class EmbeddedError(LogError):
+    """The embedded etcd could not be started; the text says what to change."""

@@ -1,0 +1,218 @@
+"""Reading the log from etcd: catch-up by range, hand-over to the watch, and back whenever it must.
+
+Belongs here: what is sent and awaited. Does not belong here: what an answer means for the reader's place
+(watch.py).
+"""
+
+import asyncio
+import random
+from collections import deque
+from collections.abc import AsyncGenerator, Iterable, Iterator, Sequence
+from contextlib import aclosing
+from typing import Any
+
+import grpc
+import grpc.aio
+
+from kvstore import keys
+from kvstore import rpc_pb2 as rpc
+from kvstore.append import decode_cursor, decode_record
+from kvstore.backoff import delay_s
+from kvstore.errors import LogUnavailable, SequenceGap
+from kvstore.etcd_client import RANGE, Client
+from kvstore.types import Bookmark, Position, Record, Revision
+from kvstore.watch import Merge, Phase, Reader, Segment, Tally, Turn, Verdict, plan_segments, require_history
+
+_LOG_FIRST, _LOG_END = keys.prefix_range(keys.LOG)
+
+
+async def read(
+    client: Client, tally: Tally, after: Position, through: Revision | None
+) -> AsyncGenerator[Record, None]:
+    """See EventLog.read."""
+    async with aclosing(_catch_up(client, Reader(after, tally), through)) as pieces:
+        async for piece in pieces:
+            for record in piece:
+                yield record
+
+
+async def follow(client: Client, tally: Tally, after: Position) -> AsyncGenerator[Record | Bookmark, None]:
+    """See EventLog.follow."""
+    reader = Reader(after, tally)
+    tries, got_through = 0, False
+    while True:
+        try:
+            if reader.phase is Phase.CATCH_UP:
+                async with aclosing(_catch_up(client, reader, None)) as pieces:
+                    async for piece in pieces:
+                        for record in piece:
+                            yield record
+                yield Bookmark(Revision(reader.revision))
+            elif reader.phase is Phase.RESUME:
+                await _resume(client, reader)
+            else:
+                async with aclosing(_watch(client, reader)) as deliveries:
+                    async for delivery in deliveries:
+                        yield delivery
+            tries, got_through = 0, True
+        except LogUnavailable:
+            if not got_through or client.closed:
+                raise
+            reader.turn(Turn.DISCONNECTED)
+            await asyncio.sleep(delay_s(tries, random.random()))
+            tries += 1
+
+
+async def head_position(client: Client) -> Position:
+    """The position of a reader that holds everything up to now."""
+    first, end = keys.prefix_range(keys.CURSOR)
+    answer = await client.call(RANGE, rpc.RangeRequest(key=first, range_end=end))
+    last = {keys.parse_cursor_key(kv.key): decode_cursor(kv.value).sequence for kv in answer.kvs}
+    return Position(Revision(answer.header.revision), last, answer.header.cluster_id)
+
+
+async def _catch_up(
+    client: Client, reader: Reader, through: Revision | None
+) -> AsyncGenerator[Sequence[Record], None]:
+    """What is above the reader's place, up to the head of now or `through`, a segment at a time."""
+    first, end = keys.prefix_range(keys.SEGMENT)
+    survey = await client.call(RANGE, rpc.RangeRequest(key=first, range_end=end, keys_only=True))
+    start, head = reader.revision, survey.header.revision
+    reader.meet(head, survey.header.cluster_id, await _lows(client))
+    last = head if through is None else min(head, through)
+    markers = [(*keys.parse_segment_key(kv.key), kv.create_revision) for kv in survey.kvs]
+    merge = Merge(start, last)
+    try:
+        async with aclosing(_pages(client, reader, plan_segments(markers, start, last))) as pages:
+            async for segment, records in pages:
+                ready = merge.add(records, segment.settled_below)
+                yield [record for record in ready if reader.accept(record) is Verdict.DELIVER]
+    except SequenceGap:
+        # Retention may have taken a segment between the survey and its page; then that is what happened.
+        require_history(start, await _lows(client))
+        raise
+    require_history(start, await _lows(client))
+    reader.caught_up(last)
+
+
+async def _lows(client: Client) -> Sequence[int]:
+    first, end = keys.prefix_range(keys.LOW)
+    answer = await client.call(RANGE, rpc.RangeRequest(key=first, range_end=end))
+    return [int(kv.value) for kv in answer.kvs]
+
+
+async def _pages(
+    client: Client, reader: Reader, plan: Sequence[Segment]
+) -> AsyncGenerator[tuple[Segment, Sequence[Record]], None]:
+    """The segments in the plan's order, a few requests under way. Not pinned: records are immutable."""
+    waiting = deque(plan)
+    under_way: deque[tuple[Segment, asyncio.Task[Any]]] = deque()
+    try:
+        while waiting or under_way:
+            while waiting and len(under_way) < client.limits.pages_in_flight:
+                segment = waiting.popleft()
+                first, end = keys.log_segment(segment.cluster, segment.number)
+                request = client.call(RANGE, rpc.RangeRequest(key=first, range_end=end))
+                under_way.append((segment, asyncio.create_task(request)))
+            segment, page = under_way[0]
+            answer = await page
+            under_way.popleft()
+            yield segment, list(_records(reader, answer.kvs))
+    finally:
+        for _, page in under_way:
+            page.cancel()
+        await asyncio.gather(*(page for _, page in under_way), return_exceptions=True)
+
+
+async def _resume(client: Client, reader: Reader) -> None:
+    """Ask a majority, not one member, where the store stands: a member that lags is not a rewound store."""
+    answer = await client.call(RANGE, rpc.RangeRequest(key=keys.LOG, count_only=True))
+    reader.meet(answer.header.revision, answer.header.cluster_id, await _lows(client))
+    reader.resume(answer.header.revision)
+
+
+async def _watch(client: Client, reader: Reader) -> AsyncGenerator[Record | Bookmark, None]:
+    """Records as they are stored, Bookmarks when it is quiet; returns with the reader in its next phase."""
+    stream = client.watch()
+    audit_at = asyncio.get_running_loop().time() + client.limits.audit_s
+    live, wait_s = False, client.limits.transaction_s
+    pending: asyncio.Task[Any] | None = asyncio.create_task(_open(stream, _watch_request(reader)))
+    try:
+        while reader.phase is Phase.WATCH:
+            pending = pending or asyncio.create_task(stream.read())
+            done, _ = await asyncio.wait((pending,), timeout=wait_s)
+            if done:
+                if pending.cancelled():
+                    raise LogUnavailable("the watch was cancelled on our side")
+                answer, pending = pending.result(), None
+                live, wait_s = True, client.limits.quiet_s
+                for record in _heard(reader, answer):
+                    yield record
+            elif not live:
+                raise LogUnavailable("etcd did not answer the request to watch")
+            else:
+                yield Bookmark(Revision(reader.revision))
+                audit_at = await _audit(client, reader, audit_at)
+    except grpc.aio.AioRpcError as error:
+        raise client.failed(error) from None
+    except asyncio.InvalidStateError as error:
+        raise LogUnavailable(f"the watch ended: {error}") from None
+    finally:
+        stream.cancel()
+        if pending is not None:
+            pending.cancel()
+            await asyncio.gather(pending, return_exceptions=True)
+
+
+async def _open(stream: Any, request: rpc.WatchRequest) -> Any:
+    await stream.write(request)
+    return await stream.read()
+
+
+def _watch_request(reader: Reader) -> rpc.WatchRequest:
+    return rpc.WatchRequest(
+        create_request=rpc.WatchCreateRequest(
+            key=_LOG_FIRST,
+            range_end=_LOG_END,
+            start_revision=reader.revision + 1,
+            filters=[rpc.WatchCreateRequest.NODELETE],
+            fragment=True,
+        )
+    )
+
+
+def _heard(reader: Reader, answer: Any) -> Iterator[Record]:
+    """The records of one watch response; a response that ends the watch moves the reader on."""
+    if answer is grpc.aio.EOF:
+        raise LogUnavailable("etcd ended the watch")
+    for record in _records(reader, (event.kv for event in answer.events)):
+        verdict = reader.accept(record)
+        if verdict is Verdict.DELIVER:
+            yield record
+        elif verdict is Verdict.HOLE:
+            reader.turn(Turn.HOLE)
+            return
+    if answer.canceled:
+        reader.turn(Turn.CANCELLED)
+
+
+def _records(reader: Reader, kvs: Iterable[rpc.KeyValue]) -> Iterator[Record]:
+    for kv in kvs:
+        try:
+            yield decode_record(kv.key, kv.value, kv.mod_revision)
+        except ValueError:
+            reader.tally.refused += 1
+
+
+async def _audit(client: Client, reader: Reader, due: float) -> float:
+    """While it is quiet, compare with the writers' cursors: etcd is known to have lost watch deliveries.
+
+    Gives back when the next audit is due: soon, while some writer is ahead of what was delivered.
+    """
+    now = asyncio.get_running_loop().time()
+    if now < due:
+        return due
+    position = await head_position(client)
+    if reader.overdue(position.sequences):
+        reader.turn(Turn.HOLE)
+    return now + (0.0 if reader.waiting else client.limits.audit_s)

@@ -1,0 +1,225 @@
+"""Sessions and appends in etcd: taking a writer's place, keeping its lease, the append transaction.
+
+Belongs here: what is sent and awaited for them. Does not belong here: what a refusal means (append.py), how
+etcd is reached (etcd_client.py).
+"""
+
+import asyncio
+from collections.abc import Sequence
+
+from kvstore import keys
+from kvstore import rpc_pb2 as rpc
+from kvstore.append import (
+    Attempt,
+    Conflict,
+    Cursor,
+    Found,
+    Landed,
+    Lost,
+    Place,
+    attempt,
+    decode_cursor,
+    encode_cursor,
+    settle,
+    stored,
+)
+from kvstore.errors import ClaimConflict, Fenced, LogError, LogUnavailable
+from kvstore.etcd_client import LEASE_GRANT, LEASE_REVOKE, RANGE, TXN, Client, LeaseGone
+from kvstore.types import Claim, Revision, Session
+
+EQUAL, GREATER = rpc.Compare.EQUAL, rpc.Compare.GREATER
+CREATE, MOD = rpc.Compare.CREATE, rpc.Compare.MOD
+TRIES_MAX = 64
+"""An append is rebuilt when the head moved or a copy in doubt landed; more often than this is a fault."""
+
+
+def created(key: bytes, revision: int, result: rpc.Compare.CompareResult = EQUAL) -> rpc.Compare:
+    """Compare a key's create_revision; 0 is absent."""
+    return rpc.Compare(result=result, target=CREATE, key=key, create_revision=revision)
+
+
+def modified(key: bytes, revision: int) -> rpc.Compare:
+    """Compare a key's mod_revision; 0 is absent."""
+    return rpc.Compare(result=EQUAL, target=MOD, key=key, mod_revision=revision)
+
+
+def put(key: bytes, value: bytes, lease: int = 0) -> rpc.RequestOp:
+    """A put inside a transaction."""
+    return rpc.RequestOp(request_put=rpc.PutRequest(key=key, value=value, lease=lease))
+
+
+def get(key: bytes, *, keys_only: bool = False) -> rpc.RequestOp:
+    """A read inside a transaction."""
+    return rpc.RequestOp(request_range=rpc.RangeRequest(key=key, keys_only=keys_only))
+
+
+def delete(key: bytes) -> rpc.RequestOp:
+    """A delete inside a transaction."""
+    return rpc.RequestOp(request_delete_range=rpc.DeleteRangeRequest(key=key))
+
+
+def first(answer: rpc.ResponseOp) -> rpc.KeyValue:
+    """The key that a read found; an empty one, with revisions 0, if there was none."""
+    found = answer.response_range.kvs
+    return found[0] if found else rpc.KeyValue()
+
+
+class Seat:
+    """A session's side of the log: its place, its order of appends, its keepalive."""
+
+    def __init__(self, client: Client, session: Session, place: Place) -> None:
+        """Starts the keepalive."""
+        self.session = session
+        self._client = client
+        self._place = place
+        self._turn = asyncio.Lock()
+        self._session_key = keys.session_key(session.cluster, session.writer)
+        self._cursor_key = keys.cursor_key(session.cluster, session.writer)
+        self._head_key = keys.head_key(session.cluster)
+        self._keepalive = asyncio.create_task(
+            self._keep_alive(), name=f"lease of {session.cluster}/{session.writer}"
+        )
+
+    async def append(self, payload: bytes, claims: Sequence[Claim]) -> Revision:
+        """See EventLog.append."""
+        async with self._turn:
+            for _ in range(TRIES_MAX):
+                sent = attempt(self._place, self.session.cluster, self.session.writer, payload)
+                answer = await self._client.call(TXN, self._transaction(sent, claims))
+                if answer.succeeded:
+                    count = answer.responses[-1].response_range.count if sent.probes else None
+                    self._place = stored(sent, answer.header.revision, count)
+                    return Revision(answer.header.revision)
+                outcome = settle(sent, claims, _found(answer))
+                if isinstance(outcome, Lost):
+                    raise Fenced(
+                        f"session of {self.session.cluster}/{self.session.writer} "
+                        f"with token {self.session.token} is gone; open a new session"
+                    )
+                if isinstance(outcome, Conflict):
+                    raise ClaimConflict(outcome.key, answer.header.revision)
+                self._place = outcome.place
+                if isinstance(outcome, Landed):
+                    return outcome.revision
+        raise LogError(
+            f"append of {self.session.cluster}/{self.session.writer} was refused {TRIES_MAX} times"
+        )
+
+    async def close(self) -> None:
+        """Stop the keepalive and give the lease back."""
+        await self.stop()
+        try:
+            await self._client.call(
+                LEASE_REVOKE, rpc.LeaseRevokeRequest(ID=self.session.lease), self._client.limits.close_s
+            )
+        except LogError:
+            # The lease runs out by itself.
+            return
+
+    async def stop(self) -> None:
+        """Stop the keepalive only."""
+        self._keepalive.cancel()
+        await asyncio.gather(self._keepalive, return_exceptions=True)
+
+    def _transaction(self, sent: Attempt, claims: Sequence[Claim]) -> rpc.TxnRequest:
+        session, place = self.session, sent.place
+        log_key = keys.log_key(session.cluster, sent.segment, session.writer, sent.sequence)
+        cursor = encode_cursor(Cursor(sent.sequence, sent.segment, place.token))
+        compares = [
+            created(self._session_key, place.token),
+            modified(self._head_key, place.head_revision),
+            modified(self._cursor_key, place.cursor_revision),
+        ]
+        puts = [put(log_key, sent.value), put(self._cursor_key, cursor)]
+        reads = [
+            get(self._session_key, keys_only=True),
+            get(self._head_key),
+            get(self._cursor_key),
+            get(log_key),
+        ]
+        for claim in claims:
+            key = keys.claim_key(claim.key)
+            compares.append(created(key, 0, EQUAL if claim.taken else GREATER))
+            puts.append(put(key, claim.value) if claim.taken else delete(key))
+            reads.append(get(key, keys_only=True))
+        if sent.opens_segment:
+            puts.append(put(self._head_key, b"%d" % sent.segment))
+            puts.append(put(keys.segment_key(session.cluster, sent.segment), b""))
+        if sent.probes:
+            start, end = keys.log_segment(session.cluster, sent.segment)
+            puts.append(
+                rpc.RequestOp(request_range=rpc.RangeRequest(key=start, range_end=end, count_only=True))
+            )
+        return rpc.TxnRequest(compare=compares, success=puts, failure=reads)
+
+    async def _keep_alive(self) -> None:
+        while True:
+            await asyncio.sleep(self._client.limits.keepalive_s)
+            try:
+                if await self._client.keep_alive(self.session.lease) <= 0:
+                    return
+            except LogError:
+                # The next round tries again; whether the session still stands is decided by compare, on
+                # append.
+                continue
+
+
+def _found(answer: rpc.TxnResponse) -> Found:
+    session, head, cursor, log = (first(response) for response in answer.responses[:4])
+    return Found(
+        session_token=session.create_revision,
+        segment=int(head.value or b"0"),
+        head_revision=head.mod_revision,
+        cursor=decode_cursor(cursor.value),
+        cursor_revision=cursor.mod_revision,
+        stored=log.value,
+        stored_revision=log.mod_revision,
+        claims_present=[bool(response.response_range.kvs) for response in answer.responses[4:]],
+    )
+
+
+async def take_seat(client: Client, cluster: str, writer: str) -> Seat:
+    """Open a session: fence whoever holds the writer's place, and continue its sequence.
+
+    Raises ValueError on a malformed name, LogUnavailable, LogFull.
+    """
+    session_key = keys.session_key(keys.checked_name("cluster", cluster), keys.checked_name("writer", writer))
+    await _open_first_segment(client, cluster)
+    lease = (await client.call(LEASE_GRANT, rpc.LeaseGrantRequest(TTL=client.limits.lease_s))).ID
+    reads = [get(session_key), get(keys.head_key(cluster)), get(keys.cursor_key(cluster, writer))]
+    take = rpc.TxnRequest(
+        compare=[created(session_key, 0)], success=[put(session_key, b"", lease), *reads], failure=reads
+    )
+    for _ in range(TRIES_MAX):
+        answer = await client.call(TXN, take)
+        session, head, cursor = (first(response) for response in answer.responses[-3:])
+        if session.lease == lease:
+            token = session.create_revision
+            last = decode_cursor(cursor.value).sequence
+            place = Place(token, last, cursor.mod_revision, int(head.value), head.mod_revision)
+            return Seat(client, Session(cluster, writer, token, lease), place)
+        await _evict(client, session_key, session)
+    raise LogUnavailable(
+        f"session of {cluster}/{writer}: other sessions took the place {TRIES_MAX} times in a row"
+    )
+
+
+async def _evict(client: Client, session_key: bytes, session: rpc.KeyValue) -> None:
+    """End an earlier session with all that is bound to its lease, its duties among them."""
+    drop = rpc.TxnRequest(
+        compare=[created(session_key, session.create_revision)], success=[delete(session_key)]
+    )
+    await client.call(TXN, drop)
+    if session.lease:
+        try:
+            await client.call(LEASE_REVOKE, rpc.LeaseRevokeRequest(ID=session.lease))
+        except LeaseGone:
+            return
+
+
+async def _open_first_segment(client: Client, cluster: str) -> None:
+    head = keys.head_key(cluster)
+    if (await client.call(RANGE, rpc.RangeRequest(key=head, count_only=True))).count:
+        return
+    opening = [put(head, b"1"), put(keys.segment_key(cluster, 1), b"")]
+    await client.call(TXN, rpc.TxnRequest(compare=[created(head, 0)], success=opening))

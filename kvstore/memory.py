@@ -1,0 +1,338 @@
+"""The log in memory, for tests and simulations: the same promises, and faults on request.
+
+Belongs here: a deterministic EventLog without clock, chance or I/O. Does not belong here: anything that the
+product runs on. Every record passes the same reader as in etcd (watch.py), so that gaps, duplicates and
+rewinding show alike.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from typing import TypeVar
+
+import msgspec
+
+from kvstore import keys
+from kvstore.append import check_claims
+from kvstore.errors import ClaimConflict, Fenced, LogError, LogUnavailable, PayloadTooLarge
+from kvstore.types import BATCH_BYTES_MAX, Bookmark, Claim, Position, Record, Revision, Session, Stored
+from kvstore.watch import Reader, Tally, Turn, Verdict
+
+SEGMENT_RECORDS = 100
+
+Answer = TypeVar("Answer")
+
+
+class _Kept(msgspec.Struct, frozen=True):
+    value: bytes
+    revision: int
+    lease: int = 0
+
+
+class MemoryStore:
+    """What etcd holds, shared by the handles of a simulated mesh. All its methods are immediate."""
+
+    def __init__(self, cluster_id: int = 1) -> None:
+        """An empty store at revision 1, as etcd's."""
+        self.cluster_id = cluster_id
+        self.revision = 1
+        self.low = 0
+        self.records: list[Record] = []
+        self.kept: dict[bytes, _Kept] = {}
+        self.sequences: dict[str, int] = {}
+        self._leases = 0
+        self._watchers: set[asyncio.Event] = set()
+
+    def open(self, cluster: str, writer: str) -> Session:
+        """A new session; the earlier one's lease, and all that is bound to it, goes."""
+        self.expire_session(cluster, writer)
+        self._leases += 1
+        key = keys.session_key(keys.checked_name("cluster", cluster), keys.checked_name("writer", writer))
+        token = self.put(key, b"", self._leases)
+        return Session(cluster, writer, token, self._leases)
+
+    def expire_session(self, cluster: str, writer: str) -> None:
+        """What a lease's end does: the session and everything bound to its lease are gone."""
+        session = self.kept.get(keys.session_key(cluster, writer))
+        if session is not None:
+            self.revoke(session.lease)
+
+    def revoke(self, lease: int) -> None:
+        """Delete every key bound to the lease."""
+        bound = [key for key, kept in self.kept.items() if kept.lease == lease]
+        for key in bound:
+            del self.kept[key]
+        self.revision += bool(bound)
+
+    def require(self, session: Session) -> None:
+        """Raises Fenced unless the session holds its place."""
+        held = self.kept.get(keys.session_key(session.cluster, session.writer))
+        if held is None or held.revision != session.token:
+            raise Fenced(f"session of {session.cluster}/{session.writer} with token {session.token} is gone")
+
+    def put(self, key: bytes, value: bytes, lease: int = 0) -> Revision:
+        """Overwrite one key."""
+        self.revision += 1
+        self.kept[key] = _Kept(value, self.revision, lease)
+        return Revision(self.revision)
+
+    def append(self, session: Session, payload: bytes, claims: Sequence[Claim]) -> Revision:
+        """One step: fence, claims, record."""
+        self.require(session)
+        for claim in claims:
+            if (keys.claim_key(claim.key) in self.kept) == claim.taken:
+                raise ClaimConflict(claim.key, self.revision)
+        self.revision += 1
+        for claim in claims:
+            if claim.taken:
+                self.kept[keys.claim_key(claim.key)] = _Kept(claim.value, self.revision)
+            else:
+                del self.kept[keys.claim_key(claim.key)]
+        name = f"{session.cluster}/{session.writer}"
+        self.sequences[name] = self.sequences.get(name, 0) + 1
+        self.records.append(
+            Record(
+                Revision(self.revision),
+                session.cluster,
+                session.writer,
+                self.sequences[name],
+                session.token,
+                1 + len(self.records) // SEGMENT_RECORDS,
+                payload,
+            )
+        )
+        self.wake()
+        return Revision(self.revision)
+
+    def lose_record(self, revision: int) -> None:
+        """Fault: one stored record is gone, as if neither range nor watch had it."""
+        self.records = [record for record in self.records if record.revision != revision]
+
+    def put_record(self, record: Record) -> None:
+        """Fault: a record that no session appended, at the next revision."""
+        self.revision += 1
+        self.records.append(msgspec.structs.replace(record, revision=Revision(self.revision)))
+        self.wake()
+
+    def truncate(self, low: int) -> None:
+        """Retention: history begins after `low`."""
+        self.low = low
+        self.records = [record for record in self.records if record.revision > low]
+
+    def restore(self, revision: int, *, cluster_id: int | None = None) -> None:
+        """Fault: the store is put back to an earlier revision, as from a backup."""
+        self.revision = revision
+        self.cluster_id = self.cluster_id if cluster_id is None else cluster_id
+        self.records = [record for record in self.records if record.revision <= revision]
+        self.kept = {key: kept for key, kept in self.kept.items() if kept.revision <= revision}
+        self.sequences = {f"{record.cluster}/{record.writer}": record.sequence for record in self.records}
+        self.wake()
+
+    def first_after(self, revision: int) -> int:
+        """The place in `records` of the first one above a revision."""
+        low, high = 0, len(self.records)
+        while low < high:
+            middle = (low + high) // 2
+            if self.records[middle].revision <= revision:
+                low = middle + 1
+            else:
+                high = middle
+        return low
+
+    def watcher(self) -> asyncio.Event:
+        """A flag that every change of the log sets, until `unwatch`."""
+        flag = asyncio.Event()
+        self._watchers.add(flag)
+        return flag
+
+    def unwatch(self, flag: asyncio.Event) -> None:
+        """Forget a flag."""
+        self._watchers.discard(flag)
+
+    def wake(self) -> None:
+        """Set every watcher's flag."""
+        for flag in self._watchers:
+            flag.set()
+
+
+class MemoryLog:
+    """One handle on a MemoryStore: an EventLog and a LogStatus."""
+
+    def __init__(self, store: MemoryStore | None = None) -> None:
+        """A handle on `store`, or on a new empty one."""
+        self.store = MemoryStore() if store is None else store
+        self.endpoints: Sequence[str] = ("memory",)
+        self.connected = True
+        self.unavailable_since: float | None = None
+        self.last_error = ""
+        self.reconnects = 0
+        self._tally = Tally()
+        self._closed = False
+        self._faults: dict[str, list[tuple[LogError, bool]]] = {}
+        self._in_doubt: dict[Session, tuple[bytes, Sequence[Claim], Revision]] = {}
+
+    @property
+    def refused(self) -> int:
+        """Records that carried a fencing token older than one seen before."""
+        return self._tally.refused
+
+    @property
+    def holes(self) -> int:
+        """Records that came out of sequence."""
+        return self._tally.holes
+
+    @property
+    def cluster_id(self) -> int:
+        """The store's own id, for Position.cluster_id."""
+        return self.store.cluster_id
+
+    def fail_next(self, call: str, error: LogError | None = None, *, landed: bool = False) -> None:
+        """Fault: the next `call` ("append", "head", ...) of this handle raises `error` (LogUnavailable).
+
+        `landed=True` lets it take effect first, so that only the answer is lost.
+        """
+        self._faults.setdefault(call, []).append(
+            (error or LogUnavailable(f"{call}: the answer was lost"), landed)
+        )
+
+    def disconnect(self, now: float = 0.0) -> None:
+        """Fault: this handle cannot reach the store until `reconnect`; followers wait."""
+        self.connected, self.unavailable_since, self.last_error = False, now, "disconnected"
+
+    def reconnect(self) -> None:
+        """End of `disconnect`."""
+        self.connected, self.unavailable_since = True, None
+        self.reconnects += 1
+        self.store.wake()
+
+    async def open_session(self, cluster: str, writer: str) -> Session:
+        """See EventLog."""
+        return self._call("open_session", lambda: self.store.open(cluster, writer))
+
+    async def close_session(self, session: Session) -> None:
+        """See EventLog."""
+        if self.connected:
+            self.store.revoke(session.lease)
+
+    async def append(self, session: Session, payload: bytes, claims: Sequence[Claim] = ()) -> Revision:
+        """See EventLog."""
+        if len(payload) > BATCH_BYTES_MAX:
+            raise PayloadTooLarge(f"payload of {len(payload)} bytes: at most {BATCH_BYTES_MAX}")
+        check_claims(claims)
+        doubt = self._in_doubt.pop(session, None) if self.connected else None
+        if doubt is not None and doubt[:2] == (payload, tuple(claims)):
+            return doubt[2]
+        landed: list[Revision] = []
+
+        def append() -> Revision:
+            landed.append(self.store.append(session, payload, claims))
+            return landed[0]
+
+        try:
+            return self._call("append", append)
+        except LogError:
+            if landed:
+                self._in_doubt[session] = (payload, tuple(claims), landed[0])
+            raise
+
+    async def head(self) -> Revision:
+        """See EventLog."""
+        return self._call("head", lambda: Revision(self.store.revision))
+
+    async def position(self) -> Position:
+        """The position of a reader that holds everything up to now."""
+        return self._call(
+            "position",
+            lambda: Position(
+                Revision(self.store.revision), dict(self.store.sequences), self.store.cluster_id
+            ),
+        )
+
+    async def read(self, after: Position, through: Revision | None = None) -> AsyncIterator[Record]:
+        """See EventLog."""
+        reader = Reader(after, self._tally)
+        end = self._call("read", lambda: self._begin(reader))
+        for record in self._range(reader, end if through is None else min(end, through)):
+            yield record
+
+    async def follow(self, after: Position) -> AsyncIterator[Record | Bookmark]:
+        """See EventLog. Quiet means here that nothing is left to deliver; there is no clock."""
+        reader = Reader(after, self._tally)
+        flag = self.store.watcher()
+        got_through = False
+        try:
+            while True:
+                flag.clear()
+                if self.connected or self._closed or not got_through:
+                    end = self._call("follow", lambda: self._begin(reader))
+                    got_through = True
+                    for record in self._range(reader, end):
+                        yield record
+                    reader.caught_up(end)
+                    yield Bookmark(Revision(reader.revision))
+                    reader.turn(Turn.CANCELLED)
+                if not flag.is_set():
+                    await flag.wait()
+        finally:
+            self.store.unwatch(flag)
+
+    async def put(self, key: str, value: bytes, session: Session | None = None) -> Revision:
+        """See EventLog."""
+        place = keys.side_key(key)
+
+        def put() -> Revision:
+            if session is not None:
+                self.store.require(session)
+            return self.store.put(place, value, 0 if session is None else session.lease)
+
+        return self._call("put", put)
+
+    async def acquire(self, session: Session, duty: str) -> bool:
+        """See EventLog."""
+        key = keys.duty_key(duty)
+
+        def acquire() -> bool:
+            self.store.require(session)
+            if key not in self.store.kept:
+                self.store.put(key, f"{session.cluster}/{session.writer}".encode(), session.lease)
+            return self.store.kept[key].lease == session.lease
+
+        return self._call("acquire", acquire)
+
+    async def list(self, prefix: str) -> Sequence[Stored]:
+        """See EventLog."""
+        first, end = keys.list_range(prefix)
+        return self._call(
+            "list",
+            lambda: tuple(
+                Stored(keys.relative(key), kept.value, Revision(kept.revision))
+                for key, kept in sorted(self.store.kept.items())
+                if first <= key < end
+            ),
+        )
+
+    async def close(self) -> None:
+        """See EventLog."""
+        self._closed = True
+        self.disconnect()
+        self.last_error = "this log is closed"
+        self.store.wake()
+
+    def _begin(self, reader: Reader) -> int:
+        reader.meet(self.store.revision, self.store.cluster_id, (self.store.low,))
+        return self.store.revision
+
+    def _range(self, reader: Reader, through: int) -> Iterator[Record]:
+        for record in self.store.records[self.store.first_after(reader.revision) :]:
+            if record.revision <= through and reader.accept(record) is Verdict.DELIVER:
+                yield record
+
+    def _call(self, name: str, act: Callable[[], Answer]) -> Answer:
+        if not self.connected:
+            raise LogUnavailable(f"{name}: {self.last_error}")
+        faults = self._faults.get(name)
+        error, landed = faults.pop(0) if faults else (None, False)
+        if error is not None:
+            if landed:
+                act()
+            raise error
+        return act()

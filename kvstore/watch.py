@@ -1,0 +1,218 @@
+"""How a reader keeps its place: catch-up, hand-over to the watch, duplicates, holes, a rewound store.
+
+Belongs here: the phases and their transitions, what happens to each record that arrives, and which segments a
+catch-up reads in which order. Does not belong here: ranges and watches on the wire, waiting, retries.
+
+No record is trusted because the watch delivered it: sequences are dense per writer, so a hole, a repeat or a
+step back shows, whatever the watch did. A hole while watching sends the reader back to the range once; a hole
+in the range is real.
+"""
+
+import enum
+from collections.abc import Mapping, Sequence
+
+import msgspec
+
+from kvstore.errors import HistoryTruncated, LogRewound, SequenceGap
+from kvstore.types import Position, Record, Revision
+
+RESUME_BY_WATCH_MAX = 1000
+"""etcd sends an old watcher 1000 revisions each 100 ms, and reads all that is behind them under its lock each
+time: further back than this a reader ranges."""
+
+
+class Phase(enum.Enum):
+    """What a reader does now."""
+
+    CATCH_UP = "range from the position"
+    WATCH = "watch from the position"
+    RESUME = "ask for the head, then choose between range and watch"
+
+
+class Turn(enum.Enum):
+    """What can happen to a reader between records."""
+
+    CAUGHT_UP = "everything up to the head seen at the start is held"
+    DISCONNECTED = "the stream ended, or the store is away"
+    CANCELLED = "etcd cancelled the watch, for compaction or another reason"
+    HOLE = "a record is missing or out of place"
+    NEAR = "the head is close to the position"
+    FAR = "the head is far from the position"
+
+
+TRANSITIONS: Mapping[tuple[Phase, Turn], Phase] = {
+    (Phase.CATCH_UP, Turn.CAUGHT_UP): Phase.WATCH,
+    (Phase.CATCH_UP, Turn.DISCONNECTED): Phase.CATCH_UP,
+    (Phase.WATCH, Turn.DISCONNECTED): Phase.RESUME,
+    (Phase.WATCH, Turn.CANCELLED): Phase.CATCH_UP,
+    (Phase.WATCH, Turn.HOLE): Phase.CATCH_UP,
+    (Phase.RESUME, Turn.DISCONNECTED): Phase.RESUME,
+    (Phase.RESUME, Turn.NEAR): Phase.WATCH,
+    (Phase.RESUME, Turn.FAR): Phase.CATCH_UP,
+}
+
+
+class Verdict(enum.Enum):
+    """What becomes of one record."""
+
+    DELIVER = "next in order"
+    HELD = "at or below the position: drop it"
+    REFUSED = "its fencing token is older than one seen before from its writer: drop and count it"
+    HOLE = "a record before it is missing: leave the watch and range from the position"
+
+
+class Tally:
+    """What readers of one log have met, for `status`: counts since the log was opened."""
+
+    def __init__(self) -> None:
+        self.refused = 0
+        self.holes = 0
+
+
+class Reader:
+    """One reader's place in the log. Not shared; every call is immediate."""
+
+    def __init__(self, after: Position, tally: Tally) -> None:
+        """Start behind `after`; its sequences are copied."""
+        self.phase = Phase.CATCH_UP
+        self.revision: int = after.revision
+        self.cluster_id = after.cluster_id
+        self.tally = tally
+        self._sequences = dict(after.sequences)
+        self._tokens: dict[str, int] = {}
+        self._behind: dict[str, int] = {}
+
+    def position(self) -> Position:
+        """Everything held so far, as a value."""
+        return Position(Revision(self.revision), dict(self._sequences), self.cluster_id)
+
+    def turn(self, turn: Turn) -> None:
+        """Move to the next phase. KeyError if the turn cannot happen in this phase."""
+        self.phase = TRANSITIONS[self.phase, turn]
+        self._behind = {}
+
+    def meet(self, head: int, cluster_id: int, lows: Sequence[int]) -> None:
+        """Compare with what the store says of itself. Raises LogRewound and HistoryTruncated."""
+        if self.cluster_id and cluster_id != self.cluster_id:
+            raise LogRewound(
+                f"the store has cluster id {cluster_id:x}; the records held came from {self.cluster_id:x}"
+            )
+        if head < self.revision:
+            raise LogRewound(f"the store is at revision {head}; this reader has already seen {self.revision}")
+        self.cluster_id = cluster_id
+        require_history(self.revision, lows)
+
+    def resume(self, head: int) -> None:
+        """After a disconnect, with the store at `head`: watch on if the position is near it, else range."""
+        self.turn(Turn.NEAR if head - self.revision <= RESUME_BY_WATCH_MAX else Turn.FAR)
+
+    def caught_up(self, head: int) -> None:
+        """Everything at or below `head` has been offered."""
+        self.revision = max(self.revision, head)
+        self.turn(Turn.CAUGHT_UP)
+
+    def accept(self, record: Record) -> Verdict:
+        """Judge the next record, in revision order. Raises SequenceGap for a hole that a range has shown."""
+        if record.revision <= self.revision:
+            return Verdict.HELD
+        name = f"{record.cluster}/{record.writer}"
+        if record.token < self._tokens.get(name, 0):
+            self.tally.refused += 1
+            return Verdict.REFUSED
+        expected = self._sequences.get(name, 0) + 1
+        if record.sequence != expected:
+            self.tally.holes += 1
+            if self.phase is Phase.WATCH:
+                return Verdict.HOLE
+            raise SequenceGap(name, expected, record.sequence, record.revision)
+        self._sequences[name] = expected
+        self._tokens[name] = record.token
+        self.revision = record.revision
+        return Verdict.DELIVER
+
+    def overdue(self, cursors: Mapping[str, int]) -> bool:
+        """Whether the watch owes records that it had since the audit before this one.
+
+        `cursors` maps "cluster/writer" to the last sequence that the store says it holds. A writer that was
+        behind at the previous audit and still has not moved is overdue: its record was lost on the way, not
+        late.
+        """
+        behind = {
+            name: self._sequences.get(name, 0)
+            for name, last in cursors.items()
+            if last > self._sequences.get(name, 0)
+        }
+        late = any(self._behind.get(name) == held for name, held in behind.items())
+        self._behind = behind
+        return late
+
+    @property
+    def waiting(self) -> bool:
+        """True if the last audit found a writer ahead of what was delivered."""
+        return bool(self._behind)
+
+
+def require_history(after: int, lows: Sequence[int]) -> None:
+    """Raises HistoryTruncated if any cluster's history begins above `after`."""
+    low = max(lows, default=0)
+    if low > after:
+        raise HistoryTruncated(low)
+
+
+class Segment(msgspec.Struct, frozen=True):
+    """One segment to read; once it is read, all records below revision `settled_below` are known."""
+
+    cluster: str
+    number: int
+    opened: int
+    settled_below: int
+
+
+def plan_segments(markers: Sequence[tuple[str, int, int]], after: int, through: int) -> Sequence[Segment]:
+    """The segments that can hold records in (after, through], in the order in which they were opened.
+
+    `markers` are (cluster, number, opened) of all segments. Once a segment of this order has been read, every
+    record below the opening of the following one has been: each cluster's segments follow each other, and
+    later ones of the order hold nothing older than their own opening.
+    """
+    skipped: set[tuple[str, int]] = set()
+    last: dict[str, int] = {}
+    for cluster, number, opened in sorted(markers):
+        if opened <= after:
+            if cluster in last:
+                skipped.add((cluster, last[cluster]))
+            last[cluster] = number
+    chosen = sorted(
+        (opened, cluster, number)
+        for cluster, number, opened in markers
+        if opened <= through and (cluster, number) not in skipped
+    )
+    bounds = [*(opened for opened, _, _ in chosen), through + 1][1:]
+    return [
+        Segment(cluster, number, opened, bound)
+        for (opened, cluster, number), bound in zip(chosen, bounds, strict=True)
+    ]
+
+
+class Merge:
+    """Puts the records of segments that were read in plan order into the one order of the log."""
+
+    def __init__(self, after: int, through: int) -> None:
+        """Keep what is above `after` and at or below `through`."""
+        self._after = after
+        self._through = through
+        self._waiting: list[Record] = []
+
+    def add(self, records: Sequence[Record], settled_below: int) -> Sequence[Record]:
+        """Take a segment's records; give back, in order, all that no later segment can precede."""
+        self._waiting += [record for record in records if self._after < record.revision <= self._through]
+        self._waiting.sort(key=_revision)
+        cut = len(self._waiting)
+        while cut and self._waiting[cut - 1].revision >= settled_below:
+            cut -= 1
+        ready, self._waiting = self._waiting[:cut], self._waiting[cut:]
+        return ready
+
+
+def _revision(record: Record) -> int:
+    return record.revision
