@@ -246,6 +246,7 @@ struct metrics_row {
 /* Why a packet was dropped: the numbers and names of Hubble's flow.proto. */
 enum drop_reason {
 	FORWARDED = 0,
+	NOTIFICATIONS_LOST = 1, /* no drop: the ring buffer was full; only counted in metrics */
 	INVALID_SOURCE_MAC = 130,
 	INVALID_SOURCE_IP = 132,
 	POLICY_DENIED = 133,
@@ -279,7 +280,16 @@ enum notification_type {
 
 enum notification_verdict { VERDICT_DENY = 0, VERDICT_ALLOW = 1 };
 
-enum source_file { FILE_ENDPOINT = 1, FILE_HOST = 2 };
+enum source_file {
+	FILE_ENDPOINT = 1,
+	FILE_HOST = 2,
+	FILE_PARSE = 3,
+	FILE_CONNTRACK = 4,
+	FILE_POLICY = 5,
+	FILE_SERVICE = 6,
+	FILE_NAT = 7,
+	FILE_FORWARD = 8,
+};
 
 /* notifications: one ring buffer, records of one size, so that a reader is one array view. */
 struct notification {

@@ -1,0 +1,230 @@
+// SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause)
+/*
+ * The programs on the host side of every endpoint's veth. One object serves all endpoints of the node: whose device
+ * it is, the row in `devices` tells.
+ */
+#include <linux/bpf.h>
+#include <bpf/bpf_helpers.h>
+
+#include "abi.h"
+#include "config.h"
+#include "lib/conntrack.h"
+#include "lib/forward.h"
+#include "lib/inbound.h"
+#include "lib/ipcache.h"
+#include "lib/nat.h"
+#include "lib/notify.h"
+#include "lib/parse.h"
+#include "lib/policy.h"
+#include "lib/related.h"
+#include "lib/service.h"
+
+/* Where a packet goes: rows of its final destination. */
+struct target {
+	struct endpoint_row *local;
+	struct ipcache_row *remote;
+};
+
+static __always_inline struct device_row *device_find(struct __sk_buff *skb)
+{
+	struct device_key key = {.ifindex = skb->ifindex};
+
+	return bpf_map_lookup_elem(&devices, &key);
+}
+
+static __always_inline int source_mac_is(struct __sk_buff *skb, const struct device_row *device)
+{
+	void *data = packet_data(skb);
+	void *data_end = packet_data_end(skb);
+	struct ethhdr *header = data;
+
+	if ((void *)(header + 1) > data_end)
+		return 0;
+	const struct mac_words *seen = (const struct mac_words *)header->h_source;
+	const struct mac_words *own = (const struct mac_words *)device->mac;
+
+	return seen->words[0] == own->words[0] && seen->words[1] == own->words[1] && seen->words[2] == own->words[2];
+}
+
+static __always_inline int source_address_is(const struct packet *packet, const struct device_row *device)
+{
+	if (packet->family == 4)
+		return address_equal(&packet->source, &device->ipv4);
+	/* All zero means that the endpoint has no such address, not that it may send without one. */
+	return address_equal(&packet->source, &device->ipv6) && !address_is_zero(&packet->source);
+}
+
+static __always_inline void target_find(struct packet *packet, struct target *target)
+{
+	target->remote = 0;
+	target->local = endpoint_find(&packet->dest);
+	if (target->local) {
+		packet->dest_identity = target->local->identity;
+		return;
+	}
+	target->remote = ipcache_find(&packet->dest);
+	packet->dest_identity = target->remote ? target->remote->identity : IDENTITY_WORLD;
+}
+
+/* Egress of the sender, and ingress of the receiver if it lives here, since nobody will ask again. */
+static __always_inline int outbound_judge(struct __sk_buff *skb, struct packet *packet, const struct device_row *device,
+					  const struct target *target, __u32 is_new)
+{
+	int result;
+
+	if (is_related_error(skb, packet, 1))
+		return 0;
+	result = policy_judge_egress(skb, packet, device->endpoint_id, is_new);
+	if (result || !target->local || target->local->flags & ENDPOINT_HOST)
+		return result;
+	return policy_judge_ingress(skb, packet, target->local->endpoint_id, is_new);
+}
+
+/* A flow without an entry: service lookup, policy, entry. */
+static __always_inline int outbound_new(struct __sk_buff *skb, struct packet *packet, const struct device_row *device,
+					struct tracking *tracking, struct target *target)
+{
+	struct address_port frontend = {.address = packet->dest, .port = packet->dest_port};
+	int translated = 0, result;
+
+	if (!is_icmp(packet->protocol))
+		translated = service_translate(packet);
+	if (translated < 0)
+		return translated;
+	target_find(packet, target);
+	result = outbound_judge(skb, packet, device, target, 1);
+	if (result)
+		return result;
+	if (!translated)
+		return conntrack_create(skb, packet, tracking);
+	result = conntrack_create_service(skb, packet, tracking, &frontend);
+	if (result)
+		return result;
+	struct address_port backend = {.address = packet->dest, .port = packet->dest_port};
+
+	return nat_rewrite(skb, packet, NAT_DEST, &frontend, &backend);
+}
+
+/* A flow with an entry follows it; its forward packets are judged again once the policy epoch has moved. */
+static __always_inline int outbound_established(struct __sk_buff *skb, struct packet *packet,
+						const struct device_row *device, struct tracking *tracking,
+						struct conntrack_row *entry, struct target *target)
+{
+	struct address_port wire = {.address = packet->dest, .port = packet->dest_port};
+	int dnat = !tracking->is_reply && entry->flags & CONNTRACK_DNAT;
+	int result;
+
+	if (dnat) {
+		packet->dest = entry->translated;
+		packet->dest_port = entry->translated_port;
+	}
+	target_find(packet, target);
+	if (!tracking->is_reply && entry->policy_epoch != packet->policy_epoch) {
+		result = outbound_judge(skb, packet, device, target, 0);
+		if (result) {
+			conntrack_delete(packet, tracking, entry);
+			return result;
+		}
+		entry->policy_epoch = packet->policy_epoch;
+	}
+	conntrack_keep(skb, packet, entry, tracking->is_reply);
+	if (dnat) {
+		struct address_port backend = {.address = packet->dest, .port = packet->dest_port};
+
+		return nat_rewrite(skb, packet, NAT_DEST, &wire, &backend);
+	}
+	if (tracking->is_reply && entry->flags & CONNTRACK_REVERSE_DNAT)
+		return reverse_translate(skb, packet, entry);
+	return 0;
+}
+
+static __always_inline int outbound(struct __sk_buff *skb, struct packet *packet)
+{
+	struct device_row *device = device_find(skb);
+	struct tracking tracking = {};
+	struct conntrack_row *entry;
+	struct target target = {};
+	int result;
+
+	if (!device)
+		return DROP(packet, FILE_ENDPOINT, DROP_EP_NOT_READY);
+	packet->source_identity = device->identity;
+	packet->endpoint_id = (__u16)device->endpoint_id;
+	result = parse_l3(skb, packet);
+	if (result < 0)
+		return result;
+	if (!source_mac_is(skb, device))
+		return DROP(packet, FILE_ENDPOINT, INVALID_SOURCE_MAC);
+	if (!packet->family || is_link_control(skb, packet))
+		return TC_ACT_OK;
+	if (!source_address_is(packet, device))
+		return DROP(packet, FILE_ENDPOINT, INVALID_SOURCE_IP);
+	result = parse_l4(skb, packet);
+	if (result)
+		return result;
+	entry = conntrack_find(packet, &tracking);
+	if (entry)
+		result = outbound_established(skb, packet, device, &tracking, entry, &target);
+	else
+		result = outbound_new(skb, packet, device, &tracking, &target);
+	if (result)
+		return result;
+	return forward(skb, packet, target.local, target.remote);
+}
+
+/* Ingress of the device: what the endpoint sends. */
+SEC("tc")
+int from_endpoint(struct __sk_buff *skb)
+{
+	struct packet packet = {.traffic_direction = TRAFFIC_EGRESS, .policy_direction = POLICY_EGRESS};
+
+	packet_begin(&packet);
+	return finish(skb, &packet, outbound(skb, &packet));
+}
+
+/* Whose packet is it that the node's own stack sends to an endpoint? */
+static __always_inline __u32 stack_source_identity(const struct packet *packet)
+{
+	struct endpoint_row *row = endpoint_find(&packet->source);
+
+	if (row)
+		return row->identity;
+	/* A link-local source is the other end of the link, which is this node. */
+	if (packet->family == 6 && (bpf_ntohl(packet->source.words[0]) & 0xffc00000) == 0xfe800000)
+		return IDENTITY_HOST;
+	return ipcache_identity(&packet->source);
+}
+
+static __always_inline int deliver(struct __sk_buff *skb, struct packet *packet)
+{
+	struct device_row *device = device_find(skb);
+	int result;
+
+	if (!device)
+		return DROP(packet, FILE_ENDPOINT, DROP_EP_NOT_READY);
+	packet->dest_identity = device->identity;
+	packet->endpoint_id = (__u16)device->endpoint_id;
+	result = parse_l3(skb, packet);
+	if (result < 0)
+		return result;
+	if (!packet->family || is_link_control(skb, packet))
+		return TC_ACT_OK;
+	result = parse_l4(skb, packet);
+	if (result)
+		return result;
+	packet->source_identity = stack_source_identity(packet);
+	result = inbound_admit(skb, packet, device->endpoint_id, 1);
+	return result ? result : TC_ACT_OK;
+}
+
+/* Egress of the device: what the node's own stack sends to the endpoint. */
+SEC("tc")
+int to_endpoint(struct __sk_buff *skb)
+{
+	struct packet packet = {.traffic_direction = TRAFFIC_INGRESS, .policy_direction = POLICY_INGRESS};
+
+	packet_begin(&packet);
+	return finish(skb, &packet, deliver(skb, &packet));
+}
+
+char program_license[] SEC("license") = "Dual BSD/GPL";

@@ -1,0 +1,66 @@
+// SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause)
+/* The program on the node's device to the other nodes. What is not for a local endpoint is the host stack's. */
+#include <linux/bpf.h>
+#include <linux/if_packet.h>
+#include <bpf/bpf_helpers.h>
+
+#include "abi.h"
+#include "config.h"
+#include "lib/forward.h"
+#include "lib/inbound.h"
+#include "lib/ipcache.h"
+#include "lib/notify.h"
+#include "lib/parse.h"
+
+/* The addresses alone, wherever the rest is well formed or not: only an endpoint's packets are ours to refuse. */
+static __always_inline struct endpoint_row *local_endpoint(struct packet *packet)
+{
+	struct endpoint_row *row;
+
+	if (!packet->family)
+		return 0;
+	row = endpoint_find(&packet->dest);
+	return row && !(row->flags & ENDPOINT_HOST) ? row : 0;
+}
+
+static __always_inline int admit(struct __sk_buff *skb, struct packet *packet, const struct endpoint_row *row,
+				 int parsed)
+{
+	int result;
+
+	packet->dest_identity = row->identity;
+	packet->endpoint_id = (__u16)row->endpoint_id;
+	if (parsed)
+		return parsed;
+	result = parse_l4(skb, packet);
+	if (result)
+		return result;
+	packet->source_identity = ipcache_identity(&packet->source);
+	/* Nobody on the network is this node. */
+	if (packet->source_identity == IDENTITY_HOST)
+		return DROP(packet, FILE_HOST, INVALID_SOURCE_IP);
+	result = inbound_admit(skb, packet, row->endpoint_id, 0);
+	if (result)
+		return result;
+	return forward_to_endpoint(skb, packet, row);
+}
+
+/* Ingress of the underlay device. */
+SEC("tc")
+int from_network(struct __sk_buff *skb)
+{
+	struct packet packet = {.traffic_direction = TRAFFIC_INGRESS, .policy_direction = POLICY_INGRESS};
+	struct endpoint_row *row;
+	int parsed;
+
+	if (skb->pkt_type != PACKET_HOST)
+		return TC_ACT_OK;
+	parsed = parse_l3(skb, &packet);
+	row = local_endpoint(&packet);
+	if (!row)
+		return TC_ACT_OK;
+	packet_begin(&packet);
+	return finish(skb, &packet, admit(skb, &packet, row, parsed));
+}
+
+char program_license[] SEC("license") = "Dual BSD/GPL";

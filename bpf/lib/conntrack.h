@@ -1,0 +1,252 @@
+/* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
+/* Tracked flows: find the entry of a packet, keep it, create it, delete it. What an entry means stands in abi.h. */
+#ifndef MESHLOG_LIB_CONNTRACK_H
+#define MESHLOG_LIB_CONNTRACK_H
+
+#include "../maps.h"
+#include "packet.h"
+#include "parse.h"
+
+#define NS_PER_S 1000000000ull
+
+#define CONNTRACK_SERVICE (CONNTRACK_DNAT | CONNTRACK_REVERSE_DNAT)
+#define CONNTRACK_ENDING (CONNTRACK_CLOSING_FORWARD | CONNTRACK_CLOSING_REPLY | CONNTRACK_RESET)
+#define CONNTRACK_CLOSED (CONNTRACK_CLOSING_FORWARD | CONNTRACK_CLOSING_REPLY)
+
+/* A packet's place among the flows. */
+struct tracking {
+	struct conntrack_key key;
+	__u32 source_is_high;
+	__u32 is_reply;
+} __attribute__((aligned(8)));
+
+static __always_inline int end_is_high(const struct address *end, __be16 port, const struct address *other,
+				       __be16 other_port)
+{
+	for (int word = 0; word < 4; word++)
+		if (end->words[word] != other->words[word])
+			return bpf_ntohl(end->words[word]) > bpf_ntohl(other->words[word]);
+	return bpf_ntohs(port) > bpf_ntohs(other_port);
+}
+
+/* The canonical key of a tuple. True: `end` is its high end. */
+static __always_inline int conntrack_key_set(struct conntrack_key *key, __u8 protocol, const struct address *end,
+					     __be16 port, const struct address *other, __be16 other_port)
+{
+	int is_high = end_is_high(end, port, other, other_port);
+
+	key->low = is_high ? *other : *end;
+	key->high = is_high ? *end : *other;
+	key->low_port = is_high ? other_port : port;
+	key->high_port = is_high ? port : other_port;
+	key->protocol = protocol;
+	key->reserved[0] = key->reserved[1] = key->reserved[2] = 0;
+	return is_high;
+}
+
+static __always_inline int is_tcp_start(const struct packet *packet)
+{
+	return packet->protocol == IPPROTO_TCP &&
+	       (packet->tcp_flags & (TCP_FLAG_BYTE_SYN | TCP_FLAG_BYTE_ACK)) == TCP_FLAG_BYTE_SYN;
+}
+
+/* The key that the packet's own tuple gives. */
+STEP conntrack_key_of(const struct packet *packet, struct tracking *tracking)
+{
+	if (!packet || !tracking)
+		return 0;
+	tracking->is_reply = 0;
+	tracking->source_is_high = (__u32)conntrack_key_set(&tracking->key, packet->protocol, &packet->source,
+							    packet->source_port, &packet->dest, packet->dest_port);
+	return 0;
+}
+
+/* Fills `tracking`; 0: a new flow. An entry that has expired, or that this packet cannot belong to, is as good as none. */
+static __always_inline struct conntrack_row *conntrack_find(const struct packet *packet, struct tracking *tracking)
+{
+	struct conntrack_row *entry;
+
+	conntrack_key_of(packet, tracking);
+	entry = bpf_map_lookup_elem(&conntrack, &tracking->key);
+	if (!entry || entry->expires_ns <= packet->now)
+		return 0;
+	tracking->is_reply = tracking->source_is_high != !!(entry->flags & CONNTRACK_INITIATOR_HIGH);
+	/* The end that answered begins a connection of its own, or the ports are used again: the old verdict does
+	 * not cover it. */
+	if (is_tcp_start(packet) && (tracking->is_reply || entry->flags & CONNTRACK_ENDING)) {
+		tracking->is_reply = 0;
+		return 0;
+	}
+	return entry;
+}
+
+static __always_inline __u64 conntrack_lifetime_ns(__u8 protocol, __u16 flags, __u8 forward_tcp_flags)
+{
+	if (protocol != IPPROTO_TCP)
+		return CONNTRACK_LIFETIME_OTHER * NS_PER_S;
+	if (flags & CONNTRACK_RESET || (flags & CONNTRACK_CLOSED) == CONNTRACK_CLOSED)
+		return CONNTRACK_LIFETIME_CLOSING * NS_PER_S;
+	/* Until the initiator acknowledges, anyone could have sent its first packet. */
+	if (!(forward_tcp_flags & TCP_FLAG_BYTE_ACK))
+		return CONNTRACK_LIFETIME_SYN * NS_PER_S;
+	return CONNTRACK_LIFETIME_TCP * NS_PER_S;
+}
+
+static __always_inline __u16 closing_flags(const struct packet *packet, int is_reply)
+{
+	__u16 flags = 0;
+
+	if (packet->tcp_flags & TCP_FLAG_BYTE_FIN)
+		flags |= is_reply ? CONNTRACK_CLOSING_REPLY : CONNTRACK_CLOSING_FORWARD;
+	if (packet->tcp_flags & TCP_FLAG_BYTE_RST)
+		flags |= CONNTRACK_RESET;
+	return flags;
+}
+
+/* The key of a service flow's other entry: the end that was translated, as the other entry knows it. */
+static __always_inline void conntrack_twin_key(const struct packet *packet, const struct conntrack_row *entry,
+					       const struct address *client, __be16 client_port,
+					       struct conntrack_key *key)
+{
+	struct address translated = entry->translated;
+
+	conntrack_key_set(key, packet->protocol, client, client_port, &translated, entry->translated_port);
+}
+
+/* The twin sees only the other direction, so what this one learns about the flow's life is told to it. */
+STEP conntrack_tell_twin(const struct packet *packet, const struct conntrack_row *entry, __u32 is_reply)
+{
+	struct conntrack_row *twin;
+	struct conntrack_key key;
+
+	if (!packet || !entry)
+		return 0;
+	if (is_reply)
+		conntrack_twin_key(packet, entry, &packet->dest, packet->dest_port, &key);
+	else
+		conntrack_twin_key(packet, entry, &packet->source, packet->source_port, &key);
+	twin = bpf_map_lookup_elem(&conntrack, &key);
+	if (!twin || !(twin->flags & CONNTRACK_SERVICE))
+		return 0;
+	twin->flags |= entry->flags & (CONNTRACK_ENDING | CONNTRACK_SEEN_REPLY);
+	twin->forward_tcp_flags |= entry->forward_tcp_flags;
+	twin->reply_tcp_flags |= entry->reply_tcp_flags;
+	twin->expires_ns = entry->expires_ns;
+	return 0;
+}
+
+/* Counts the packet and prolongs the entry's life. */
+STEP conntrack_keep(struct __sk_buff *skb, const struct packet *packet, struct conntrack_row *entry, __u32 is_reply)
+{
+	__u64 lifetime_ns, remaining_ns;
+	__u16 flags;
+
+	if (!packet || !entry)
+		return 0;
+	flags = closing_flags(packet, (int)is_reply);
+	if (is_reply) {
+		__sync_fetch_and_add(&entry->reply_packets, 1);
+		__sync_fetch_and_add(&entry->reply_bytes, skb->len);
+		entry->reply_tcp_flags |= packet->tcp_flags;
+		flags |= CONNTRACK_SEEN_REPLY;
+	} else {
+		__sync_fetch_and_add(&entry->forward_packets, 1);
+		__sync_fetch_and_add(&entry->forward_bytes, skb->len);
+		entry->forward_tcp_flags |= packet->tcp_flags;
+	}
+	flags |= entry->flags;
+	lifetime_ns = conntrack_lifetime_ns(packet->protocol, flags, entry->forward_tcp_flags);
+	remaining_ns = entry->expires_ns - packet->now;
+	entry->expires_ns = packet->now + lifetime_ns;
+	if (flags & CONNTRACK_SERVICE && (flags != entry->flags || remaining_ns < lifetime_ns / 2)) {
+		entry->flags = flags;
+		conntrack_tell_twin(packet, entry, is_reply);
+	} else if (flags != entry->flags) {
+		entry->flags = flags;
+	}
+	return 0;
+}
+
+/* Only a request opens an ICMP flow; an answer or an error without one leaves no trace. */
+static __always_inline int conntrack_wants(const struct packet *packet)
+{
+	return !is_icmp(packet->protocol) || is_echo_request(packet);
+}
+
+static __always_inline void conntrack_row_set(struct __sk_buff *skb, const struct packet *packet, __u16 flags,
+					      struct conntrack_row *row)
+{
+	__builtin_memset(row, 0, sizeof(*row));
+	row->flags = flags | closing_flags(packet, 0);
+	row->expires_ns =
+		packet->now + conntrack_lifetime_ns(packet->protocol, row->flags, packet->tcp_flags);
+	row->policy_epoch = packet->policy_epoch;
+	row->forward_packets = 1;
+	row->forward_bytes = skb->len;
+	row->source_identity = packet->source_identity;
+	row->forward_tcp_flags = packet->tcp_flags;
+}
+
+/* The entry of a plain flow. 0, or a drop. */
+STEP conntrack_create(struct __sk_buff *skb, struct packet *packet, const struct tracking *tracking)
+{
+	struct conntrack_row row;
+
+	if (!packet || !tracking || !conntrack_wants(packet))
+		return 0;
+	conntrack_row_set(skb, packet, tracking->source_is_high ? CONNTRACK_INITIATOR_HIGH : 0, &row);
+	if (bpf_map_update_elem(&conntrack, &tracking->key, &row, BPF_ANY))
+		return DROP(packet, FILE_CONNTRACK, CT_MAP_INSERTION_FAILED);
+	return 0;
+}
+
+/* Both entries of a flow to `frontend`; packet->dest is the backend by now. The one for replies comes first, so that
+ * no reply meets a flow that is only half there. 0, or a drop. */
+STEP conntrack_create_service(struct __sk_buff *skb, struct packet *packet, const struct tracking *tracking,
+			      const struct address_port *frontend)
+{
+	struct conntrack_row row;
+	struct conntrack_key key;
+	__u16 initiator;
+
+	if (!packet || !tracking || !frontend)
+		return 0;
+	initiator = conntrack_key_set(&key, packet->protocol, &packet->source, packet->source_port, &packet->dest,
+				      packet->dest_port)
+			    ? CONNTRACK_INITIATOR_HIGH
+			    : 0;
+	conntrack_row_set(skb, packet, initiator | CONNTRACK_REVERSE_DNAT, &row);
+	row.forward_packets = 0;
+	row.forward_bytes = 0;
+	row.translated = frontend->address;
+	row.translated_port = frontend->port;
+	if (bpf_map_update_elem(&conntrack, &key, &row, BPF_ANY))
+		return DROP(packet, FILE_CONNTRACK, CT_MAP_INSERTION_FAILED);
+
+	initiator = tracking->source_is_high ? CONNTRACK_INITIATOR_HIGH : 0;
+	conntrack_row_set(skb, packet, initiator | CONNTRACK_DNAT, &row);
+	row.translated = packet->dest;
+	row.translated_port = packet->dest_port;
+	if (bpf_map_update_elem(&conntrack, &tracking->key, &row, BPF_ANY)) {
+		bpf_map_delete_elem(&conntrack, &key);
+		return DROP(packet, FILE_CONNTRACK, CT_MAP_INSERTION_FAILED);
+	}
+	return 0;
+}
+
+/* Ends a flow whose forward packet was refused. */
+STEP conntrack_delete(const struct packet *packet, const struct tracking *tracking, const struct conntrack_row *entry)
+{
+	struct conntrack_key key;
+
+	if (!packet || !tracking || !entry)
+		return 0;
+	if (entry->flags & CONNTRACK_SERVICE) {
+		conntrack_twin_key(packet, entry, &packet->source, packet->source_port, &key);
+		bpf_map_delete_elem(&conntrack, &key);
+	}
+	bpf_map_delete_elem(&conntrack, &tracking->key);
+	return 0;
+}
+
+#endif /* MESHLOG_LIB_CONNTRACK_H */

@@ -1,0 +1,120 @@
+/* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
+/* The last step: to an endpoint of this node, to another node, or to the host stack. */
+#ifndef MESHLOG_LIB_FORWARD_H
+#define MESHLOG_LIB_FORWARD_H
+
+#include "../config.h"
+#include "../maps.h"
+#include "packet.h"
+#include "parse.h"
+
+#define ADDRESS_FAMILY_IPV4 2 /* AF_INET and AF_INET6, whose header is not for programs */
+#define ADDRESS_FAMILY_IPV6 10
+
+/* Six bytes in three loads: a row's MAC is aligned to two. */
+struct mac_words {
+	__u16 words[3];
+} __attribute__((may_alias));
+
+static __always_inline int ttl_decrement(struct packet *packet, void *data, void *data_end)
+{
+	if (packet->family == 4) {
+		struct iphdr *header = data + L3_OFFSET;
+		__u32 sum;
+
+		if ((void *)(header + 1) > data_end)
+			return DROP(packet, FILE_FORWARD, INVALID_PACKET_DROPPED);
+		if (header->ttl <= 1)
+			return DROP(packet, FILE_FORWARD, TTL_EXCEEDED);
+		header->ttl -= 1;
+		sum = header->check + bpf_htons(0x0100); /* RFC 1624 for a word that falls by 0x0100 */
+		header->check = (__sum16)(sum + (sum >= 0xffff));
+		return 0;
+	}
+	struct ipv6hdr *header = data + L3_OFFSET;
+
+	if ((void *)(header + 1) > data_end)
+		return DROP(packet, FILE_FORWARD, INVALID_PACKET_DROPPED);
+	if (header->hop_limit <= 1)
+		return DROP(packet, FILE_FORWARD, TTL_EXCEEDED);
+	header->hop_limit -= 1;
+	return 0;
+}
+
+static __always_inline int macs_write(struct __sk_buff *skb, const __u8 *dest, const __u8 *source)
+{
+	void *data = packet_data(skb);
+	struct ethhdr *header = data;
+
+	if ((void *)(header + 1) > packet_data_end(skb))
+		return -1;
+	*(struct mac_words *)header->h_dest = *(const struct mac_words *)dest;
+	*(struct mac_words *)header->h_source = *(const struct mac_words *)source;
+	return 0;
+}
+
+/* Straight into the endpoint's own network namespace; what hangs on the host side of its device is not passed. */
+static __always_inline int forward_to_endpoint(struct __sk_buff *skb, struct packet *packet,
+					       const struct endpoint_row *row)
+{
+	int result = ttl_decrement(packet, packet_data(skb), packet_data_end(skb));
+
+	if (result)
+		return result;
+	if (macs_write(skb, row->mac, row->host_mac))
+		return DROP(packet, FILE_FORWARD, INVALID_PACKET_DROPPED);
+	return (int)bpf_redirect_peer(row->ifindex, 0);
+}
+
+/* The kernel's bpf_redirect_neigh loses an IPv6 packet whose next hop is IPv4, and says nothing. */
+static __always_inline int forward_ipv6_over_ipv4(struct __sk_buff *skb, struct packet *packet, __be32 node)
+{
+	struct bpf_fib_lookup lookup = {
+		.family = ADDRESS_FAMILY_IPV4,
+		.ifindex = config_underlay_ifindex,
+		.ipv4_dst = node,
+	};
+
+	if (bpf_fib_lookup(skb, &lookup, sizeof(lookup), BPF_FIB_LOOKUP_OUTPUT) != BPF_FIB_LKUP_RET_SUCCESS)
+		return DROP(packet, FILE_FORWARD, FIB_LOOKUP_FAILED);
+	if (macs_write(skb, lookup.dmac, lookup.smac))
+		return DROP(packet, FILE_FORWARD, INVALID_PACKET_DROPPED);
+	return (int)bpf_redirect(config_underlay_ifindex, 0);
+}
+
+static __always_inline int forward_to_node(struct __sk_buff *skb, struct packet *packet, const struct ipcache_row *row)
+{
+	struct bpf_redir_neigh next_hop = {};
+	int result;
+
+	result = ttl_decrement(packet, packet_data(skb), packet_data_end(skb));
+	if (result)
+		return result;
+	if (packet->family == 6 && address_is_ipv4(&row->node))
+		return forward_ipv6_over_ipv4(skb, packet, row->node.words[3]);
+	if (address_is_ipv4(&row->node)) {
+		next_hop.nh_family = ADDRESS_FAMILY_IPV4;
+		next_hop.ipv4_nh = row->node.words[3];
+	} else {
+		next_hop.nh_family = ADDRESS_FAMILY_IPV6;
+		for (int word = 0; word < 4; word++)
+			next_hop.ipv6_nh[word] = row->node.words[word];
+	}
+	return (int)bpf_redirect_neigh(config_underlay_ifindex, &next_hop, sizeof(next_hop), 0);
+}
+
+/* `local` and `remote` are the rows of the packet's destination, either may be 0. */
+static __always_inline int forward(struct __sk_buff *skb, struct packet *packet, const struct endpoint_row *local,
+				   const struct ipcache_row *remote)
+{
+	if (local && !(local->flags & ENDPOINT_HOST))
+		return forward_to_endpoint(skb, packet, local);
+	if (!local && remote && remote->flags & IPCACHE_REMOTE_ENDPOINT) {
+		if (!config_underlay_ifindex || address_is_zero(&remote->node))
+			return DROP(packet, FILE_FORWARD, STALE_OR_UNROUTABLE_IP);
+		return forward_to_node(skb, packet, remote);
+	}
+	return TC_ACT_OK;
+}
+
+#endif /* MESHLOG_LIB_FORWARD_H */

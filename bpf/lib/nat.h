@@ -1,0 +1,91 @@
+/* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
+/* Rewrites an address and a port in the packet, with every checksum, whether the device computes them or not. */
+#ifndef MESHLOG_LIB_NAT_H
+#define MESHLOG_LIB_NAT_H
+
+#include "packet.h"
+#include "parse.h"
+
+enum nat_end { NAT_SOURCE = 0, NAT_DEST = 1 };
+
+/* Where the transport checksum stands; 0: none that an address could change. */
+static __always_inline __u32 checksum_offset(const struct packet *packet)
+{
+	if (packet->protocol == IPPROTO_TCP)
+		return packet->l4_offset + __builtin_offsetof(struct tcphdr, check);
+	if (packet->protocol == IPPROTO_UDP)
+		return packet->l4_offset + __builtin_offsetof(struct udphdr, check);
+	return 0;
+}
+
+static __always_inline int nat_ipv4(struct __sk_buff *skb, struct packet *packet, __u32 end, __be32 from, __be32 to,
+				    __u32 l4_checksum, __u64 l4_flags)
+{
+	__u32 at = L3_OFFSET + (end == NAT_DEST ? __builtin_offsetof(struct iphdr, daddr)
+						: __builtin_offsetof(struct iphdr, saddr));
+
+	if (l4_checksum &&
+	    bpf_l4_csum_replace(skb, l4_checksum, from, to, l4_flags | BPF_F_PSEUDO_HDR | sizeof(to)))
+		return DROP(packet, FILE_NAT, ERROR_WHILE_CORRECTING_L4_CHECKSUM);
+	if (bpf_l3_csum_replace(skb, L3_OFFSET + __builtin_offsetof(struct iphdr, check), from, to, sizeof(to)))
+		return DROP(packet, FILE_NAT, ERROR_WHILE_CORRECTING_L3_CHECKSUM);
+	if (bpf_skb_store_bytes(skb, at, &to, sizeof(to), 0))
+		return DROP(packet, FILE_NAT, ERROR_WRITING_TO_PACKET);
+	return 0;
+}
+
+/* IPv6 has no header checksum, so the bytes of a fully summed packet keep their sum: BPF_F_RECOMPUTE_CSUM takes back
+ * what BPF_F_PSEUDO_HDR adds to skb->csum. */
+static __always_inline int nat_ipv6(struct __sk_buff *skb, struct packet *packet, __u32 end,
+				    const struct address *from, const struct address *to, __u32 l4_checksum,
+				    __u64 l4_flags)
+{
+	__u32 at = L3_OFFSET + (end == NAT_DEST ? __builtin_offsetof(struct ipv6hdr, daddr)
+						: __builtin_offsetof(struct ipv6hdr, saddr));
+	__s64 difference = bpf_csum_diff((__be32 *)from->words, sizeof(*from), (__be32 *)to->words, sizeof(*to), 0);
+
+	if (l4_checksum &&
+	    bpf_l4_csum_replace(skb, l4_checksum, 0, (__u64)difference, l4_flags | BPF_F_PSEUDO_HDR))
+		return DROP(packet, FILE_NAT, ERROR_WHILE_CORRECTING_L4_CHECKSUM);
+	if (bpf_skb_store_bytes(skb, at, to, sizeof(*to), BPF_F_RECOMPUTE_CSUM))
+		return DROP(packet, FILE_NAT, ERROR_WRITING_TO_PACKET);
+	return 0;
+}
+
+static __always_inline int nat_port(struct __sk_buff *skb, struct packet *packet, __u32 end, __be16 from, __be16 to,
+				    __u32 l4_checksum, __u64 l4_flags)
+{
+	if (from == to)
+		return 0;
+	/* SCTP's checksum covers the whole packet and cannot be corrected here. */
+	if (!l4_checksum || bpf_l4_csum_replace(skb, l4_checksum, from, to, l4_flags | sizeof(to)))
+		return DROP(packet, FILE_NAT, ERROR_WHILE_CORRECTING_L4_CHECKSUM);
+	if (bpf_skb_store_bytes(skb, packet->l4_offset + (end == NAT_DEST ? 2 : 0), &to, sizeof(to), 0))
+		return DROP(packet, FILE_NAT, ERROR_WRITING_TO_PACKET);
+	return 0;
+}
+
+/* 0, or a drop. Packet pointers are invalid afterwards. */
+STEP nat_rewrite(struct __sk_buff *skb, struct packet *packet, __u32 end, const struct address_port *from,
+		 const struct address_port *to)
+{
+	__u32 l4_checksum;
+	__u64 l4_flags;
+	int result;
+
+	if (!packet || !from || !to)
+		return 0;
+	l4_checksum = checksum_offset(packet);
+	l4_flags = packet->protocol == IPPROTO_UDP ? BPF_F_MARK_MANGLED_0 : 0;
+	if (address_is_ipv4(&to->address) != (packet->family == 4))
+		return DROP(packet, FILE_NAT, ERROR_WRITING_TO_PACKET);
+	if (packet->family == 4)
+		result = nat_ipv4(skb, packet, end, from->address.words[3], to->address.words[3], l4_checksum, l4_flags);
+	else
+		result = nat_ipv6(skb, packet, end, &from->address, &to->address, l4_checksum, l4_flags);
+	if (result)
+		return result;
+	return nat_port(skb, packet, end, from->port, to->port, l4_checksum, l4_flags);
+}
+
+#endif /* MESHLOG_LIB_NAT_H */

@@ -1,0 +1,88 @@
+/* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
+/* What the programs know about the packet in their hands. Filled by parse.h, narrowed step by step by the others. */
+#ifndef MESHLOG_LIB_PACKET_H
+#define MESHLOG_LIB_PACKET_H
+
+#include <linux/bpf.h>
+#include <linux/types.h>
+#include <bpf/bpf_helpers.h>
+
+#include "../abi.h"
+
+/*
+ * A step with many branches is a global function: the verifier checks it once, for any arguments, instead of once for
+ * every path that leads to it. It takes pointers to initialised memory only, tests them for 0, and returns a number.
+ */
+#define STEP __noinline int
+
+struct packet {
+	struct address source; /* as seen on the wire */
+	struct address dest;   /* after DNAT: the backend */
+	__u64 now;
+	__u64 policy_epoch;
+	__u32 source_identity;
+	__u32 dest_identity;
+	__u32 l3_end; /* bytes from the start of the frame to the end of the IP packet */
+	__u16 l4_offset;
+	__be16 source_port; /* ICMP echo: the id at the end that asks, 0 at the end that answers */
+	__be16 dest_port;
+	__u16 endpoint_id;
+	__u16 line; /* where it was dropped */
+	__u8 file;
+	__u8 family; /* 4 or 6; 0: neither */
+	__u8 protocol;
+	__u8 tcp_flags;
+	__u8 icmp_type;
+	__u8 icmp_code;
+	__u8 traffic_direction;
+	__u8 policy_direction;
+	__u8 match;
+	__u8 reserved;
+} __attribute__((aligned(8)));
+
+struct address_port {
+	struct address address;
+	__be16 port;
+	__u16 reserved;
+};
+
+/* Steps return 0 to go on, a TC_ACT_* where the packet's way is decided, or -(enum drop_reason). */
+#define DROP(packet, in_file, reason) ((packet)->line = __LINE__, (packet)->file = (in_file), -(int)(reason))
+
+/* In assembly, because the compiler would keep the 32-bit load in a register or on the stack and widen it later, and
+ * the verifier would no longer see a packet pointer. */
+static __always_inline void *packet_data(const struct __sk_buff *skb)
+{
+	void *data;
+
+	asm volatile("%0 = *(u32 *)(%1 + %2)" : "=r"(data) : "r"(skb), "i"(__builtin_offsetof(struct __sk_buff, data)));
+	return data;
+}
+
+static __always_inline void *packet_data_end(const struct __sk_buff *skb)
+{
+	void *data_end;
+
+	asm volatile("%0 = *(u32 *)(%1 + %2)"
+		     : "=r"(data_end)
+		     : "r"(skb), "i"(__builtin_offsetof(struct __sk_buff, data_end)));
+	return data_end;
+}
+
+#define TCP_FLAG_BYTE_FIN 0x01
+#define TCP_FLAG_BYTE_SYN 0x02
+#define TCP_FLAG_BYTE_RST 0x04
+#define TCP_FLAG_BYTE_ACK 0x10
+
+static __always_inline int address_equal(const struct address *left, const struct address *right)
+{
+	return left->words[3] == right->words[3] && left->words[2] == right->words[2] &&
+	       left->words[1] == right->words[1] && left->words[0] == right->words[0];
+}
+
+static __always_inline int address_is_zero(const struct address *address)
+{
+	return (address->words[0] | address->words[1] | address->words[2] | address->words[3]) == 0;
+}
+
+#endif /* MESHLOG_LIB_PACKET_H */

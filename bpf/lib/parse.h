@@ -1,0 +1,262 @@
+/* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
+/* From bytes to struct packet: Ethernet, IPv4 with options, IPv6 with a bounded chain of headers, and the ports. */
+#ifndef MESHLOG_LIB_PARSE_H
+#define MESHLOG_LIB_PARSE_H
+
+#include <linux/bpf.h>
+#include <linux/icmpv6.h>
+#include <linux/if_ether.h>
+#include <linux/in.h>
+#include <linux/ip.h>
+#include <linux/ipv6.h>
+#include <linux/pkt_cls.h>
+#include <linux/tcp.h>
+#include <linux/udp.h>
+#include <bpf/bpf_endian.h>
+#include <bpf/bpf_helpers.h>
+
+#include "notify.h"
+#include "packet.h"
+
+#define L3_OFFSET ((int)sizeof(struct ethhdr))
+#define IPV4_FRAGMENT_MASK 0x3fff /* more fragments, or an offset */
+#define IPV6_EXTENSION_HEADERS_MAX 6
+
+/* <linux/icmp.h> draws in libc's headers. */
+enum icmp_type { ICMP_ECHO_REPLY = 0, ICMP_ECHO_REQUEST = 8 };
+
+struct icmp_header {
+	__u8 type;
+	__u8 code;
+	__be16 checksum;
+	__be16 id; /* of an echo */
+	__be16 sequence;
+};
+
+enum icmpv6_link_type {
+	MLD_QUERY = 130,
+	MLD_REPORT = 131,
+	MLD_DONE = 132,
+	ND_ROUTER_SOLICITATION = 133,
+	ND_NEIGHBOUR_SOLICITATION = 135,
+	ND_NEIGHBOUR_ADVERTISEMENT = 136,
+	MLD_REPORT_V2 = 143,
+};
+
+struct sctp_header {
+	__be16 source;
+	__be16 dest;
+	__be32 verification_tag;
+	__le32 checksum;
+};
+
+static __always_inline void address_from_ipv4(struct address *address, __be32 ipv4)
+{
+	address->words[0] = 0;
+	address->words[1] = 0;
+	address->words[2] = bpf_htonl(0xffff);
+	address->words[3] = ipv4;
+}
+
+static __always_inline int address_is_ipv4(const struct address *address)
+{
+	return address->words[0] == 0 && address->words[1] == 0 && address->words[2] == bpf_htonl(0xffff);
+}
+
+static __always_inline int address_is_link_local_or_multicast(const struct address *address)
+{
+	__u32 top = bpf_ntohl(address->words[0]);
+
+	return (top & 0xffc00000) == 0xfe800000 || (top & 0xff000000) == 0xff000000;
+}
+
+static __always_inline int parse_ipv4(struct __sk_buff *skb, struct packet *packet)
+{
+	void *data = packet_data(skb);
+	void *data_end = packet_data_end(skb);
+	struct iphdr *header = data + L3_OFFSET;
+	__u32 header_bytes, total_bytes;
+
+	if ((void *)(header + 1) > data_end)
+		return DROP(packet, FILE_PARSE, INVALID_PACKET_DROPPED);
+	packet->family = 4;
+	address_from_ipv4(&packet->source, header->saddr);
+	address_from_ipv4(&packet->dest, header->daddr);
+	packet->protocol = header->protocol;
+	header_bytes = header->ihl * 4;
+	total_bytes = bpf_ntohs(header->tot_len);
+	if (header->version != 4 || header_bytes < sizeof(*header) || total_bytes < header_bytes ||
+	    L3_OFFSET + total_bytes > skb->len)
+		return DROP(packet, FILE_PARSE, INVALID_PACKET_DROPPED);
+	if (header->frag_off & bpf_htons(IPV4_FRAGMENT_MASK))
+		return DROP(packet, FILE_PARSE, IP_FRAGMENTATION_NOT_SUPPORTED);
+	packet->l4_offset = (__u16)(L3_OFFSET + header_bytes);
+	packet->l3_end = L3_OFFSET + total_bytes;
+	return 0;
+}
+
+/* Walks to the transport header: `next` is the header type found at `offset`. */
+static __always_inline int parse_ipv6_extensions(struct __sk_buff *skb, struct packet *packet, __u8 next, __u32 offset)
+{
+	for (int hop = 0; hop <= IPV6_EXTENSION_HEADERS_MAX; hop++) {
+		__u8 header[4]; /* next header, length, then by type */
+
+		if (next == IPPROTO_FRAGMENT)
+			return DROP(packet, FILE_PARSE, IP_FRAGMENTATION_NOT_SUPPORTED);
+		if (next != IPPROTO_HOPOPTS && next != IPPROTO_ROUTING && next != IPPROTO_DSTOPTS && next != IPPROTO_AH) {
+			packet->protocol = next;
+			packet->l4_offset = (__u16)offset;
+			return 0;
+		}
+		if (bpf_skb_load_bytes(skb, offset, header, sizeof(header)))
+			return DROP(packet, FILE_PARSE, INVALID_IPV6_EXTENSION_HEADER);
+		/* With segments left, the address that policy sees is not where the packet ends. */
+		if (next == IPPROTO_ROUTING && header[3] != 0)
+			return DROP(packet, FILE_PARSE, INVALID_IPV6_EXTENSION_HEADER);
+		offset += next == IPPROTO_AH ? (header[1] + 2) * 4 : (header[1] + 1) * 8;
+		if (offset > packet->l3_end)
+			return DROP(packet, FILE_PARSE, INVALID_IPV6_EXTENSION_HEADER);
+		next = header[0];
+	}
+	return DROP(packet, FILE_PARSE, INVALID_IPV6_EXTENSION_HEADER);
+}
+
+static __always_inline int parse_ipv6(struct __sk_buff *skb, struct packet *packet)
+{
+	void *data = packet_data(skb);
+	void *data_end = packet_data_end(skb);
+	struct ipv6hdr *header = data + L3_OFFSET;
+
+	if ((void *)(header + 1) > data_end)
+		return DROP(packet, FILE_PARSE, INVALID_PACKET_DROPPED);
+	packet->family = 6;
+	for (int word = 0; word < 4; word++) {
+		packet->source.words[word] = header->saddr.in6_u.u6_addr32[word];
+		packet->dest.words[word] = header->daddr.in6_u.u6_addr32[word];
+	}
+	packet->protocol = header->nexthdr;
+	packet->l3_end = L3_OFFSET + sizeof(*header) + bpf_ntohs(header->payload_len);
+	if (header->version != 6 || packet->l3_end > skb->len)
+		return DROP(packet, FILE_PARSE, INVALID_PACKET_DROPPED);
+	/* On the wire a mapped address would pass for the IPv4 address in every map. */
+	if (address_is_ipv4(&packet->source) || address_is_ipv4(&packet->dest))
+		return DROP(packet, FILE_PARSE, INVALID_PACKET_DROPPED);
+	return parse_ipv6_extensions(skb, packet, header->nexthdr, L3_OFFSET + sizeof(*header));
+}
+
+/* Addresses and protocol. TC_ACT_OK for ARP, which is the host stack's. */
+STEP parse_l3(struct __sk_buff *skb, struct packet *packet)
+{
+	void *data = packet_data(skb);
+	void *data_end = packet_data_end(skb);
+	struct ethhdr *header = data;
+	__u32 wanted = L3_OFFSET + sizeof(struct ipv6hdr);
+
+	if (!packet)
+		return 0;
+	/* Headers may lie in page fragments; from here on they are reached directly. */
+	if (data + wanted > data_end) {
+		bpf_skb_pull_data(skb, wanted < skb->len ? wanted : skb->len);
+		data = packet_data(skb);
+		data_end = packet_data_end(skb);
+		header = data;
+	}
+	if ((void *)(header + 1) > data_end)
+		return DROP(packet, FILE_PARSE, INVALID_PACKET_DROPPED);
+	if (skb->vlan_present)
+		return DROP(packet, FILE_PARSE, UNSUPPORTED_L2_PROTOCOL);
+	if (header->h_proto == bpf_htons(ETH_P_IP))
+		return parse_ipv4(skb, packet);
+	if (header->h_proto == bpf_htons(ETH_P_IPV6))
+		return parse_ipv6(skb, packet);
+	if (header->h_proto == bpf_htons(ETH_P_ARP))
+		return TC_ACT_OK;
+	if (bpf_ntohs(header->h_proto) < ETH_P_802_3_MIN)
+		return DROP(packet, FILE_PARSE, UNSUPPORTED_L2_PROTOCOL);
+	return DROP(packet, FILE_PARSE, UNSUPPORTED_L3_PROTOCOL);
+}
+
+static __always_inline int l4_fits(const struct packet *packet, __u32 bytes)
+{
+	return packet->l4_offset + bytes <= packet->l3_end;
+}
+
+static __always_inline int parse_tcp(struct __sk_buff *skb, struct packet *packet)
+{
+	struct tcphdr header;
+
+	if (!l4_fits(packet, sizeof(header)) || bpf_skb_load_bytes(skb, packet->l4_offset, &header, sizeof(header)) ||
+	    header.doff * 4 < sizeof(header))
+		return DROP(packet, FILE_PARSE, CT_TRUNCATED_OR_INVALID_HEADER);
+	packet->source_port = header.source;
+	packet->dest_port = header.dest;
+	packet->tcp_flags = ((__u8 *)&header)[13];
+	return 0;
+}
+
+/* UDP and SCTP begin with the same two ports. */
+static __always_inline int parse_ports(struct __sk_buff *skb, struct packet *packet, __u32 header_bytes)
+{
+	__be16 ports[2];
+
+	if (!l4_fits(packet, header_bytes) || bpf_skb_load_bytes(skb, packet->l4_offset, ports, sizeof(ports)))
+		return DROP(packet, FILE_PARSE, CT_TRUNCATED_OR_INVALID_HEADER);
+	packet->source_port = ports[0];
+	packet->dest_port = ports[1];
+	return 0;
+}
+
+/* The id stands at the asking end, so that a request and an equal request of the other end are two flows. */
+static __always_inline int parse_icmp(struct __sk_buff *skb, struct packet *packet, __u8 request, __u8 reply)
+{
+	struct icmp_header header;
+
+	if (!l4_fits(packet, sizeof(header)) || bpf_skb_load_bytes(skb, packet->l4_offset, &header, sizeof(header)))
+		return DROP(packet, FILE_PARSE, CT_TRUNCATED_OR_INVALID_HEADER);
+	packet->icmp_type = header.type;
+	packet->icmp_code = header.code;
+	if (header.type == request)
+		packet->source_port = header.id;
+	else if (header.type == reply)
+		packet->dest_port = header.id;
+	return 0;
+}
+
+static __always_inline int is_echo_request(const struct packet *packet)
+{
+	return packet->icmp_type == (packet->protocol == IPPROTO_ICMP ? ICMP_ECHO_REQUEST : ICMPV6_ECHO_REQUEST);
+}
+
+/* Ports, TCP flags, ICMP type and code. */
+STEP parse_l4(struct __sk_buff *skb, struct packet *packet)
+{
+	if (!packet)
+		return 0;
+	if (packet->protocol == IPPROTO_TCP)
+		return parse_tcp(skb, packet);
+	if (packet->protocol == IPPROTO_UDP)
+		return parse_ports(skb, packet, sizeof(struct udphdr));
+	if (packet->protocol == IPPROTO_SCTP)
+		return parse_ports(skb, packet, sizeof(struct sctp_header));
+	if (packet->protocol == IPPROTO_ICMP && packet->family == 4)
+		return parse_icmp(skb, packet, ICMP_ECHO_REQUEST, ICMP_ECHO_REPLY);
+	if (packet->protocol == IPPROTO_ICMPV6 && packet->family == 6)
+		return parse_icmp(skb, packet, ICMPV6_ECHO_REQUEST, ICMPV6_ECHO_REPLY);
+	return DROP(packet, FILE_PARSE, CT_UNKNOWN_L4_PROTOCOL);
+}
+
+/* Neighbour discovery and multicast listening on the link itself belong to the host stack and to no policy. */
+static __always_inline int is_link_control(struct __sk_buff *skb, const struct packet *packet)
+{
+	__u8 type;
+
+	if (packet->protocol != IPPROTO_ICMPV6 || packet->family != 6 ||
+	    !address_is_link_local_or_multicast(&packet->dest))
+		return 0;
+	if (!l4_fits(packet, sizeof(struct icmp6hdr)) || bpf_skb_load_bytes(skb, packet->l4_offset, &type, sizeof(type)))
+		return 0;
+	return (type >= MLD_QUERY && type <= ND_ROUTER_SOLICITATION) || type == ND_NEIGHBOUR_SOLICITATION ||
+	       type == ND_NEIGHBOUR_ADVERTISEMENT || type == MLD_REPORT_V2;
+}
+
+#endif /* MESHLOG_LIB_PARSE_H */

@@ -1,0 +1,101 @@
+"""What the running kernel can do, tried once and not guessed from its release number.
+
+Belongs here: one probe per feature, and the first kernel that has it. Does not belong here: what is done
+without it.
+"""
+
+import errno
+import functools
+import os
+import struct
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+from datapath.errors import FeatureUnsupported, KernelError, NotRoot
+from datapath.kernel import libbpf, uapi
+from datapath.kernel.links import has_tcx
+
+KERNEL_BTF = Path("/sys/kernel/btf/vmlinux")
+FUNCTION_REDIRECT_NEIGH, FUNCTION_REDIRECT_PEER = 152, 155
+MOVE_IMMEDIATE, CALL, EXIT = 0xB7, 0x85, 0x95
+
+
+class FeatureState(NamedTuple):
+    """`minimum` is the first kernel that has it; `required`: without it nothing works."""
+
+    is_supported: bool
+    minimum: str
+    required: bool
+
+
+def _instruction(code: int, registers: int = 0, immediate: int = 0) -> bytes:
+    return struct.pack("<BBhi", code, registers, 0, immediate)
+
+
+def has_function(number: int, arguments: tuple[int, ...]) -> bool:
+    """Loads a program that calls a function of the kernel with constant arguments."""
+    moves = b"".join(_instruction(MOVE_IMMEDIATE, i + 1, argument) for i, argument in enumerate(arguments))
+    body = moves + _instruction(CALL, 0, number) + _instruction(MOVE_IMMEDIATE, 0, 0) + _instruction(EXIT)
+    fd, code = libbpf.program_load(uapi.PROG_TYPE_SCHED_CLS, body)
+    if code == errno.EPERM:
+        raise NotRoot("loading a program needs root (CAP_BPF and CAP_NET_ADMIN)")
+    if fd >= 0:
+        os.close(fd)
+    return fd >= 0
+
+
+def _has_map(map_type: int, key_size: int, value_size: int, max_entries: int, flags: int = 0) -> bool:
+    try:
+        os.close(libbpf.map_create(map_type, key_size, value_size, max_entries, flags))
+    except KernelError as error:
+        if error.errno == errno.EPERM:
+            raise NotRoot("creating a map needs root (CAP_BPF)") from error
+        return False
+    return True
+
+
+def _has_batches() -> bool:
+    fd = libbpf.map_create(uapi.MAP_TYPE_LPM_TRIE, 8, 4, 2, uapi.F_NO_PREALLOC)
+    try:
+        return libbpf.map_update_batch(fd, bytes(8), bytes(4), 1)[1] == 0
+    finally:
+        os.close(fd)
+
+
+class _Feature(NamedTuple):
+    minimum: str
+    required: bool
+    probe: Callable[[], bool]
+
+
+FEATURES: Mapping[str, _Feature] = {
+    "TCX links": _Feature("6.6", True, has_tcx),
+    "bpf_redirect_peer": _Feature("5.10", True, lambda: has_function(FUNCTION_REDIRECT_PEER, (1, 0))),
+    "bpf_redirect_neigh": _Feature("5.10", True, lambda: has_function(FUNCTION_REDIRECT_NEIGH, (1, 0, 0, 0))),
+    "LPM trie maps": _Feature(
+        "4.11", True, lambda: _has_map(uapi.MAP_TYPE_LPM_TRIE, 8, 4, 1, uapi.F_NO_PREALLOC)
+    ),
+    "LRU hash maps": _Feature("4.10", True, lambda: _has_map(uapi.MAP_TYPE_LRU_HASH, 4, 4, 1)),
+    "ring buffers": _Feature(
+        "5.8", True, lambda: _has_map(uapi.MAP_TYPE_RINGBUF, 0, 0, os.sysconf("SC_PAGE_SIZE"))
+    ),
+    "map batches": _Feature("5.13", False, _has_batches),
+    "kernel BTF": _Feature("5.2", False, KERNEL_BTF.exists),
+}
+
+
+@functools.cache
+def probe() -> Mapping[str, FeatureState]:
+    """Every feature by name. Costs a few ms, once per run. Raises NotRoot."""
+    return {
+        name: FeatureState(feature.probe(), feature.minimum, feature.required)
+        for name, feature in FEATURES.items()
+    }
+
+
+def require() -> None:
+    """Raises FeatureUnsupported for the first feature that is missing and needed."""
+    for name, found in probe().items():
+        if found.required and not found.is_supported:
+            raise FeatureUnsupported(name, found.minimum)

@@ -1,0 +1,164 @@
+"""One BPF map: rows in and out, many per system call, with the failures named row by row.
+
+Belongs here: what batches, arrays and per-CPU maps need on top of bpf(2). Does not belong here: what the
+bytes mean (datapath/codec.py), and which maps there are (programs.py).
+"""
+
+import functools
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from datapath.errors import KernelError
+from datapath.kernel import libbpf, uapi
+from datapath.kernel.api import RowFailure
+
+CHUNK_ROWS_MAX = 8192
+"""Rows per lookup; more than any hash bucket holds, which is the least that the kernel takes."""
+
+PER_CPU = (uapi.MAP_TYPE_PERCPU_HASH, uapi.MAP_TYPE_PERCPU_ARRAY, uapi.MAP_TYPE_LRU_PERCPU_HASH)
+ARRAYS = (uapi.MAP_TYPE_ARRAY, uapi.MAP_TYPE_PERCPU_ARRAY)
+ABSENT = 2
+"""ENOENT."""
+
+
+@functools.cache
+def possible_cpus() -> int:
+    """How many values a per-CPU row has: those of CPUs that might be plugged in count too."""
+    last = Path("/sys/devices/system/cpu/possible").read_text().strip().split(",")[-1]
+    return int(last.split("-")[-1]) + 1
+
+
+class Map:
+    """A map by its descriptor, which it owns. Every operation raises KernelError where the map as a whole
+    refuses.
+
+    An array has no absent rows. Here a row of zeros counts as absent: it is not dumped, and delete writes it.
+    """
+
+    def __init__(self, fd: int) -> None:
+        self.fd = fd
+        self.info = libbpf.map_info(fd)
+        per_cpu = self.info.type in PER_CPU
+        self.value_bytes = (
+            (self.info.value_size + 7) // 8 * 8 * possible_cpus() if per_cpu else self.info.value_size
+        )
+        """Of one row; in a per-CPU map every CPU's value, each in a multiple of 8 bytes."""
+
+    def dump(self) -> dict[bytes, bytes]:
+        """All rows, of a map that may change meanwhile."""
+        key_size = self.info.key_size
+        if not key_size:
+            raise KernelError(f"map {self.info.name} is a ring buffer: it has no rows to dump")
+        chunk = min(self.info.max_entries, CHUNK_ROWS_MAX)
+        rows: dict[bytes, bytes] = {}
+        for keys, values, count in libbpf.map_lookup_batches(self.fd, key_size, self.value_bytes, chunk):
+            found = np.frombuffer(keys, dtype=f"V{key_size}", count=count).tolist()
+            rows.update(
+                zip(
+                    found,
+                    np.frombuffer(values, dtype=f"V{self.value_bytes}", count=count).tolist(),
+                    strict=True,
+                )
+            )
+        if self.info.type in ARRAYS:
+            absent = bytes(self.value_bytes)
+            return {key: value for key, value in rows.items() if value != absent}
+        return rows
+
+    def lookup(self, key: bytes) -> bytes | None:
+        """One row's value, or None. An array's row of zeros is returned as it is."""
+        return libbpf.map_lookup(self.fd, key, self.value_bytes)
+
+    def put(self, rows: Sequence[tuple[bytes, bytes]]) -> list[RowFailure]:
+        """Writes rows in the order given. One that fails does not stop those after it."""
+        failures = self._refuse_sizes(rows)
+        if failures:
+            refused = {failure.key for failure in failures}
+            rows = [row for row in rows if row[0] not in refused]
+        done = 0
+        while done < len(rows):
+            batch = rows[done:]
+            keys = b"".join([key for key, _ in batch])
+            values = b"".join([value for _, value in batch])
+            written, code = libbpf.map_update_batch(self.fd, keys, values, len(batch))
+            if code == uapi.ENOTSUPP:
+                return failures + self._put_singly(batch)
+            done += written
+            if code:
+                # The row that stopped the batch is tried alone. If the map is full, so are those after it
+                # likely.
+                failures += self._put_singly(rows[done : done + 1])
+                done += 1
+                if code == _E2BIG:
+                    return failures + self._put_singly(rows[done:])
+        return failures
+
+    def delete(self, keys: Sequence[bytes]) -> tuple[int, list[RowFailure]]:
+        """Removes rows: how many were there, and what failed. What is absent is no failure."""
+        if self.info.type in ARRAYS:
+            return self._clear(keys)
+        failures: list[RowFailure] = []
+        done = removed = 0
+        while done < len(keys):
+            batch = keys[done:]
+            gone, code = libbpf.map_delete_batch(self.fd, b"".join(batch), len(batch))
+            removed += gone
+            done += gone
+            if code == 0:
+                break
+            code = libbpf.map_delete(self.fd, keys[done])
+            if code == 0:
+                removed += 1
+            elif code != ABSENT:
+                failures.append(RowFailure(keys[done], uapi.describe(code), code))
+            done += 1
+        return removed, failures
+
+    def close(self) -> None:
+        """Lets go of the descriptor."""
+        os.close(self.fd)
+
+    def _refuse_sizes(self, rows: Sequence[tuple[bytes, bytes]]) -> list[RowFailure]:
+        # A wrong size would shift every row behind it in the batch.
+        want = self.info.key_size, self.value_bytes
+        return [
+            RowFailure(
+                key,
+                f"{len(key)} + {len(value)} bytes; map {self.info.name} has {want[0]} + {want[1]}",
+                _EINVAL,
+            )
+            for key, value in rows
+            if len(key) != want[0] or len(value) != want[1]
+        ]
+
+    def _put_singly(self, rows: Sequence[tuple[bytes, bytes]]) -> list[RowFailure]:
+        failures = []
+        for key, value in rows:
+            code = libbpf.map_update(self.fd, key, value)
+            if code:
+                reason = (
+                    f"map {self.info.name} with {self.info.max_entries} rows is full"
+                    if code == _E2BIG
+                    else ""
+                )
+                failures.append(RowFailure(key, reason or uapi.describe(code), code))
+        return failures
+
+    def _clear(self, keys: Sequence[bytes]) -> tuple[int, list[RowFailure]]:
+        absent = bytes(self.value_bytes)
+        present = [key for key in keys if self.lookup(key) not in (None, absent)]
+        failures = self._put_singly([(key, absent) for key in present])
+        return len(present) - len(failures), failures
+
+
+_E2BIG = 7
+_EINVAL = 22
+
+
+def close_all(maps: Mapping[str, Map]) -> None:
+    """Lets go of the descriptors of several maps."""
+    for each in maps.values():
+        each.close()

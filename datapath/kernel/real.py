@@ -1,0 +1,196 @@
+"""The running kernel behind the Protocol of api.py: which table is reached by which of the modules beside
+this one.
+
+Belongs here: that choice, and the bytes of keys and rows that have no C struct (msgpack arrays of the
+NamedTuples in datapath/tables.py). Does not belong here: any system call.
+"""
+
+import errno
+import functools
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from msgspec import msgpack
+
+from datapath.abi.types import STRUCTS
+from datapath.errors import KernelError
+from datapath.kernel import features, uapi
+from datapath.kernel.api import RowFailure
+from datapath.kernel.links import Links
+from datapath.kernel.maps import Map
+from datapath.kernel.netlink import Netlink
+from datapath.kernel.programs import ObjectSet
+from datapath.kernel.ringbuf import RingReader
+from datapath.tables import TABLES, AttachmentKey, Table
+
+BPFFS = "bpf"
+MOUNTS = Path("/proc/self/mountinfo")
+NOTIFICATIONS = "notifications"
+
+
+class RealKernel:
+    """One node's kernel: the network namespace that the calling threads are in, and the pins under
+    `pin_root`.
+
+    `underlay_ifindex`: the device that leads to the other nodes; 0: none. `notify_verdicts`: a notification
+    for every new flow, not only for drops. Links are made in the calling thread's namespace, so open and
+    put must be called there.
+    """
+
+    def __init__(
+        self, pin_root: Path, objects_dir: Path, underlay_ifindex: int, notify_verdicts: bool = True
+    ) -> None:
+        self._pin_root = pin_root
+        constants = {
+            "config_underlay_ifindex": underlay_ifindex,
+            "config_notify_verdicts": int(notify_verdicts),
+        }
+        self.objects = ObjectSet(pin_root, objects_dir, constants)
+        self._open_links: Links | None = None
+        self._open_netlink: Netlink | None = None
+
+    def open(self) -> None:
+        """As the Protocol says; may be called again. Raises KernelError where `pin_root` is not in a bpffs,
+        LayoutMismatch, NotRoot."""
+        self.close()
+        features.require()
+        refuse_other_filesystem(self._pin_root)
+        self.objects.open()
+        self._open_links = Links(self._pin_root / "links", self.objects.programs)
+        self._open_netlink = Netlink()
+        self._remove_unused_programs()
+
+    def dump(self, table: str) -> Mapping[bytes, bytes]:
+        """As the Protocol says."""
+        found = TABLES[table]
+        if found.map:
+            return self._map(found.map).dump()
+        read: Mapping[str, Callable[[], Mapping[Any, Any]]] = {
+            "attachments": self._links.dump,
+            "routes": self._netlink.dump_routes,
+            "neighbours": self._netlink.dump_neighbours,
+        }
+        rows = read[table]()
+        return {msgpack.encode(key): msgpack.encode(row) for key, row in rows.items()}
+
+    def put(self, table: str, rows: Sequence[tuple[bytes, bytes]]) -> Sequence[RowFailure]:
+        """As the Protocol says."""
+        found = TABLES[table]
+        if found.map:
+            return self._map(found.map).put(rows)
+        writers: Mapping[str, Callable[[Any, Any], int]] = {
+            "attachments": self._put_attachment,
+            "routes": self._netlink.put_route,
+            "neighbours": self._netlink.put_neighbour,
+        }
+        write = writers[table]
+        failures = []
+        for key, row in rows:
+            failures += _attempt(
+                key, functools.partial(write, _decode_key(found, key), _decode_row(found, row))
+            )
+        if table == "attachments":
+            self._remove_unused_programs()
+        return failures
+
+    def delete(self, table: str, keys: Sequence[bytes]) -> Sequence[RowFailure]:
+        """As the Protocol says."""
+        found = TABLES[table]
+        if found.map:
+            return self._map(found.map).delete(keys)[1]
+        decoded = {_decode_key(found, key): key for key in keys}
+        if table == "neighbours":
+            failed = self._netlink.delete_neighbours(list(decoded))
+            return [RowFailure(decoded[key], uapi.describe(code), code) for key, code in failed]
+        remove: Callable[[Any], int] = (
+            self._delete_attachment if table == "attachments" else self._netlink.delete_route
+        )
+        failures = []
+        for key, raw in decoded.items():
+            failures += _attempt(raw, functools.partial(remove, key))
+        if table == "attachments":
+            self._remove_unused_programs()
+        return failures
+
+    def dump_runtime(self, map_name: str) -> Iterable[tuple[bytes, bytes]]:
+        """As the Protocol says. Raises KernelError for the ring buffer."""
+        return self._map(map_name).dump().items()
+
+    def delete_runtime(self, map_name: str, keys: Sequence[bytes]) -> int:
+        """As the Protocol says. Raises KernelError for the first entry that cannot be removed."""
+        removed, failures = self._map(map_name).delete(keys)
+        if failures:
+            raise KernelError(f"{map_name}: {failures[0].reason}", failures[0].errno)
+        return removed
+
+    def read_notifications(self) -> RingReader:
+        """The consumer of this node's notifications; there must be one only. The caller closes it."""
+        return RingReader(os.dup(self._map(NOTIFICATIONS).fd), STRUCTS["notification"])
+
+    def close(self) -> None:
+        """As the Protocol says. Closing twice is no failure."""
+        if self._open_netlink is not None:
+            self._open_netlink.close()
+        self._open_links = self._open_netlink = None
+        self.objects.close()
+
+    @property
+    def _links(self) -> Links:
+        assert self._open_links is not None, "open() comes first"
+        return self._open_links
+
+    @property
+    def _netlink(self) -> Netlink:
+        assert self._open_netlink is not None, "open() comes first"
+        return self._open_netlink
+
+    def _map(self, name: str) -> Map:
+        assert self.objects.maps, "open() comes first"
+        return self.objects.maps[name]
+
+    def _put_attachment(self, key: AttachmentKey, row: Any) -> int:
+        self._links.put(key, row)
+        return 0
+
+    def _delete_attachment(self, key: AttachmentKey) -> int:
+        self._links.delete(key)
+        return 0
+
+    def _remove_unused_programs(self) -> None:
+        if self.objects.has_unused:
+            self.objects.remove_unused(self._links.program_ids())
+
+
+def _attempt(key: bytes, call: Callable[[], int]) -> list[RowFailure]:
+    try:
+        code = call()
+    except KernelError as error:
+        return [RowFailure(key, str(error), error.errno or errno.EIO)]
+    return [RowFailure(key, uapi.describe(code), code)] if code else []
+
+
+def _decode_key(table: Table, raw: bytes) -> Any:
+    return msgpack.decode(raw, type=table.key)
+
+
+def _decode_row(table: Table, raw: bytes) -> Any:
+    return msgpack.decode(raw, type=table.row)
+
+
+def refuse_other_filesystem(pin_root: Path) -> None:
+    """Raises KernelError where a directory is not, or would not come to be, in a mounted bpffs."""
+    path = pin_root.absolute()
+    mount_point, kind = Path("/"), ""
+    for line in MOUNTS.read_text().splitlines():
+        before, _, after = line.partition(" - ")
+        # A space in a path is written as \\040.
+        mounted_at = Path(before.split()[4].replace("\\040", " "))
+        if path.is_relative_to(mounted_at) and len(mounted_at.parts) >= len(mount_point.parts):
+            mount_point, kind = mounted_at, after.split()[0]
+    if kind != BPFFS:
+        raise KernelError(
+            f"pin root {path} is in {mount_point}, which is {kind or 'unknown'} and not a BPF filesystem; "
+            f"mount one above it, such as `mount -t bpf bpf /sys/fs/bpf`"
+        )

@@ -1,0 +1,258 @@
+"""A delta in safe order: which rows are written when, and which wait because another one failed.
+
+Belongs here: PHASES, the one list of what comes after what, each with its reason. Does not belong here:
+writing.
+
+The rule of the list: referents up before references, references down before referents; and while a policy
+changes, a packet is allowed only if the old or the new rows allow it, and is not dropped if both allow it. A
+deny row wins over any allow row, and a row counts only while its subject's shapes name its kind; hence three
+writes of a changed subject: widened (old and new shapes), then the new enforcement, then only the new shapes.
+A crash between two steps leaves a state that is one more "old" state: the next plan starts from it under the
+same rule.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
+
+from datapath import codec
+from datapath.abi.types import POLICY_VERDICT_DENY
+from datapath.delta import Delta, TableDelta
+from datapath.tables import PolicyRow, PolicySubjectRow
+
+PUT, DELETE = "put", "delete"
+DENY = codec.encode_row("policy", PolicyRow(POLICY_VERDICT_DENY))
+
+UNSETTLED_EPOCH = 1 << 63
+"""Set in the policy epoch while a policy or ipcache row is still to be written. When the last one is, the
+epoch moves once more, so that flows are judged again by the rows that came late. Generations never reach this
+bit."""
+
+Row = tuple[bytes, bytes]
+Token = tuple[str, int]
+
+
+class Step(NamedTuple):
+    """One call of the kernel: `rows` of a put or `keys` of a delete, sorted."""
+
+    table: str
+    operation: str
+    phase: str
+    rows: Sequence[Row]
+    keys: Sequence[bytes]
+
+
+class Phase(NamedTuple):
+    """`choose` picks rows of a delta; of a delete with the value that goes. `held_by`: a row waits if a row
+    of the same device, backend set or subject failed in one of these phases."""
+
+    name: str
+    table: str
+    operation: str
+    choose: Callable[[TableDelta], Sequence[Row]]
+    held_by: tuple[str, ...]
+    reason: str
+
+
+def _puts(delta: TableDelta) -> Sequence[Row]:
+    return tuple(delta.puts.items())
+
+
+def _deletes(delta: TableDelta) -> Sequence[Row]:
+    return tuple((key, delta.previous[key]) for key in delta.deletes)
+
+
+def _deny_puts(delta: TableDelta) -> Sequence[Row]:
+    return tuple(row for row in delta.puts.items() if row[1] == DENY)
+
+
+def _allow_puts(delta: TableDelta) -> Sequence[Row]:
+    return tuple(row for row in delta.puts.items() if row[1] != DENY)
+
+
+def _allow_deletes(delta: TableDelta) -> Sequence[Row]:
+    return tuple(row for row in _deletes(delta) if row[1] != DENY)
+
+
+def _deny_deletes(delta: TableDelta) -> Sequence[Row]:
+    return tuple(row for row in _deletes(delta) if row[1] == DENY)
+
+
+class _SubjectStages(NamedTuple):
+    """The values that a changed subject goes through. `lowers`: a direction stops being enforced."""
+
+    key: bytes
+    previous: bytes | None
+    widened: bytes | None
+    enforcing: bytes
+    narrowed: bytes
+    lowers: bool
+
+
+def _subject_stages(delta: TableDelta) -> Iterator[_SubjectStages]:
+    for key, value in delta.puts.items():
+        previous = delta.previous.get(key)
+        if previous is None:
+            yield _SubjectStages(key, None, None, value, value, False)
+            continue
+        old: PolicySubjectRow = codec.decode_row("policy_subjects", previous)
+        new: PolicySubjectRow = codec.decode_row("policy_subjects", value)
+        shapes = {
+            "ingress_shapes": old.ingress_shapes | new.ingress_shapes,
+            "egress_shapes": old.egress_shapes | new.egress_shapes,
+        }
+        lowers = old.ingress_enforced > new.ingress_enforced or old.egress_enforced > new.egress_enforced
+        widened = codec.encode_row("policy_subjects", old._replace(**shapes))
+        enforcing = codec.encode_row("policy_subjects", new._replace(**shapes))
+        yield _SubjectStages(key, previous, widened, enforcing, value, lowers)
+
+
+def _subjects_widened(delta: TableDelta) -> Sequence[Row]:
+    return tuple(
+        (stage.key, stage.widened)
+        for stage in _subject_stages(delta)
+        if stage.widened is not None and stage.widened != stage.previous
+    )
+
+
+def _subjects_enforced(delta: TableDelta) -> Sequence[Row]:
+    return _subjects_enforcing(delta, lowers=False)
+
+
+def _subjects_released(delta: TableDelta) -> Sequence[Row]:
+    return _subjects_enforcing(delta, lowers=True)
+
+
+def _subjects_enforcing(delta: TableDelta, lowers: bool) -> Sequence[Row]:
+    return tuple(
+        (stage.key, stage.enforcing)
+        for stage in _subject_stages(delta)
+        if stage.lowers is lowers and stage.enforcing != stage.widened
+    )
+
+
+def _subjects_narrowed(delta: TableDelta) -> Sequence[Row]:
+    return tuple(
+        (stage.key, stage.narrowed) for stage in _subject_stages(delta) if stage.narrowed != stage.enforcing
+    )
+
+
+# fmt: off
+PHASES: tuple[Phase, ...] = (
+    Phase("backends up", "backends", PUT, _puts, (), "a header points only to backends that are there"),
+    Phase("services", "services", PUT, _puts, ("backends up",), "one write flips a frontend to its new set"),
+    Phase("denials up", "policy", PUT, _deny_puts, (), "denied before anything more is allowed"),
+    Phase("subjects widened", "policy_subjects", PUT, _subjects_widened, (),
+          "rows of new kinds count, rows of old kinds still do"),
+    Phase("permissions up", "policy", PUT, _allow_puts, ("denials up", "subjects widened"),
+          "new permissions stand before enforcement or the loss of old ones; never without their denials"),
+    Phase("subjects enforced", "policy_subjects", PUT, _subjects_enforced, ("subjects widened",),
+          "enforcement starts when its permissions stand; a denial that failed does not keep it off"),
+    Phase("subjects released", "policy_subjects", PUT, _subjects_released, ("denials up", "subjects widened"),
+          "enforcement ends before permissions go, and not while a denial is missing"),
+    Phase("subjects gone", "policy_subjects", DELETE, _deletes, (),
+          "one write ends all policy of a subject; before its permissions go one by one"),
+    Phase("ipcache up", "ipcache", PUT, _puts, (),
+          "an address takes its new identity when that identity's permissions stand"),
+    Phase("devices up", "devices", PUT, _puts, (), "a program finds its device's row with the first packet"),
+    Phase("attachments up", "attachments", PUT, _puts, ("devices up",),
+          "a program runs when all that it reads is there"),
+    Phase("neighbours up", "neighbours", PUT, _puts, (), "a route's next hop is known before the route"),
+    Phase("endpoints up", "endpoints", PUT, _puts, ("devices up", "attachments up"),
+          "nothing is sent to an endpoint whose device is not guarded"),
+    Phase("routes up", "routes", PUT, _puts, ("devices up", "attachments up", "neighbours up"),
+          "likewise for what the host stack sends"),
+    Phase("routes down", "routes", DELETE, _deletes, (), "after the routes that replace them"),
+    Phase("endpoints down", "endpoints", DELETE, _deletes, (), "nothing is sent any more to what goes"),
+    Phase("neighbours down", "neighbours", DELETE, _deletes, ("routes up", "routes down"),
+          "no route leads to them any more"),
+    Phase("devices down", "devices", DELETE, _deletes, (),
+          "a program without its device's row drops everything: closed, where the reverse would be open"),
+    Phase("attachments down", "attachments", DELETE, _deletes,
+          ("endpoints up", "routes up", "routes down", "endpoints down", "devices down"),
+          "a device keeps its program for as long as any row speaks of it"),
+    Phase("permissions down", "policy", DELETE, _allow_deletes, (),
+          "never waits: it only closes, and makes room where a map is full"),
+    Phase("subjects narrowed", "policy_subjects", PUT, _subjects_narrowed, ("denials up", "permissions down"),
+          "old denials may stop to count once the old permissions that they limit are gone"),
+    Phase("denials down", "policy", DELETE, _deny_deletes,
+          ("denials up", "subjects widened", "subjects enforced", "subjects released", "permissions down"),
+          "for the same reason; and not while what may replace them is missing"),
+    Phase("ipcache down", "ipcache", DELETE, _deletes, (),
+          "an address falls back to a shorter prefix when the old permissions of that are gone"),
+    Phase("services down", "services", DELETE, _deletes, (), "headers before what they point to"),
+    Phase("backends down", "backends", DELETE, _deletes, ("services", "services down"), "no header is left"),
+    Phase("epoch", "node_state", PUT, _puts, (),
+          "when every policy and ipcache row stands, established flows are judged again"),
+    Phase("epoch down", "node_state", DELETE, _deletes, (), "never desired; for completeness"),
+)
+# fmt: on
+
+POLICY_TABLES = ("policy", "policy_subjects", "ipcache")
+"""A row of these that is still to be written keeps the epoch unsettled."""
+
+_HELD_BY = {phase.name: phase.held_by for phase in PHASES}
+
+
+def plan(delta: Delta) -> tuple[Step, ...]:
+    """The steps of a delta, in order; empty ones are left out."""
+    steps = []
+    for phase in PHASES:
+        changes = delta.get(phase.table)
+        chosen = phase.choose(changes) if changes else ()
+        if chosen and phase.operation == PUT:
+            steps.append(Step(phase.table, PUT, phase.name, chosen, ()))
+        elif chosen:
+            steps.append(Step(phase.table, DELETE, phase.name, (), tuple(key for key, _ in chosen)))
+    return tuple(steps)
+
+
+def unsettled_epoch(row: bytes) -> bytes:
+    """The node_state row to write while a policy or ipcache row is still to be written."""
+    decoded = codec.decode_row("node_state", row)
+    return codec.encode_row(
+        "node_state", decoded._replace(policy_epoch=decoded.policy_epoch | UNSETTLED_EPOCH)
+    )
+
+
+class Holds:
+    """Which rows of one pass wait because of which failures."""
+
+    def __init__(self) -> None:
+        self._failed: set[tuple[str, Token]] = set()
+        self._phases: set[str] = set()
+
+    def __bool__(self) -> bool:
+        return bool(self._failed)
+
+    def fail(self, phase: str, table: str, key: bytes, values: Sequence[bytes | None]) -> None:
+        """A row failed, or waits; `values` are what it was to hold and what it holds."""
+        self._phases.add(phase)
+        self._failed.update((phase, token) for token in _tokens(table, key, values))
+
+    def reason(self, phase: str, table: str, key: bytes, values: Sequence[bytes | None]) -> str:
+        """Why a row has to wait; "" if it need not."""
+        if self._phases.isdisjoint(_HELD_BY[phase]):
+            return ""
+        for token in _tokens(table, key, values):
+            for other in _HELD_BY[phase]:
+                if (other, token) in self._failed:
+                    return f"waits for {other} of {token[0]} {token[1]}"
+        return ""
+
+
+def _tokens(table: str, key: bytes, values: Sequence[bytes | None]) -> set[Token]:
+    """What ties a row to rows of other tables."""
+    present = [codec.decode_row(table, value) for value in values if value is not None]
+    if table in ("devices", "attachments", "neighbours"):
+        return {("device", codec.decode_key(table, key).ifindex)}
+    if table in ("endpoints", "routes"):
+        return {("device", row.ifindex) for row in present}
+    if table == "backends":
+        return {("backend set", codec.decode_key(table, key).backend_set)}
+    if table == "services":
+        return {("backend set", row.backend_set) for row in present}
+    if table == "policy":
+        return {("subject", codec.decode_key(table, key).subject_identity)}
+    if table == "policy_subjects":
+        return {("subject", codec.decode_key(table, key).identity)}
+    return set()

@@ -1,0 +1,130 @@
+"""Runs the passes that make the kernel hold what is desired, off the event loop.
+
+Belongs here: asyncio around realization.py: when a pass runs, who is told afterwards. Does not belong here:
+what is written, and in which order.
+"""
+
+import asyncio
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar
+
+from datapath.delta import Pending
+from datapath.kernel.api import Kernel
+from datapath.realization import Realization, Report, TableVerification
+from datapath.status import RowStatus
+from datapath.tables import Desired
+
+T = TypeVar("T")
+
+
+class KernelWorker:
+    """The one thread that calls the kernel of a node."""
+
+    def __init__(self) -> None:
+        self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="kernel")
+
+    async def call(self, function: Callable[..., T], *arguments: Any) -> T:
+        """Run it in the thread, after what was asked before."""
+        return await asyncio.get_running_loop().run_in_executor(self._executor, function, *arguments)
+
+    def close(self) -> None:
+        """Wait for what is running; refuse what comes after."""
+        self._executor.shutdown(wait=True, cancel_futures=True)
+
+
+class Reconciler:
+    """`clock` gives monotonic seconds. `on_writes` is called on the loop after each pass, with its report."""
+
+    def __init__(
+        self,
+        kernel: Kernel,
+        clock: Callable[[], float],
+        *,
+        on_writes: Callable[[Report], None] | None = None,
+        worker: KernelWorker | None = None,
+    ) -> None:
+        self._clock = clock
+        self._on_writes = on_writes
+        self._worker = worker if worker is not None else KernelWorker()
+        self._realization = Realization(kernel)
+        self._report = self._realization.report()
+        self._pending = Pending()
+        self._work = asyncio.Event()
+        self._passed = asyncio.Event()
+
+    @property
+    def realized_generation(self) -> int:
+        """All rows up to this generation are done or recorded as failed; -1 before the first pass."""
+        return self._report.realized_generation
+
+    @property
+    def worker(self) -> KernelWorker:
+        """The thread for other calls of the same kernel."""
+        return self._worker
+
+    async def open(self) -> None:
+        """Open the kernel and read what it holds. Raises KernelError."""
+        self._publish(await self._worker.call(self._realization.open))
+
+    async def close(self) -> None:
+        """Let go of the kernel; what is in it stays. run() must have ended."""
+        await self._worker.call(self._realization.close)
+        self._worker.close()
+
+    def offer(self, desired: Desired) -> None:
+        """What the kernel should hold. Offers that no pass has taken yet become one."""
+        self._pending.merge(desired)
+        self._work.set()
+
+    async def run(self) -> None:
+        """Pass after pass, until cancelled. Returns never; what a row fails with is in its status."""
+        while True:
+            await self._wait_work()
+            pending, self._pending = self._pending, Pending()
+            self._work.clear()
+            report = await self._worker.call(self._realization.converge, pending, self._clock())
+            self._publish(report)
+            if self._on_writes:
+                self._on_writes(report)
+
+    async def wait_realized(self, generation: int, timeout_s: float) -> tuple[RowStatus, ...]:
+        """Wait until `realized_generation` is at least this. The rows that are not done by then: () is
+        success. Raises TimeoutError."""
+        async with asyncio.timeout(timeout_s):
+            while self._report.realized_generation < generation:
+                await self._passed.wait()
+        return self._report.not_done
+
+    def status(self) -> Report:
+        """How far the kernel is, as of the last pass."""
+        return self._report
+
+    def digests(self) -> Mapping[str, str]:
+        """Of each table, as realized."""
+        return self._report.digests
+
+    async def verify(self) -> tuple[TableVerification, ...]:
+        """Compare each table with a fresh dump of the kernel. Changes nothing."""
+        return await self._worker.call(self._realization.verify)
+
+    async def repair(self) -> tuple[TableVerification, ...]:
+        """Write whatever a fresh dump shows to differ; then verify. Raises KernelError."""
+        self._publish(await self._worker.call(self._realization.repair, self._clock()))
+        self._work.set()
+        return await self.verify()
+
+    def _publish(self, report: Report) -> None:
+        self._report = report
+        passed, self._passed = self._passed, asyncio.Event()
+        passed.set()
+
+    async def _wait_work(self) -> None:
+        """Until something is offered or a failed row is due."""
+        retry_at_s = self._report.retry_at_s
+        delay_s = None if retry_at_s is None else max(0.0, retry_at_s - self._clock())
+        try:
+            async with asyncio.timeout(delay_s):
+                await self._work.wait()
+        except TimeoutError:
+            pass

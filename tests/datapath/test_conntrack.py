@@ -1,0 +1,114 @@
+"""Conntrack entries: what has expired goes, and only that; the lines people read."""
+
+import asyncio
+from collections.abc import Iterable, Sequence
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from datapath import codec, conntrack
+from datapath.abi import types as abi
+from datapath.conntrack import ConntrackEntry, ConntrackKey, ConntrackRow
+from datapath.conntrack_gc import ConntrackCollector
+from datapath.errors import KernelError
+from datapath.kernel.fake import FakeKernel
+from datapath.reconciler import KernelWorker
+from tests.datapath.rows import typed
+
+DEADLINE_S = 10.0
+SECOND_NS = 10**9
+
+
+def entry(number: int, expires_ns: int) -> tuple[bytes, bytes]:
+    """A TCP flow from 10.0.0.1:<number> to 10.0.0.2:80, as the map holds it."""
+    key = ConntrackKey(codec.address_bytes("10.0.0.1"), codec.address_bytes("10.0.0.2"), number, 80, 6)
+    row = ConntrackRow(expires_ns, 7, 2, 100, 1, 60, bytes(16), 0, abi.CONNTRACK_SEEN_REPLY, 1000, 0x02, 0x12)
+    return conntrack.encode_entry(ConntrackEntry(key, row))
+
+
+@given(typed(ConntrackKey), typed(ConntrackRow))
+def test_round_trip(key: ConntrackKey, row: ConntrackRow) -> None:
+    """Any entry comes back as it went in."""
+    assert conntrack.decode_entry(*conntrack.encode_entry(ConntrackEntry(key, row))) == (key, row)
+
+
+@given(st.lists(st.integers(0, 20), max_size=10), st.integers(0, 20))
+def test_expired_keys(expiries: list[int], now_ns: int) -> None:
+    """Exactly the entries whose time is now or before."""
+    entries = [entry(number, expires_ns) for number, expires_ns in enumerate(expiries)]
+    expected = [entries[number][0] for number, expires_ns in enumerate(expiries) if expires_ns <= now_ns]
+    assert conntrack.expired_keys(entries, now_ns) == expected
+
+
+def test_line_from_the_low_end() -> None:
+    """The flow is written as its initiator sent it."""
+    line = conntrack.entry_line(conntrack.decode_entry(*entry(40000, 90 * SECOND_NS)), 30 * SECOND_NS)
+    assert line == (
+        "TCP 10.0.0.1:40000 -> 10.0.0.2:80 expires=60 Packets=3 Bytes=160 RxFlagsSeen=0x12 TxFlagsSeen=0x02 "
+        "Flags=0x0008 [ SEEN_REPLY ] SourceSecurityID=1000 PolicyEpoch=7"
+    )
+
+
+def test_line_from_the_high_end_with_translation() -> None:
+    """With the initiator at the high end the flow turns round, and a translation is named."""
+    decoded = conntrack.decode_entry(*entry(40000, 0))
+    row = decoded.row._replace(
+        flags=abi.CONNTRACK_INITIATOR_HIGH | abi.CONNTRACK_DNAT,
+        translated=codec.address_bytes("fd00::5"),
+        translated_port=8080,
+    )
+    line = conntrack.entry_line(decoded._replace(row=row), 0)
+    assert line.startswith("TCP 10.0.0.2:80 -> 10.0.0.1:40000 expires=0 ")
+    assert line.endswith(
+        "[ INITIATOR_HIGH DNAT ] SourceSecurityID=1000 PolicyEpoch=7 Translated=[fd00::5]:8080"
+    )
+
+
+class CountingKernel(FakeKernel):
+    """Remembers how many keys each call was given; refuses the first `refusals` readings."""
+
+    def __init__(self, refusals: int = 0) -> None:
+        super().__init__()
+        self.sizes: list[int] = []
+        self._refusals = refusals
+
+    def dump_runtime(self, map_name: str) -> Iterable[tuple[bytes, bytes]]:
+        if self._refusals:
+            self._refusals -= 1
+            raise KernelError("no")
+        return super().dump_runtime(map_name)
+
+    def delete_runtime(self, map_name: str, keys: Sequence[bytes]) -> int:
+        self.sizes.append(len(keys))
+        return super().delete_runtime(map_name, keys)
+
+
+async def test_collect_removes_expired_entries_in_chunks() -> None:
+    """All expired entries go, never more per call than the chunk, and the rest stays."""
+    kernel = CountingKernel()
+    kernel.open()
+    kernel.memory.runtime["conntrack"] = dict(entry(number, number) for number in range(10))
+    worker = KernelWorker()
+    collector = ConntrackCollector(kernel, worker, now_ns=lambda: 6, interval_s=0.0, chunk=3)
+    removed = await collector.collect()
+    worker.close()
+    assert (removed, kernel.sizes) == (7, [3, 3, 1])
+    assert kernel.memory.runtime["conntrack"].keys() == {entry(number, 0)[0] for number in (7, 8, 9)}
+    assert collector.count() == (1, 7, 10, 0)
+
+
+async def test_run_goes_on_after_a_refusal() -> None:
+    """A kernel that refuses once is counted, and asked again."""
+    kernel = CountingKernel(refusals=1)
+    kernel.open()
+    kernel.memory.runtime["conntrack"] = dict([entry(1, 0)])
+    worker = KernelWorker()
+    collector = ConntrackCollector(kernel, worker, now_ns=lambda: 6, interval_s=0.001, chunk=3)
+    task = asyncio.create_task(collector.run())
+    async with asyncio.timeout(DEADLINE_S):
+        while not collector.count().removed:
+            await asyncio.sleep(0.001)
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+    worker.close()
+    assert collector.count().failures == 1
