@@ -125,6 +125,10 @@ def _table_codec(key: type[Any], row: type[Any], is_map: bool) -> _TableCodec:
 _CODECS = {table.name: _table_codec(table.key, table.row, bool(table.map)) for table in TABLES.values()}
 
 
+_OCTETS = {str(number): number for number in range(256)}
+"""Only the canonical texts: "01" is none of them."""
+
+
 def encode_key(table: str, key: Any) -> bytes:
     """The bytes of a key. Raises ValueError for a value that its field cannot hold."""
     return _CODECS[table].encode_key(key)
@@ -161,13 +165,10 @@ def address_bytes(text: str) -> bytes:
 
 def _ipv4_bytes(text: str) -> bytes:
     try:
-        packed = bytes(map(int, text.split(".")))
-    except ValueError:
-        packed = b""
-    # Written back it must be the same text: that refuses "01.2.3.4" and "1_0.2.3.4", whose parts int() takes.
-    if len(packed) != 4 or _ipv4_text(packed) != text:
-        raise ValueError(f"{text!r} is no address; right would be 10.0.0.1 or fd00::1")
-    return packed
+        a, b, c, d = text.split(".")
+        return bytes((_OCTETS[a], _OCTETS[b], _OCTETS[c], _OCTETS[d]))
+    except (ValueError, KeyError):
+        raise ValueError(f"{text!r} is no address; right would be 10.0.0.1 or fd00::1") from None
 
 
 def _ipv4_text(packed: bytes) -> str:

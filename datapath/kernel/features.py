@@ -80,7 +80,7 @@ FEATURES: Mapping[str, _Feature] = {
     "ring buffers": _Feature(
         "5.8", True, lambda: _has_map(uapi.MAP_TYPE_RINGBUF, 0, 0, os.sysconf("SC_PAGE_SIZE"))
     ),
-    "map batches": _Feature("5.13", False, _has_batches),
+    "map batches": _Feature("5.13", True, _has_batches),
     "kernel BTF": _Feature("5.2", False, KERNEL_BTF.exists),
 }
 

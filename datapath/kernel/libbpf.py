@@ -138,16 +138,19 @@ def map_next_key(fd: int, key: bytes | None, key_size: int) -> bytes | None:
     return bytes(following)
 
 
-def map_update_batch(fd: int, keys: bytes, values: bytes, count: int) -> tuple[int, int]:
-    """Writes rows one after the other: how many are in the map, and the errno that stopped at the next one,
-    or 0."""
-    return _batch(uapi.MAP_UPDATE_BATCH, fd, _address(keys), _address(values), count)
+def map_update_batch(fd: int, keys: bytes, values: bytes, count: int, done: int = 0) -> tuple[int, int]:
+    """Writes rows one after the other, from row `done` of `count` on: how many of them are now in the map, and the
+    errno that stopped at the next one, or 0."""
+    key_size, value_bytes = len(keys) // count, len(values) // count
+    starts = _address(keys) + done * key_size, _address(values) + done * value_bytes
+    return _batch(uapi.MAP_UPDATE_BATCH, fd, *starts, count - done)
 
 
-def map_delete_batch(fd: int, keys: bytes, count: int) -> tuple[int, int]:
-    """Removes rows one after the other: how many are gone, and the errno that stopped at the next one, or
-    0."""
-    return _batch(uapi.MAP_DELETE_BATCH, fd, _address(keys), 0, count)
+def map_delete_batch(fd: int, keys: bytes, count: int, done: int = 0) -> tuple[int, int]:
+    """Removes rows one after the other, from row `done` of `count` on: how many of them are now gone, and the errno
+    that stopped at the next one, or 0."""
+    start = _address(keys) + done * (len(keys) // count)
+    return _batch(uapi.MAP_DELETE_BATCH, fd, start, 0, count - done)
 
 
 def _batch(command: int, fd: int, keys: int, values: int, count: int) -> tuple[int, int]:

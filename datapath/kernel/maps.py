@@ -4,6 +4,7 @@ Belongs here: what batches, arrays and per-CPU maps need on top of bpf(2). Does 
 bytes mean (datapath/codec.py), and which maps there are (programs.py).
 """
 
+import errno
 import functools
 import os
 from collections.abc import Mapping, Sequence
@@ -20,8 +21,6 @@ CHUNK_ROWS_MAX = 8192
 
 PER_CPU = (uapi.MAP_TYPE_PERCPU_HASH, uapi.MAP_TYPE_PERCPU_ARRAY, uapi.MAP_TYPE_LRU_PERCPU_HASH)
 ARRAYS = (uapi.MAP_TYPE_ARRAY, uapi.MAP_TYPE_PERCPU_ARRAY)
-ABSENT = 2
-"""ENOENT."""
 
 
 @functools.cache
@@ -76,23 +75,21 @@ class Map:
         """Writes rows in the order given. One that fails does not stop those after it."""
         failures = self._refuse_sizes(rows)
         if failures:
-            refused = {failure.key for failure in failures}
-            rows = [row for row in rows if row[0] not in refused]
+            rows = [row for row in rows if self._fits(row)]
+        keys = b"".join([key for key, _ in rows])
+        values = b"".join([value for _, value in rows])
         done = 0
         while done < len(rows):
-            batch = rows[done:]
-            keys = b"".join([key for key, _ in batch])
-            values = b"".join([value for _, value in batch])
-            written, code = libbpf.map_update_batch(self.fd, keys, values, len(batch))
+            written, code = libbpf.map_update_batch(self.fd, keys, values, len(rows), done)
             if code == uapi.ENOTSUPP:
-                return failures + self._put_singly(batch)
+                return failures + self._put_singly(rows[done:])
             done += written
             if code:
                 # The row that stopped the batch is tried alone. If the map is full, so are those after it
                 # likely.
                 failures += self._put_singly(rows[done : done + 1])
                 done += 1
-                if code == _E2BIG:
+                if code == errno.E2BIG:
                     return failures + self._put_singly(rows[done:])
         return failures
 
@@ -100,20 +97,28 @@ class Map:
         """Removes rows: how many were there, and what failed. What is absent is no failure."""
         if self.info.type in ARRAYS:
             return self._clear(keys)
-        failures: list[RowFailure] = []
+        size = self.info.key_size
+        failures = [
+            RowFailure(key, f"{len(key)} bytes; keys of map {self.info.name} have {size}", errno.EINVAL)
+            for key in keys
+            if len(key) != size
+        ]
+        fitting = [key for key in keys if len(key) == size]
+        joined = b"".join(fitting)
         done = removed = 0
-        while done < len(keys):
-            batch = keys[done:]
-            gone, code = libbpf.map_delete_batch(self.fd, b"".join(batch), len(batch))
+        while done < len(fitting):
+            gone, code = libbpf.map_delete_batch(self.fd, joined, len(fitting), done)
             removed += gone
             done += gone
             if code == 0:
                 break
-            code = libbpf.map_delete(self.fd, keys[done])
+            # The batch stopped at a key that is absent, or that fails for a reason of its own.
+            if code != errno.ENOENT:
+                code = libbpf.map_delete(self.fd, fitting[done])
             if code == 0:
                 removed += 1
-            elif code != ABSENT:
-                failures.append(RowFailure(keys[done], uapi.describe(code), code))
+            elif code != errno.ENOENT:
+                failures.append(RowFailure(fitting[done], uapi.describe(code), code))
             done += 1
         return removed, failures
 
@@ -128,11 +133,14 @@ class Map:
             RowFailure(
                 key,
                 f"{len(key)} + {len(value)} bytes; map {self.info.name} has {want[0]} + {want[1]}",
-                _EINVAL,
+                errno.EINVAL,
             )
             for key, value in rows
-            if len(key) != want[0] or len(value) != want[1]
+            if not self._fits((key, value))
         ]
+
+    def _fits(self, row: tuple[bytes, bytes]) -> bool:
+        return len(row[0]) == self.info.key_size and len(row[1]) == self.value_bytes
 
     def _put_singly(self, rows: Sequence[tuple[bytes, bytes]]) -> list[RowFailure]:
         failures = []
@@ -141,7 +149,7 @@ class Map:
             if code:
                 reason = (
                     f"map {self.info.name} with {self.info.max_entries} rows is full"
-                    if code == _E2BIG
+                    if code == errno.E2BIG
                     else ""
                 )
                 failures.append(RowFailure(key, reason or uapi.describe(code), code))
@@ -152,10 +160,6 @@ class Map:
         present = [key for key in keys if self.lookup(key) not in (None, absent)]
         failures = self._put_singly([(key, absent) for key in present])
         return len(present) - len(failures), failures
-
-
-_E2BIG = 7
-_EINVAL = 22
 
 
 def close_all(maps: Mapping[str, Map]) -> None:

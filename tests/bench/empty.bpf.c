@@ -1,0 +1,12 @@
+// SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause)
+/* The cost of a test run itself: a program that does nothing. */
+#include <linux/bpf.h>
+#include <bpf/bpf_helpers.h>
+
+SEC("tc")
+int empty(struct __sk_buff *skb)
+{
+	return 0;
+}
+
+char program_license[] SEC("license") = "Dual BSD/GPL";
