@@ -13,11 +13,11 @@ from controlplane.model import Backend, Device, Labels, ServicePort
 SCHEMA_VERSION = 1
 
 
-class Event(msgspec.Struct, frozen=True, array_like=True, tag=True):
+class Event(msgspec.Struct, frozen=True, array_like=True, tag=True, gc=False):
     """Base of all events; the tag is the class name."""
 
 
-class ClusterJoined(Event):
+class ClusterJoined(Event, frozen=True):
     """A cluster takes part in the mesh under a number that no other has; its operator says so once."""
 
     cluster_id: int
@@ -26,11 +26,11 @@ class ClusterJoined(Event):
     service_cidrs: tuple[str, ...]
 
 
-class ClusterLeft(Event):
+class ClusterLeft(Event, frozen=True):
     """A cluster is gone for good; nothing of it stays."""
 
 
-class NodeJoined(Event):
+class NodeJoined(Event, frozen=True):
     """A node's agent came up for the first time, or with other facts than those recorded."""
 
     node: str
@@ -39,32 +39,32 @@ class NodeJoined(Event):
     labels: Labels = ()
 
 
-class AddressBlockAssigned(Event):
+class AddressBlockAssigned(Event, frozen=True):
     """The operator cut the node's pod CIDRs out of the cluster's."""
 
     node: str
     blocks: tuple[str, ...]
 
 
-class NodeLeft(Event):
+class NodeLeft(Event, frozen=True):
     """A node is gone, with everything that was on it: by its own word or by the operator's finding."""
 
     node: str
     reason: str
 
 
-class NamespaceLabelled(Event):
+class NamespaceLabelled(Event, frozen=True):
     """A namespace exists with exactly these labels."""
 
     namespace: str
     labels: dict[str, str]
 
 
-class NamespaceRemoved(Event):
+class NamespaceRemoved(Event, frozen=True):
     namespace: str
 
 
-class WorkloadApplied(Event):
+class WorkloadApplied(Event, frozen=True):
     """The platform declares a workload: its labels decide the identity of its endpoint, readiness that it serves."""
 
     namespace: str
@@ -76,25 +76,25 @@ class WorkloadApplied(Event):
     node: str = ""
 
 
-class WorkloadRemoved(Event):
+class WorkloadRemoved(Event, frozen=True):
     namespace: str
     name: str
 
 
-class IdentityAllocated(Event):
+class IdentityAllocated(Event, frozen=True):
     """A set of labels got its number; unique across writers by a claim in the same transaction."""
 
     number: int
     labels: Labels
 
 
-class IdentityReleased(Event):
+class IdentityReleased(Event, frozen=True):
     """The number has no user left and every node has reported a revision beyond its last one."""
 
     number: int
 
 
-class EndpointCreated(Event):
+class EndpointCreated(Event, frozen=True):
     """A workload is attached to a node: address, identity and device are decided."""
 
     node: str
@@ -111,7 +111,7 @@ class EndpointCreated(Event):
     netns: str = ""
 
 
-class EndpointRelabelled(Event):
+class EndpointRelabelled(Event, frozen=True):
     """The workload's or the namespace's labels changed, so the endpoint's identity did."""
 
     node: str
@@ -120,7 +120,7 @@ class EndpointRelabelled(Event):
     identity: int
 
 
-class EndpointDeleted(Event):
+class EndpointDeleted(Event, frozen=True):
     """The attachment is gone; its address may be given out again."""
 
     node: str
@@ -128,7 +128,7 @@ class EndpointDeleted(Event):
     reason: str = ""
 
 
-class ServiceApplied(Event):
+class ServiceApplied(Event, frozen=True):
     """A service exists in exactly this form, its cluster addresses decided."""
 
     namespace: str
@@ -143,12 +143,12 @@ class ServiceApplied(Event):
     annotations: dict[str, str] = {}
 
 
-class ServiceRemoved(Event):
+class ServiceRemoved(Event, frozen=True):
     namespace: str
     name: str
 
 
-class BackendsReported(Event):
+class BackendsReported(Event, frozen=True):
     """An EndpointSlice: backends that do not come from a selector."""
 
     namespace: str
@@ -158,12 +158,12 @@ class BackendsReported(Event):
     ports: tuple[ServicePort, ...]
 
 
-class BackendsWithdrawn(Event):
+class BackendsWithdrawn(Event, frozen=True):
     namespace: str
     name: str
 
 
-class PolicyApplied(Event):
+class PolicyApplied(Event, frozen=True):
     """A policy holds as its author wrote it (canonical JSON), understood by this version of the parser."""
 
     kind: str
@@ -173,7 +173,7 @@ class PolicyApplied(Event):
     parser: int = 1
 
 
-class PolicyRemoved(Event):
+class PolicyRemoved(Event, frozen=True):
     kind: str
     namespace: str
     name: str

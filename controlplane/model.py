@@ -2,7 +2,8 @@
 
 Belongs here: what a node, an endpoint, a service is. Does not belong here: how it came to be (events.py), what the
 kernel makes of it (desired/). Addresses and prefixes are text in canonical form ("10.1.0.5", "fd00:1::/64"),
-labels are sorted tuples of "source:key=value".
+labels are sorted tuples of "source:key=value". Values are out of the garbage collector's sight (gc=False): none can be
+part of a cycle, and a mesh holds hundreds of thousands.
 """
 
 from typing import NamedTuple, NewType
@@ -57,7 +58,7 @@ class ObjectKey(NamedTuple):
     name: str
 
 
-class Device(msgspec.Struct, frozen=True, array_like=True):
+class Device(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """A network device as its node saw it: facts of that node, recorded, never derived."""
 
     name: str
@@ -66,7 +67,7 @@ class Device(msgspec.Struct, frozen=True, array_like=True):
     host_mac: str = ""
 
 
-class Cluster(msgspec.Struct, frozen=True, array_like=True):
+class Cluster(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """`pod_cidrs`: what nodes' blocks are cut from; `block_prefixes`: the prefix length of a block, per family."""
 
     name: str
@@ -76,7 +77,7 @@ class Cluster(msgspec.Struct, frozen=True, array_like=True):
     service_cidrs: tuple[str, ...]
 
 
-class Node(msgspec.Struct, frozen=True, array_like=True):
+class Node(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """A cluster machine. `addresses` are its underlay addresses, `blocks` its pod CIDRs ("" family absent)."""
 
     cluster: str
@@ -88,7 +89,7 @@ class Node(msgspec.Struct, frozen=True, array_like=True):
     session: str = ""
 
 
-class Endpoint(msgspec.Struct, frozen=True, array_like=True):
+class Endpoint(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """One workload attachment on one node. `ipv4` or `ipv6` is "" where the endpoint has none."""
 
     cluster: str
@@ -106,19 +107,19 @@ class Endpoint(msgspec.Struct, frozen=True, array_like=True):
     netns: str = ""
 
 
-class Identity(msgspec.Struct, frozen=True, array_like=True):
+class Identity(msgspec.Struct, frozen=True, array_like=True, gc=False):
     number: int
     labels: Labels
     cluster: str
 
 
-class Namespace(msgspec.Struct, frozen=True, array_like=True):
+class Namespace(msgspec.Struct, frozen=True, array_like=True, gc=False):
     cluster: str
     name: str
     labels: dict[str, str]
 
 
-class Workload(msgspec.Struct, frozen=True, array_like=True):
+class Workload(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """What the platform declares of a workload before and while it runs (a Pod's metadata and readiness).
 
     `ports`: named container ports, name -> (number, protocol). `service_account` is "" where none is named.
@@ -134,7 +135,7 @@ class Workload(msgspec.Struct, frozen=True, array_like=True):
     node: str = ""
 
 
-class ServicePort(msgspec.Struct, frozen=True, array_like=True):
+class ServicePort(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """`target_port` is a number or the name of a container port; protocol "TCP" or "UDP"."""
 
     name: str
@@ -143,7 +144,7 @@ class ServicePort(msgspec.Struct, frozen=True, array_like=True):
     target_port: int | str
 
 
-class Service(msgspec.Struct, frozen=True, array_like=True):
+class Service(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """`cluster_ips` is () for a headless service. `shared`: a global service lets other clusters use its backends."""
 
     cluster: str
@@ -159,7 +160,7 @@ class Service(msgspec.Struct, frozen=True, array_like=True):
     annotations: dict[str, str] = {}
 
 
-class Backend(msgspec.Struct, frozen=True, array_like=True):
+class Backend(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """One address that serves, as an EndpointSlice reports it."""
 
     address: str
@@ -167,7 +168,7 @@ class Backend(msgspec.Struct, frozen=True, array_like=True):
     node: str = ""
 
 
-class BackendSlice(msgspec.Struct, frozen=True, array_like=True):
+class BackendSlice(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """Backends of a service that come from an EndpointSlice and not from its selector."""
 
     cluster: str
@@ -178,7 +179,7 @@ class BackendSlice(msgspec.Struct, frozen=True, array_like=True):
     ports: tuple[ServicePort, ...]
 
 
-class Policy(msgspec.Struct, frozen=True, array_like=True):
+class Policy(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """A policy as its author wrote it: `manifest` is canonical JSON; `parser` the version of its meaning."""
 
     cluster: str

@@ -85,7 +85,7 @@ class ServiceKey(NamedTuple):
 
 class ServiceRow(NamedTuple):
     backend_set: int
-    count: int
+    count: int  # type: ignore[assignment]  # the ABI's name; it hides tuple.count, which nobody needs
     flags: int
 
 
@@ -101,7 +101,7 @@ class BackendRow(NamedTuple):
 
 
 class NodeStateKey(NamedTuple):
-    index: int
+    index: int  # type: ignore[assignment]  # the ABI's name; it hides tuple.index, which nobody needs
 
 
 class NodeStateRow(NamedTuple):

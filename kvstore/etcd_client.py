@@ -245,7 +245,7 @@ class Client:
             make = channel.stream_stream if streams else channel.unary_unary
             found = make(
                 method.path,
-                request_serializer=method.request.SerializeToString,
+                request_serializer=_encoded,
                 response_deserializer=method.answer.FromString,
             )
             self._methods[at, method.path] = found
@@ -265,6 +265,10 @@ class Client:
             else:
                 self._channels[at] = grpc.aio.insecure_channel(address, options=options)
         return self._channels[at]
+
+
+def _encoded(request: Any) -> bytes:
+    return request if isinstance(request, bytes) else request.SerializeToString()
 
 
 def _credentials(tls: TLS) -> grpc.ChannelCredentials:

@@ -54,6 +54,8 @@ async def follow(client: Client, tally: Tally, after: Position) -> AsyncGenerato
                 async with aclosing(_watch(client, reader)) as deliveries:
                     async for delivery in deliveries:
                         yield delivery
+                # A watch that etcd cancels each time must not become a busy loop.
+                await asyncio.sleep(delay_s(0, random.random()))
             tries, got_through = 0, True
         except LogUnavailable:
             if not got_through or client.closed:
@@ -148,6 +150,8 @@ async def _watch(client: Client, reader: Reader) -> AsyncGenerator[Record | Book
                 live, wait_s = True, client.limits.quiet_s
                 for record in _heard(reader, answer):
                     yield record
+                if answer.canceled:
+                    client.last_error = f"etcd cancelled a watch: {answer.cancel_reason or 'compacted'}"
             elif not live:
                 raise LogUnavailable("etcd did not answer the request to watch")
             else:

@@ -73,6 +73,7 @@ class Seat:
         self._client = client
         self._place = place
         self._turn = asyncio.Lock()
+        self._fixed, self._fixed_at = b"", -1
         self._session_key = keys.session_key(session.cluster, session.writer)
         self._cursor_key = keys.cursor_key(session.cluster, session.writer)
         self._head_key = keys.head_key(session.cluster)
@@ -121,22 +122,16 @@ class Seat:
         self._keepalive.cancel()
         await asyncio.gather(self._keepalive, return_exceptions=True)
 
-    def _transaction(self, sent: Attempt, claims: Sequence[Claim]) -> rpc.TxnRequest:
+    def _transaction(self, sent: Attempt, claims: Sequence[Claim]) -> bytes:
+        """Parts of a message may follow each other on the wire: what stays the same is encoded once."""
         session, place = self.session, sent.place
+        if self._fixed_at != place.head_revision:
+            self._fixed_at, self._fixed = place.head_revision, self._fixed_part(place)
         log_key = keys.log_key(session.cluster, sent.segment, session.writer, sent.sequence)
         cursor = encode_cursor(Cursor(sent.sequence, sent.segment, place.token))
-        compares = [
-            created(self._session_key, place.token),
-            modified(self._head_key, place.head_revision),
-            modified(self._cursor_key, place.cursor_revision),
-        ]
+        compares = [modified(self._cursor_key, place.cursor_revision)]
         puts = [put(log_key, sent.value), put(self._cursor_key, cursor)]
-        reads = [
-            get(self._session_key, keys_only=True),
-            get(self._head_key),
-            get(self._cursor_key),
-            get(log_key),
-        ]
+        reads = [get(log_key)]
         for claim in claims:
             key = keys.claim_key(claim.key)
             compares.append(created(key, 0, EQUAL if claim.taken else GREATER))
@@ -150,7 +145,12 @@ class Seat:
             puts.append(
                 rpc.RequestOp(request_range=rpc.RangeRequest(key=start, range_end=end, count_only=True))
             )
-        return rpc.TxnRequest(compare=compares, success=puts, failure=reads)
+        return self._fixed + rpc.TxnRequest(compare=compares, success=puts, failure=reads).SerializeToString()
+
+    def _fixed_part(self, place: Place) -> bytes:
+        compares = [created(self._session_key, place.token), modified(self._head_key, place.head_revision)]
+        reads = [get(self._session_key, keys_only=True), get(self._head_key), get(self._cursor_key)]
+        return rpc.TxnRequest(compare=compares, failure=reads).SerializeToString()
 
     async def _keep_alive(self) -> None:
         while True:

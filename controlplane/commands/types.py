@@ -1,9 +1,18 @@
 """What a decision takes and gives. Belongs here: the shapes shared by all commands; not the commands themselves."""
 
+from typing import NamedTuple
+
 import msgspec
 
 from controlplane.events import Event
 from kvstore.types import Claim
+
+
+class Author(NamedTuple):
+    """On whose behalf a command is decided: the writer "node.<node>" or "operator" of a cluster."""
+
+    cluster: str
+    writer: str
 
 
 class Decision(msgspec.Struct, frozen=True):

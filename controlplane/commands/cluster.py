@@ -1,0 +1,46 @@
+"""Commands about a cluster's part in the mesh. Pure: a state in, a decision out."""
+
+import msgspec
+
+from controlplane.commands.types import Author, Decision, Rejection
+from controlplane.events import ClusterJoined, ClusterLeft
+from controlplane.model import Cluster
+from controlplane.projections.clusters import cluster_fault
+from controlplane.projections.state import State
+from kvstore.types import Claim
+
+
+class JoinCluster(msgspec.Struct, frozen=True):
+    """`block_prefixes`: the prefix length of a node's block, one for each of `pod_cidrs`."""
+
+    cluster_id: int
+    pod_cidrs: tuple[str, ...]
+    block_prefixes: tuple[int, ...]
+    service_cidrs: tuple[str, ...]
+
+
+class LeaveCluster(msgspec.Struct, frozen=True):
+    """The author's cluster leaves the mesh for good."""
+
+
+def join_cluster(state: State, author: Author, command: JoinCluster) -> Decision | Rejection:
+    """Once per cluster; its number and address ranges stay what they are."""
+    wanted = Cluster(
+        author.cluster, command.cluster_id, command.pod_cidrs, command.block_prefixes, command.service_cidrs
+    )
+    fault = cluster_fault(state, wanted)
+    if fault:
+        return Rejection(fault)
+    event = ClusterJoined(command.cluster_id, command.pod_cidrs, command.block_prefixes, command.service_cidrs)
+    own = state.clusters.get(author.cluster)
+    if own is None:
+        return Decision((event,), (Claim(f"cluster/{command.cluster_id}"),))
+    return Decision() if own == wanted else Decision((event,))
+
+
+def leave_cluster(state: State, author: Author, command: LeaveCluster) -> Decision | Rejection:
+    """Everything of the cluster goes with it."""
+    own = state.clusters.get(author.cluster)
+    if own is None:
+        return Decision()
+    return Decision((ClusterLeft(),), (Claim(f"cluster/{own.cluster_id}", taken=False),))

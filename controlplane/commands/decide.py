@@ -1,0 +1,38 @@
+"""Where a command finds its decision. Belongs here: the table; the decisions stand with their commands. Pure."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from controlplane.commands import cluster, endpoint, identity, namespace, node, policy, service, workload
+from controlplane.commands.types import Author, Decision, Rejection
+from controlplane.projections.state import State
+
+DECISIONS: Mapping[type[Any], Callable[[State, Author, Any], Decision | Rejection]] = {
+    cluster.JoinCluster: cluster.join_cluster,
+    cluster.LeaveCluster: cluster.leave_cluster,
+    node.JoinNode: node.join_node,
+    node.AssignAddressBlock: node.assign_address_block,
+    node.RemoveNode: node.remove_node,
+    namespace.ApplyNamespace: namespace.apply_namespace,
+    namespace.RemoveNamespace: namespace.remove_namespace,
+    workload.ApplyWorkload: workload.apply_workload,
+    workload.RemoveWorkload: workload.remove_workload,
+    endpoint.CreateEndpoint: endpoint.create_endpoint,
+    endpoint.RelabelEndpoint: endpoint.relabel_endpoint,
+    endpoint.DeleteEndpoint: endpoint.delete_endpoint,
+    identity.ReleaseIdentity: identity.release_identity,
+    service.ApplyService: service.apply_service,
+    service.RemoveService: service.remove_service,
+    service.ReportBackends: service.report_backends,
+    service.WithdrawBackends: service.withdraw_backends,
+    policy.ApplyPolicy: policy.apply_policy,
+    policy.RemovePolicy: policy.remove_policy,
+}
+
+
+def decide(state: State, author: Author, command: Any) -> Decision | Rejection:
+    """The events that make the command true, none if it is true already, or why not.
+
+    Pure: the same state, author and command give the same answer. KeyError for a value that is no command.
+    """
+    return DECISIONS[type(command)](state, author, command)

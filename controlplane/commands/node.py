@@ -1,0 +1,92 @@
+"""Commands about nodes: joining with recorded facts, address blocks, leaving. Pure."""
+
+from collections.abc import Container
+
+import msgspec
+
+from controlplane.addresses import blocks_of
+from controlplane.commands.types import Author, Decision, Rejection
+from controlplane.events import AddressBlockAssigned, NodeJoined, NodeLeft
+from controlplane.model import Cluster, Device, Labels, NodeKey
+from controlplane.projections.nodes import holder_text
+from controlplane.projections.state import State
+from kvstore.types import Claim
+
+
+class JoinNode(msgspec.Struct, frozen=True):
+    """The node's facts as its agent sees them now; decided to nothing while they are those recorded."""
+
+    node: str
+    addresses: tuple[str, ...]
+    device: Device
+    labels: Labels = ()
+
+
+class AssignAddressBlock(msgspec.Struct, frozen=True):
+    """Cut the node's pod CIDRs, one of each range of the cluster."""
+
+    node: str
+
+
+class RemoveNode(msgspec.Struct, frozen=True):
+    """The node is gone with everything on it."""
+
+    node: str
+    reason: str
+
+
+def join_node(state: State, author: Author, command: JoinNode) -> Decision | Rejection:
+    """Record the facts if they are new. Its underlay addresses must be no other node's."""
+    if not command.addresses:
+        return Rejection(f"node {command.node} has no underlay address", "addresses")
+    known = state.nodes.get(NodeKey(author.cluster, command.node))
+    facts = (command.addresses, command.device, command.labels)
+    if known is not None and (known.addresses, known.device, known.labels) == facts:
+        return Decision()
+    for address in command.addresses:
+        holder = state.addresses.get(address)
+        if holder is not None and holder != (author.cluster, command.node):
+            return Rejection(f"address {address} is that of {holder_text(holder)}", "addresses")
+    return Decision((NodeJoined(command.node, command.addresses, command.device, command.labels),))
+
+
+def assign_address_block(state: State, author: Author, command: AssignAddressBlock) -> Decision | Rejection:
+    """The lowest free block of each of the cluster's ranges; what the node has it keeps."""
+    cluster = state.clusters.get(author.cluster)
+    node = state.nodes.get(NodeKey(author.cluster, command.node))
+    if cluster is None:
+        return Rejection(f"cluster {author.cluster} has not joined the mesh; its operator must come first")
+    if node is None:
+        return Rejection(f"no node {command.node!r} in cluster {author.cluster}", "node")
+    if node.blocks:
+        return Decision()
+    blocks = free_blocks(cluster, state.blocks)
+    if isinstance(blocks, Rejection):
+        return blocks
+    claims = tuple(Claim(block_claim(author.cluster, block)) for block in blocks)
+    return Decision((AddressBlockAssigned(command.node, blocks),), claims)
+
+
+def free_blocks(cluster: Cluster, taken: Container[str]) -> tuple[str, ...] | Rejection:
+    """One free block of each range."""
+    blocks = []
+    for cidr, prefix_length in zip(cluster.pod_cidrs, cluster.block_prefixes, strict=True):
+        block = next((each for each in blocks_of(cidr, prefix_length) if each not in taken), None)
+        if block is None:
+            return Rejection(f"no free /{prefix_length} is left in {cidr} of cluster {cluster.name}", "pod_cidrs")
+        blocks.append(block)
+    return tuple(blocks)
+
+
+def remove_node(state: State, author: Author, command: RemoveNode) -> Decision | Rejection:
+    """Its endpoints go with it, and its blocks are free again."""
+    node = state.nodes.get(NodeKey(author.cluster, command.node))
+    if node is None:
+        return Decision()
+    claims = tuple(Claim(block_claim(author.cluster, block), taken=False) for block in node.blocks)
+    return Decision((NodeLeft(command.node, command.reason),), claims)
+
+
+def block_claim(cluster: str, block: str) -> str:
+    """The claim's key of an address block."""
+    return f"block/{cluster}/{block.replace('/', '_')}"

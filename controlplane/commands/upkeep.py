@@ -1,0 +1,90 @@
+"""Commands that nobody asks for: what the state shows to be due, of a node for itself and of an operator for its cluster.
+
+Belongs here: what is due. Does not belong here: when to look, or submitting. Pure: the time is an argument.
+"""
+
+from collections.abc import Collection, Iterable, Mapping
+from typing import Any
+
+from controlplane.commands.endpoint import RelabelEndpoint, wanted_labels
+from controlplane.commands.identity import ReleaseIdentity
+from controlplane.commands.node import AssignAddressBlock, RemoveNode
+from controlplane.model import Endpoint, EndpointKey, NodeKey
+from controlplane.projections.change import Change
+from controlplane.projections.state import State
+
+
+def node_upkeep(state: State, key: NodeKey, changes: Iterable[Change] | None = None) -> tuple[RelabelEndpoint, ...]:
+    """The node's endpoints whose workload or namespace now asks for other labels; `changes` None: look at all."""
+    own = state.endpoints_of(key) if changes is None else _touched(state, key, changes)
+    due = []
+    for endpoint in own:
+        labels = wanted_labels(state, endpoint.cluster, endpoint.namespace, endpoint.workload)
+        if labels is not None and labels != endpoint.labels:
+            due.append(RelabelEndpoint(endpoint.node, endpoint.endpoint_id))
+    return tuple(due)
+
+
+def _touched(state: State, key: NodeKey, changes: Iterable[Change]) -> list[Endpoint]:
+    """The node's endpoints whose workload or namespace is among the changes."""
+    found: dict[EndpointKey, Endpoint] = {}
+    for change in changes:
+        if change.kind == "workload" and change.key.cluster == key.cluster:
+            held = state.workload_endpoints.get((key.cluster, change.key.namespace, change.key.name), ())
+            found.update({each: state.endpoints[each] for each in held if each.node == key.node})
+        elif change.kind == "namespace" and change.key.cluster == key.cluster:
+            for endpoint in state.endpoints_of(key):
+                if endpoint.namespace == change.key.name:
+                    found[EndpointKey(key.cluster, key.node, endpoint.endpoint_id)] = endpoint
+    return [found[each] for each in sorted(found)]
+
+
+class Upkeep:
+    """What an operator remembers between rounds: since when a node's writer has been without a session.
+
+    `node_dead_s`: seconds without one until the node counts as gone. `identity_release_s`: seconds that a number must
+    have been without a user, as this operator saw it.
+    """
+
+    def __init__(self, cluster: str, node_dead_s: float, identity_release_s: float) -> None:
+        self.cluster = cluster
+        self.node_dead_s = node_dead_s
+        self.identity_release_s = identity_release_s
+        self.absent_since: dict[str, float] = {}
+        self.unused_since: dict[int, float] = {}
+
+
+def due_commands(
+    upkeep: Upkeep, state: State, alive: Collection[str], realized: Mapping[str, int], now_s: float
+) -> tuple[Any, ...]:
+    """Blocks for new nodes, dead nodes removed, identities released. `alive`: writers with a session; `realized`: by
+    node, the revision that it last reported."""
+    nodes = sorted(key.node for key in state.nodes if key.cluster == upkeep.cluster)
+    blocks = [
+        AssignAddressBlock(name) for name in nodes if not state.nodes[NodeKey(upkeep.cluster, name)].blocks
+    ]
+    dead = _dead_nodes(upkeep, nodes, alive, now_s)
+    removed = [RemoveNode(name, f"no session for {upkeep.node_dead_s:g} s") for name in dead]
+    living = [name for name in nodes if name not in dead]
+    released = [ReleaseIdentity(number) for number in _unused(upkeep, state, living, realized, now_s)]
+    return (*blocks, *removed, *released)
+
+
+def _dead_nodes(upkeep: Upkeep, nodes: list[str], alive: Collection[str], now_s: float) -> list[str]:
+    absent = [name for name in nodes if f"node.{name}" not in alive]
+    upkeep.absent_since = {name: upkeep.absent_since.get(name, now_s) for name in absent}
+    return [name for name, since in upkeep.absent_since.items() if now_s - since >= upkeep.node_dead_s]
+
+
+def _unused(
+    upkeep: Upkeep, state: State, nodes: list[str], realized: Mapping[str, int], now_s: float
+) -> list[int]:
+    """Numbers without a user for long enough, that every node has gone beyond: no packet can still carry them."""
+    unused = [n for n in sorted(state.identity_unused_since) if state.identities[n].cluster == upkeep.cluster]
+    upkeep.unused_since = {number: upkeep.unused_since.get(number, now_s) for number in unused}
+    behind = min((realized.get(name, 0) for name in nodes), default=state.revision)
+    return [
+        number
+        for number, since in upkeep.unused_since.items()
+        if now_s - since >= upkeep.identity_release_s and state.identity_unused_since[number] <= behind
+    ]

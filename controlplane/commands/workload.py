@@ -1,0 +1,51 @@
+"""Commands about what the platform declares of workloads. Pure."""
+
+import msgspec
+
+from controlplane.commands.types import Author, Decision, Rejection
+from controlplane.events import WorkloadApplied, WorkloadRemoved
+from controlplane.projections.workloads import workload_key
+from controlplane.projections.state import State
+
+
+class ApplyWorkload(msgspec.Struct, frozen=True):
+    """The workload as the platform declares it now."""
+
+    namespace: str
+    name: str
+    labels: dict[str, str]
+    ready: bool = True
+    service_account: str = ""
+    ports: dict[str, tuple[int, str]] = {}
+    node: str = ""
+
+
+class RemoveWorkload(msgspec.Struct, frozen=True):
+    namespace: str
+    name: str
+
+
+def apply_workload(state: State, author: Author, command: ApplyWorkload) -> Decision | Rejection:
+    """Nothing to do when it is known in this very form."""
+    known = state.workloads.get(workload_key(author.cluster, command.namespace, command.name))
+    event = WorkloadApplied(
+        command.namespace,
+        command.name,
+        dict(sorted(command.labels.items())),
+        command.ready,
+        command.service_account,
+        dict(sorted(command.ports.items())),
+        command.node,
+    )
+    if known is not None and (
+        known.labels, known.ready, known.service_account, known.ports, known.node,
+    ) == (event.labels, event.ready, event.service_account, event.ports, event.node):  # fmt: skip
+        return Decision()
+    return Decision((event,))
+
+
+def remove_workload(state: State, author: Author, command: RemoveWorkload) -> Decision | Rejection:
+    """Its endpoint, if there is one, keeps its identity until the platform detaches it."""
+    if workload_key(author.cluster, command.namespace, command.name) not in state.workloads:
+        return Decision()
+    return Decision((WorkloadRemoved(command.namespace, command.name),))

@@ -1,0 +1,94 @@
+"""From the state of the mesh to what one node's kernel should hold.
+
+Belongs here: which rows a change can reach, and putting the tables together. Does not belong here: the rows
+themselves (the other modules of desired/). Pure; it remembers what belongs to the state that was derived last.
+"""
+
+from collections.abc import Iterable
+from itertools import chain
+
+from controlplane.desired import ipcache
+from controlplane.desired.local import LocalTables
+from controlplane.desired.policy import PolicyCompiler
+from controlplane.desired.services import ServiceCompiler
+from controlplane.desired.underlay import next_hops, node_addresses
+from controlplane.model import NodeKey
+from controlplane.projections.change import Change
+from controlplane.projections.state import State
+from datapath import tables as t
+
+NodeStateRows = dict[t.NodeStateKey, t.NodeStateRow]
+
+
+class Deriver:
+    """One node's. `full` comes first; `update` then takes every change of the state, none left out."""
+
+    def __init__(self, cluster: str, node: str) -> None:
+        self._node = NodeKey(cluster, node)
+        self._local = LocalTables(self._node)
+        self._services = ServiceCompiler(cluster)
+        self._policies = PolicyCompiler()
+
+    def full(self, state: State) -> t.Desired:
+        """Every row of every table."""
+        services, backends = self._services.full(state)
+        subjects, policy = self._policies.full(state, *self._node)
+        tables = {
+            **self._local.full(state),
+            "ipcache": ipcache.all_rows(state, self._node),
+            "services": services,
+            "backends": backends,
+            "policy_subjects": subjects,
+            "policy": policy,
+            "node_state": _node_state(state),
+        }
+        return t.Desired(state.revision, True, {name: tables[name] for name in t.TABLES})
+
+    def update(self, state: State, applied: Iterable[tuple[Change, ...]]) -> t.Desired:
+        """Only rows that can have changed, None for those that go. `applied`: what State.apply returned, in order."""
+        changes = tuple(chain.from_iterable(applied))
+        services, backends = self._services.update(state, changes)
+        subjects, policy = self._policies.update(state, changes)
+        tables = {
+            **self._local.update(state, changes),
+            "ipcache": self._changed_ipcache(state, changes),
+            "services": services,
+            "backends": backends,
+            "policy_subjects": subjects,
+            "policy": policy,
+            "node_state": _node_state(state),
+        }
+        return t.Desired(state.revision, False, {name: tables[name] for name in t.TABLES if tables[name]})
+
+    def _changed_ipcache(
+        self, state: State, changes: Iterable[Change]
+    ) -> dict[t.IpcacheKey, t.IpcacheRow | None]:
+        addresses: dict[str, None] = {}
+        for change in changes:
+            if change.kind == "endpoint":
+                for endpoint in (change.old, change.new):
+                    if endpoint is not None:
+                        addresses[endpoint.ipv4] = addresses[endpoint.ipv6] = None
+            elif change.kind == "node":
+                addresses.update(_reached_by_node(state, change))
+        addresses.pop("", None)
+        return {
+            ipcache.ipcache_key(address): ipcache.ipcache_row(state, self._node, address)
+            for address in addresses
+        }
+
+
+def _reached_by_node(state: State, change: Change) -> dict[str, None]:
+    """The addresses whose row a change of a node can reach: its own, and its endpoints' where the way there changes."""
+    addresses: dict[str, None] = {}
+    for node in (change.old, change.new):
+        if node is not None:
+            addresses.update(dict.fromkeys(node_addresses(node)))
+    if change.old is not None and change.new is not None and next_hops(change.old) != next_hops(change.new):
+        for endpoint in state.endpoints_of(change.key):
+            addresses[endpoint.ipv4] = addresses[endpoint.ipv6] = None
+    return addresses
+
+
+def _node_state(state: State) -> NodeStateRows:
+    return {t.NodeStateKey(0): t.NodeStateRow(state.policy_epoch)}

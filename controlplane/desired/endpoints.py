@@ -1,0 +1,89 @@
+"""Rows of the node's own endpoints: where their addresses live, whose their devices are, which programs run there.
+
+Belongs here: the tables endpoints, devices, attachments. Does not belong here: what other nodes' endpoints need
+(ipcache.py, routes.py). Each row is a function of the state and its key. Pure.
+"""
+
+from collections.abc import Mapping
+
+from controlplane.desired.underlay import mac_bytes
+from controlplane.model import Endpoint, EndpointKey, NodeKey
+from controlplane.projections.state import State
+from datapath import tables as t
+from datapath.abi.types import ENDPOINT_HOST, IDENTITY_HOST
+from datapath.codec import address_bytes
+
+HOOKS = ("ingress", "egress")
+PROGRAMS_OF_ENDPOINT = {"ingress": "from_endpoint", "egress": "to_endpoint"}
+PROGRAMS_OF_UNDERLAY = {"ingress": "from_network"}
+"""By hook. What comes in at the host side of a device comes from its endpoint."""
+
+HOST_ROW = t.EndpointRow(0, IDENTITY_HOST, 0, ENDPOINT_HOST, bytes(6), bytes(6))
+
+
+class LocalDevices:
+    """Which endpoints of the node stand at an ifindex: more than one while the node comes back after a reboot."""
+
+    def __init__(self) -> None:
+        self._at: dict[int, dict[EndpointKey, None]] = {}
+
+    def put(self, key: EndpointKey, ifindex: int) -> None:
+        self._at.setdefault(ifindex, {})[key] = None
+
+    def remove(self, key: EndpointKey, ifindex: int) -> None:
+        held = self._at[ifindex]
+        del held[key]
+        if not held:
+            del self._at[ifindex]
+
+    def endpoint_at(self, state: State, ifindex: int) -> Endpoint | None:
+        """The one that counts: the highest number, which is as good as any and the same everywhere."""
+        held = self._at.get(ifindex)
+        return state.endpoints[max(held)] if held else None
+
+
+def endpoint_row(state: State, node: NodeKey, address: str) -> t.EndpointRow | None:
+    """Of an address of the node or of one of its endpoints; None for any other."""
+    holder = state.addresses.get(address)
+    if holder is None:
+        return None
+    if isinstance(holder, NodeKey):
+        return HOST_ROW if holder == node else None
+    if (holder.cluster, holder.node) != node:
+        return None
+    endpoint = state.endpoints[holder]
+    device = endpoint.device
+    return t.EndpointRow(
+        device.ifindex,
+        endpoint.identity,
+        endpoint.endpoint_id,
+        0,
+        mac_bytes(device.mac),
+        mac_bytes(device.host_mac),
+    )
+
+
+def device_row(endpoint: Endpoint) -> t.DeviceRow:
+    """Whose device it is."""
+    return t.DeviceRow(
+        address_bytes(endpoint.ipv4) if endpoint.ipv4 else t.NO_ADDRESS,
+        address_bytes(endpoint.ipv6) if endpoint.ipv6 else t.NO_ADDRESS,
+        endpoint.identity,
+        endpoint.endpoint_id,
+        mac_bytes(endpoint.device.mac),
+    )
+
+
+def attachment_rows(
+    endpoint: Endpoint | None, is_underlay: bool, ifindex: int
+) -> dict[t.AttachmentKey, t.AttachmentRow | None]:
+    """What runs at each hook of a device; None: nothing of ours."""
+    programs: Mapping[str, str] = {}
+    if is_underlay:
+        programs = PROGRAMS_OF_UNDERLAY
+    elif endpoint is not None:
+        programs = PROGRAMS_OF_ENDPOINT
+    return {
+        t.AttachmentKey(ifindex, hook): t.AttachmentRow(programs[hook]) if hook in programs else None
+        for hook in HOOKS
+    }

@@ -1,0 +1,61 @@
+"""Rows of the ipcache: the identity behind every address of the mesh, and the node to send to.
+
+Belongs here: that one table. Does not belong here: who has an address (projections/). Each row is a function of the
+state and its address. Pure.
+"""
+
+from controlplane.desired.underlay import next_hops
+from controlplane.model import EndpointKey, NodeKey
+from controlplane.projections.state import State
+from datapath.abi.types import IDENTITY_HOST, IDENTITY_REMOTE_NODE, IDENTITY_WORLD, IPCACHE_REMOTE_ENDPOINT
+from datapath.codec import address_bytes, prefix_bytes
+from datapath.tables import NO_ADDRESS, IpcacheKey, IpcacheRow
+
+IpcacheRows = dict[IpcacheKey, IpcacheRow]
+
+WORLD_ROWS: IpcacheRows = {
+    IpcacheKey(*prefix_bytes(prefix)): IpcacheRow(NO_ADDRESS, IDENTITY_WORLD, 0)
+    for prefix in ("0.0.0.0/0", "::/0")
+}
+OWN_NODE = IpcacheRow(NO_ADDRESS, IDENTITY_HOST, 0)
+OTHER_NODE = IpcacheRow(NO_ADDRESS, IDENTITY_REMOTE_NODE, 0)
+
+
+def ipcache_key(address: str) -> IpcacheKey:
+    return IpcacheKey(128, address_bytes(address))
+
+
+def ipcache_row(state: State, node: NodeKey, address: str) -> IpcacheRow | None:
+    """Of one address, as `node` needs it; None if nobody has it: then it is the world's."""
+    holder = state.addresses.get(address)
+    if holder is None:
+        return None
+    if isinstance(holder, NodeKey):
+        return OWN_NODE if holder == node else OTHER_NODE
+    identity = state.endpoints[holder].identity
+    if (holder.cluster, holder.node) == node:
+        return IpcacheRow(NO_ADDRESS, identity, 0)
+    hops = next_hops(state.nodes[NodeKey(holder.cluster, holder.node)])
+    return IpcacheRow(hops[":" in address], identity, IPCACHE_REMOTE_ENDPOINT)
+
+
+def all_rows(state: State, node: NodeKey) -> IpcacheRows:
+    """The whole table."""
+    rows = dict(WORLD_ROWS)
+    hops = {key: next_hops(state.nodes[key]) for key in state.nodes}
+    endpoints, packed = state.endpoints, address_bytes
+    for address, holder in state.addresses.items():
+        key = IpcacheKey(128, packed(address))
+        if type(holder) is EndpointKey:
+            place = (holder.cluster, holder.node)
+            if place == node:
+                rows[key] = IpcacheRow(NO_ADDRESS, endpoints[holder].identity, 0)
+            else:
+                rows[key] = IpcacheRow(
+                    hops[place][":" in address],  # type: ignore[index]
+                    endpoints[holder].identity,
+                    IPCACHE_REMOTE_ENDPOINT,
+                )
+        else:
+            rows[key] = OWN_NODE if holder == node else OTHER_NODE
+    return rows

@@ -1,0 +1,283 @@
+"""Kubernetes manifests as commands: one document in, one command or everything that is wrong with it out. Pure.
+
+Belongs here: the kinds that Meshlog takes, their metadata, Namespace, Pod and policies. Does not belong here: files
+and YAML (kubernetes.py), services (kubernetes_services.py), the meaning of policies (policy/), the way back
+(kubernetes_views.py).
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from controlplane.commands.namespace import ApplyNamespace, RemoveNamespace
+from controlplane.commands.policy import ApplyPolicy, RemovePolicy
+from controlplane.commands.service import ApplyService, RemoveService, ReportBackends, WithdrawBackends
+from controlplane.commands.workload import ApplyWorkload, RemoveWorkload
+from controlplane.fields import Reading, Refusal, path_of
+from controlplane.kubernetes_services import read_backends, read_service
+from controlplane.policy.manifests import API_VERSIONS, DEFAULT_NAMESPACE, PARSER_VERSION, canonical, parse
+from controlplane.policy.rules import PORT_MAX, PROTOCOLS
+
+Command = (
+    ApplyNamespace
+    | ApplyWorkload
+    | ApplyService
+    | ReportBackends
+    | ApplyPolicy
+    | RemoveNamespace
+    | RemoveWorkload
+    | RemoveService
+    | WithdrawBackends
+    | RemovePolicy
+)
+
+KINDS = {
+    "Namespace": "v1",
+    "Pod": "v1",
+    "Service": "v1",
+    "EndpointSlice": "discovery.k8s.io/v1",
+    **API_VERSIONS,
+}
+"""Every kind that is taken, with its apiVersion."""
+
+NAMESPACE_NAME_LABEL = "kubernetes.io/metadata.name"
+"""The API server puts it on every namespace, and policies count on it."""
+
+METADATA_KEPT = ("name", "namespace", "labels", "annotations")
+METADATA_IGNORED = (
+    "creationTimestamp",
+    "deletionGracePeriodSeconds",
+    "deletionTimestamp",
+    "finalizers",
+    "generateName",
+    "generation",
+    "managedFields",
+    "ownerReferences",
+    "resourceVersion",
+    "selfLink",
+    "uid",
+)
+"""Metadata that the API server keeps for itself."""
+
+POD_SPEC_READ = (
+    "containers",
+    "initContainers",
+    "nodeName",
+    "serviceAccountName",
+    "serviceAccount",
+    "hostNetwork",
+)
+POD_SPEC_IGNORED = (
+    "activeDeadlineSeconds",
+    "affinity",
+    "automountServiceAccountToken",
+    "dnsConfig",
+    "dnsPolicy",
+    "enableServiceLinks",
+    "ephemeralContainers",
+    "hostAliases",
+    "hostIPC",
+    "hostPID",
+    "hostUsers",
+    "hostname",
+    "hostnameOverride",
+    "imagePullSecrets",
+    "nodeSelector",
+    "os",
+    "overhead",
+    "preemptionPolicy",
+    "priority",
+    "priorityClassName",
+    "readinessGates",
+    "resourceClaims",
+    "resources",
+    "restartPolicy",
+    "runtimeClassName",
+    "schedulerName",
+    "schedulingGates",
+    "securityContext",
+    "setHostnameAsFQDN",
+    "shareProcessNamespace",
+    "subdomain",
+    "terminationGracePeriodSeconds",
+    "tolerations",
+    "topologySpreadConstraints",
+    "volumes",
+    "workloadRef",
+)
+"""A Pod's spec is the platform's: these fields place and run it, and no packet depends on them."""
+
+CONTAINER_PORT_FIELDS = ("name", "containerPort", "protocol")
+CONTAINER_PORT_UNSUPPORTED = {
+    "hostPort": "is not supported; reach the pod by its address or through a Service",
+    "hostIP": "is not supported; reach the pod by its address or through a Service",
+}
+
+
+class Metadata:
+    """The checked metadata of one document. `namespace` is "" for a kind without one."""
+
+    def __init__(self, reading: Reading, document: Mapping[str, Any], namespaced: bool) -> None:
+        fields = reading.mapping(document.get("metadata"), "metadata", (*METADATA_KEPT, *METADATA_IGNORED))
+        name = fields.get("name")
+        self.name = reading.dns_subdomain(name, "metadata.name")
+        if not namespaced and self.name:
+            self.name = reading.dns_label(name, "metadata.name")
+        self.namespace = ""
+        if namespaced:
+            self.namespace = reading.dns_label(fields.get("namespace", DEFAULT_NAMESPACE), "metadata.namespace")
+        elif fields.get("namespace"):
+            reading.refuse("metadata.namespace", fields["namespace"], "this kind has no namespace")
+        self.labels = reading.labels(fields.get("labels"), "metadata.labels")
+        self.annotations = reading.texts(fields.get("annotations"), "metadata.annotations")
+
+
+def _kind_of(document: Any, reading: Reading) -> str:
+    """The kind, or "" after a refusal."""
+    if not isinstance(document, dict):
+        reading.refuse("", document, "a manifest is a mapping with apiVersion, kind and metadata")
+        return ""
+    kind = document.get("kind")
+    if kind not in KINDS:
+        if not isinstance(kind, str):
+            reading.refuse("kind", kind, f"is required: one of {', '.join(KINDS)}")
+        else:
+            reading.refuse("kind", kind, f"{kind} is not understood; Meshlog takes {', '.join(KINDS)}")
+        return ""
+    if document.get("apiVersion") != KINDS[kind]:
+        reading.refuse("apiVersion", document.get("apiVersion"), f"must be {KINDS[kind]} for kind {kind}")
+    return str(kind)
+
+
+def command_of(document: Any, cluster: str) -> Command | tuple[Refusal, ...]:
+    """What `apply` of the document asks for in this cluster; all refusals at once."""
+    reading = Reading()
+    kind = _kind_of(document, reading)
+    if not kind:
+        return tuple(reading.refusals)
+    if kind in API_VERSIONS:
+        return _policy(reading, kind, document, cluster)
+    metadata = Metadata(reading, document, namespaced=kind != "Namespace")
+    command = _READERS[kind](reading, metadata, document)
+    return tuple(reading.refusals) or command
+
+
+def removal_of(document: Any) -> Command | tuple[Refusal, ...]:
+    """What `delete` of the document asks for: only its kind and its name count."""
+    reading = Reading()
+    kind = _kind_of(document, reading)
+    if not kind:
+        return tuple(reading.refusals)
+    metadata = Metadata(reading, document, namespaced=kind != "Namespace")
+    if reading.refusals:
+        return tuple(reading.refusals)
+    namespace, name = metadata.namespace, metadata.name
+    if kind == "Namespace":
+        return RemoveNamespace(name)
+    if kind == "Pod":
+        return RemoveWorkload(namespace, name)
+    if kind == "Service":
+        return RemoveService(namespace, name)
+    if kind == "EndpointSlice":
+        return WithdrawBackends(namespace, name)
+    return RemovePolicy(kind, namespace, name)
+
+
+def name_of(document: Any) -> tuple[str, str, str]:
+    """(kind, namespace, name) as far as the document says them, for reports; "" where it does not."""
+    found = document if isinstance(document, dict) else {}
+    metadata = found.get("metadata")
+    metadata = metadata if isinstance(metadata, dict) else {}
+    kind = str(found.get("kind") or "")
+    namespace = "" if kind == "Namespace" else str(metadata.get("namespace") or DEFAULT_NAMESPACE)
+    return kind, namespace, str(metadata.get("name") or "")
+
+
+def _policy(reading: Reading, kind: str, document: dict[str, Any], cluster: str) -> Command | tuple[Refusal, ...]:
+    metadata = Metadata(reading, document, namespaced=True)
+    parsed = parse(kind, document, cluster)
+    if isinstance(parsed, tuple):
+        seen = {refusal.field for refusal in reading.refusals}
+        reading.refusals += [refusal for refusal in parsed if refusal.field not in seen]
+    if reading.refusals:
+        return tuple(reading.refusals)
+    kept: dict[str, Any] = {"name": metadata.name, "namespace": metadata.namespace}
+    if metadata.labels:
+        kept["labels"] = metadata.labels
+    if metadata.annotations:
+        kept["annotations"] = metadata.annotations
+    manifest = {"apiVersion": KINDS[kind], "kind": kind, "metadata": kept, "spec": document["spec"]}
+    return ApplyPolicy(kind, metadata.namespace, metadata.name, canonical(manifest), PARSER_VERSION)
+
+
+def _namespace(reading: Reading, metadata: Metadata, document: dict[str, Any]) -> Command:
+    fields = reading.mapping(document, "", ("apiVersion", "kind", "metadata", "spec", "status"))
+    reading.mapping(fields.get("spec"), "spec", ("finalizers",))
+    return ApplyNamespace(metadata.name, {**metadata.labels, NAMESPACE_NAME_LABEL: metadata.name})
+
+
+def _pod(reading: Reading, metadata: Metadata, document: dict[str, Any]) -> Command:
+    fields = reading.mapping(document, "", ("apiVersion", "kind", "metadata", "spec", "status"))
+    spec = reading.mapping(fields.get("spec"), "spec", (*POD_SPEC_READ, *POD_SPEC_IGNORED))
+    if reading.flag(spec.get("hostNetwork"), "spec.hostNetwork", False):
+        reading.refuse("spec.hostNetwork", True, "a pod of the host's network has no endpoint; leave it out")
+    account = spec.get("serviceAccountName", spec.get("serviceAccount"))
+    node = spec.get("nodeName")
+    return ApplyWorkload(
+        namespace=metadata.namespace,
+        name=metadata.name,
+        labels=metadata.labels,
+        ready=_is_ready(reading, fields.get("status")),
+        service_account=reading.text(account, "spec.serviceAccountName"),
+        ports=_named_ports(reading, spec),
+        node=reading.dns_subdomain(node, "spec.nodeName") if node else "",
+    )
+
+
+def _is_ready(reading: Reading, status: Any) -> bool:
+    """What condition Ready says; a pod without it counts as ready, since a manifest of one has no status."""
+    conditions = reading.mapping(status, "status").get("conditions")
+    for number, item in enumerate(reading.sequence(conditions, "status.conditions")):
+        condition = reading.mapping(item, f"status.conditions[{number}]")
+        if condition.get("type") == "Ready":
+            path = f"status.conditions[{number}].status"
+            return reading.one_of(condition.get("status"), path, ("True", "False", "Unknown"), "True") == "True"
+    return True
+
+
+def _named_ports(reading: Reading, spec: Mapping[str, Any]) -> dict[str, tuple[int, str]]:
+    """Ports with a name, of containers and of init containers that keep running; the first of a name counts."""
+    found: dict[str, tuple[int, str]] = {}
+    for field in ("containers", "initContainers"):
+        for number, item in enumerate(reading.sequence(spec.get(field), f"spec.{field}")):
+            path = f"spec.{field}[{number}]"
+            container = reading.mapping(item, path)
+            ends = field == "initContainers" and container.get("restartPolicy") != "Always"
+            where = path_of(path, "ports")
+            for position, port in enumerate(reading.sequence(container.get("ports"), where)):
+                name, value = _container_port(reading, port, f"{where}[{position}]")
+                if name and not ends:
+                    found.setdefault(name, value)
+    return found
+
+
+def _container_port(reading: Reading, item: Any, path: str) -> tuple[str, tuple[int, str]]:
+    port = reading.mapping(item, path, CONTAINER_PORT_FIELDS, CONTAINER_PORT_UNSUPPORTED)
+    number = reading.number(port.get("containerPort"), path_of(path, "containerPort"), 1, PORT_MAX)
+    protocol = reading.one_of(port.get("protocol"), path_of(path, "protocol"), tuple(PROTOCOLS), "TCP")
+    return reading.text(port.get("name"), path_of(path, "name")), (number or 0, protocol)
+
+
+def _service(reading: Reading, metadata: Metadata, document: dict[str, Any]) -> Command:
+    return read_service(reading, metadata, document)
+
+
+def _endpoint_slice(reading: Reading, metadata: Metadata, document: dict[str, Any]) -> Command:
+    return read_backends(reading, metadata, document)
+
+
+_READERS: Mapping[str, Callable[[Reading, Metadata, dict[str, Any]], Command]] = {
+    "Namespace": _namespace,
+    "Pod": _pod,
+    "Service": _service,
+    "EndpointSlice": _endpoint_slice,
+}

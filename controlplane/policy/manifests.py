@@ -1,0 +1,71 @@
+"""From a policy's manifest to its parsed form, or to everything that is wrong with it. Pure.
+
+Belongs here: which kinds exist, metadata, and the version of the meaning. Does not belong here: the fields of a spec
+(network_policy.py, cilium.py).
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+
+from controlplane.fields import Reading, Refusal
+from controlplane.model import ObjectKey
+from controlplane.policy.cilium import CiliumPolicyParser
+from controlplane.policy.network_policy import NetworkPolicyParser
+from controlplane.policy.rules import ParsedPolicy
+
+PARSER_VERSION = 1
+"""The meaning that a manifest is given when it is applied; the event records it, and replay asks for it again."""
+
+NETWORK_POLICY = "NetworkPolicy"
+CILIUM_NETWORK_POLICY = "CiliumNetworkPolicy"
+API_VERSIONS = {NETWORK_POLICY: "networking.k8s.io/v1", CILIUM_NETWORK_POLICY: "cilium.io/v2"}
+PARSERS: Mapping[str, type[NetworkPolicyParser] | type[CiliumPolicyParser]] = {
+    NETWORK_POLICY: NetworkPolicyParser,
+    CILIUM_NETWORK_POLICY: CiliumPolicyParser,
+}
+
+POLICY_FIELDS = ("apiVersion", "kind", "metadata", "spec", "status")
+UNSUPPORTED = {"specs": "is not supported yet; write one document with one spec each"}
+DEFAULT_NAMESPACE = "default"
+
+
+def canonical(manifest: dict[str, Any]) -> str:
+    """The stored form: JSON with sorted keys. Equal manifests are equal text."""
+    return msgspec.json.encode(manifest, order="sorted").decode()
+
+
+def parse(
+    kind: str, manifest: dict[str, Any], cluster: str, parser_version: int = PARSER_VERSION
+) -> ParsedPolicy | tuple[Refusal, ...]:
+    """All refusals at once; never a policy that is understood in part."""
+    reading = Reading()
+    if parser_version != PARSER_VERSION:
+        reading.refuse("", parser_version, f"this version reads policies of parser {PARSER_VERSION}")
+        return tuple(reading.refusals)
+    if kind not in PARSERS:
+        reading.refuse("kind", kind, f"must be one of {', '.join(PARSERS)}")
+        return tuple(reading.refusals)
+    document = reading.mapping(manifest, "", POLICY_FIELDS, UNSUPPORTED if kind == CILIUM_NETWORK_POLICY else None)
+    if document.get("kind", kind) != kind:
+        reading.refuse("kind", document["kind"], f"must be {kind}")
+    if document.get("apiVersion", API_VERSIONS[kind]) != API_VERSIONS[kind]:
+        reading.refuse("apiVersion", document["apiVersion"], f"must be {API_VERSIONS[kind]}")
+    metadata = reading.mapping(document.get("metadata"), "metadata")
+    name = reading.dns_subdomain(metadata.get("name"), "metadata.name")
+    namespace = reading.dns_label(metadata.get("namespace", DEFAULT_NAMESPACE), "metadata.namespace")
+    spec = document.get("spec")
+    if spec is None and not reading.refusals:
+        reading.refuse("spec", None, "is required")
+    parsed = PARSERS[kind](reading, ObjectKey(cluster, kind, namespace, name)).parse(spec)
+    return tuple(reading.refusals) or parsed
+
+
+def parse_text(kind: str, text: str, cluster: str, parser_version: int) -> ParsedPolicy | tuple[Refusal, ...]:
+    """The same from the stored form."""
+    try:
+        manifest = msgspec.json.decode(text)
+    except msgspec.MsgspecError as error:
+        return (Refusal("", "", f"the stored manifest is not JSON: {error}"),)
+    return parse(kind, manifest, cluster, parser_version)

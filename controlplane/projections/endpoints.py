@@ -1,0 +1,168 @@
+"""Endpoints: what is attached where, under which address and identity. Pure.
+
+Belongs here: their three events and every index over endpoints. Does not belong here: choosing (commands/endpoint.py).
+"""
+
+from typing import TYPE_CHECKING
+
+from controlplane.addresses import is_mac, packed_address
+from controlplane.events import EndpointCreated, EndpointDeleted, EndpointRelabelled
+from controlplane.model import Endpoint, EndpointKey, Labels, NodeKey
+from controlplane.projections.change import Change
+from controlplane.projections.identities import drop_identity, use_identity
+from kvstore.types import Record
+
+if TYPE_CHECKING:
+    from controlplane.projections.state import State
+
+OPERATOR = "operator"
+ENDPOINT_ID_MAX = 65535
+IFINDEX_MAX = 2**31 - 1
+OCTETS = frozenset(map(str, range(256)))
+"""What may follow the last dot of an IPv4 address."""
+
+
+def endpoint_created(state: "State", record: Record, event: EndpointCreated, changes: list[Change]) -> str:
+    cluster, node = record.cluster, event.node
+    if record.writer != "node." + node:
+        return f"only node.{node} may write it"
+    key = EndpointKey(cluster, node, event.endpoint_id)
+    new = Endpoint(
+        cluster, node, event.endpoint_id, event.namespace, event.workload, event.labels, event.identity, event.ipv4,
+        event.ipv6, event.device, event.container_id, event.interface, event.netns,
+    )  # fmt: skip
+    old = state.endpoints.get(key)
+    if old is not None:
+        return "" if old == new else f"endpoint {event.endpoint_id} of {node} exists already"
+    held = state.node_endpoints.get((cluster, node))  # type: ignore[call-overload]
+    if held is None:
+        return f"node {node} has not joined"
+    fault = (
+        _endpoint_fault(state, new)
+        or _identity_fault(state, cluster, new.identity, new.labels)
+        or _addresses_fault(state, new)
+    )
+    if fault:
+        return fault
+    held[key] = None
+    state.last_created[NodeKey(cluster, node)] = (new.ipv4, new.ipv6)
+    hold_endpoint(state, key, new)
+    changes.append(Change("endpoint", key, None, new))
+    return ""
+
+
+def hold_endpoint(state: "State", key: EndpointKey, new: Endpoint) -> None:
+    """Put it into every index but the node's."""
+    state.endpoints[key] = new
+    if new.ipv4:
+        state.addresses[new.ipv4] = key
+    if new.ipv6:
+        state.addresses[new.ipv6] = key
+    state.attachments[new.cluster, new.node, new.container_id, new.interface] = key
+    workload = (new.cluster, new.namespace, new.workload)
+    others = state.workload_endpoints.get(workload)
+    state.workload_endpoints[workload] = (key,) if others is None else tuple(sorted((*others, key)))
+    use_identity(state, new.identity)
+
+
+def _endpoint_fault(state: "State", new: Endpoint) -> str:
+    if not 1 <= new.endpoint_id <= ENDPOINT_ID_MAX:
+        return f"endpoint_id {new.endpoint_id}: right is 1 to {ENDPOINT_ID_MAX}"
+    if (new.cluster, new.node, new.container_id, new.interface) in state.attachments:
+        return f"container {new.container_id!r}, interface {new.interface!r} has an endpoint already"
+    device = new.device
+    if not 1 <= device.ifindex <= IFINDEX_MAX or not (is_mac(device.mac) and is_mac(device.host_mac)):
+        return f"device {device.name!r}: right is an ifindex above 0 and MACs like 02:00:00:00:00:01"
+    return ""
+
+
+def _addresses_fault(state: "State", new: Endpoint) -> str:
+    ipv4, ipv6 = new.ipv4, new.ipv6
+    if not (ipv4 or ipv6):
+        return "an endpoint needs an address"
+    if ipv4 in state.addresses or ipv6 in state.addresses:
+        return f"address {ipv4 if ipv4 in state.addresses else ipv6} is taken"
+    if ipv4:
+        head, _, tail = ipv4.rpartition(".")
+        if tail not in OCTETS or state.block_heads.get(head) != (new.cluster, new.node):
+            fault = _address_fault(state, new, ipv4, False)
+            if fault:
+                return fault
+    return _address_fault(state, new, ipv6, True) if ipv6 else ""
+
+
+def _address_fault(state: "State", new: Endpoint, address: str, is_ipv6: bool) -> str:
+    packed = packed_address(address)
+    if packed is None or (":" in address) != is_ipv6:
+        return f"address {address!r}: right is for example 10.1.0.5 as ipv4, fd00:1::5 as ipv6"
+    key = NodeKey(new.cluster, new.node)
+    for span in state.block_spans.get(key, ()):
+        if span.first <= packed <= span.last:
+            if not is_ipv6 and span.first <= packed[:15] + b"\x00" and packed[:15] + b"\xff" <= span.last:
+                state.block_heads[address.rpartition(".")[0]] = key
+            return ""
+    return f"address {address} is in no block of node {new.node}"
+
+
+def _identity_fault(state: "State", cluster: str, number: int, labels: Labels) -> str:
+    """The number must be given out, by the endpoint's own cluster, for these very labels."""
+    identity = state.identities.get(number)
+    if identity is None:
+        return f"identity {number} is not given out"
+    if identity.cluster != cluster:
+        return f"identity {number} is cluster {identity.cluster}'s"
+    if identity.labels != labels:
+        return f"identity {number} stands for other labels"
+    return ""
+
+
+def endpoint_relabelled(
+    state: "State", record: Record, event: EndpointRelabelled, changes: list[Change]
+) -> str:
+    if record.writer != "node." + event.node:
+        return f"only node.{event.node} may write it"
+    key = EndpointKey(record.cluster, event.node, event.endpoint_id)
+    old = state.endpoints.get(key)
+    if old is None:
+        return f"endpoint {event.endpoint_id} of {event.node} does not exist"
+    fault = _identity_fault(state, record.cluster, event.identity, event.labels)
+    if fault:
+        return fault
+    if old.identity == event.identity:
+        return ""
+    new = Endpoint(
+        old.cluster, old.node, old.endpoint_id, old.namespace, old.workload, event.labels, event.identity, old.ipv4,
+        old.ipv6, old.device, old.container_id, old.interface, old.netns,
+    )  # fmt: skip
+    state.endpoints[key] = new
+    drop_identity(state, record, old.identity)
+    use_identity(state, new.identity)
+    changes.append(Change("endpoint", key, old, new))
+    return ""
+
+
+def endpoint_deleted(state: "State", record: Record, event: EndpointDeleted, changes: list[Change]) -> str:
+    if record.writer not in (f"node.{event.node}", OPERATOR):
+        return f"only node.{event.node} or {OPERATOR} may write it"
+    key = EndpointKey(record.cluster, event.node, event.endpoint_id)
+    if key in state.endpoints:
+        remove_endpoint(state, record, key, changes)
+    return ""
+
+
+def remove_endpoint(state: "State", record: Record, key: EndpointKey, changes: list[Change]) -> None:
+    """Out of every index."""
+    old = state.endpoints.pop(key)
+    del state.node_endpoints[NodeKey(key.cluster, key.node)][key]
+    del state.attachments[key.cluster, key.node, old.container_id, old.interface]
+    for address in (old.ipv4, old.ipv6):
+        if address:
+            del state.addresses[address]
+    workload = (key.cluster, old.namespace, old.workload)
+    left = tuple(other for other in state.workload_endpoints[workload] if other != key)
+    if left:
+        state.workload_endpoints[workload] = left
+    else:
+        del state.workload_endpoints[workload]
+    drop_identity(state, record, old.identity)
+    changes.append(Change("endpoint", key, old, None))

@@ -1,0 +1,352 @@
+"""The state of the mesh, folded from the log. Pure.
+
+Belongs here: the dicts, the one mutator `apply`, and saving and loading. Does not belong here: what a kind of event
+changes (the other modules of projections/), decisions (commands/), rows (desired/).
+
+A function of the log alone: no order of insertion shows in what is asked for, saved or derived. An event that its
+writer may not write, or that contradicts the state, is refused, remembered, and changes nothing.
+"""
+
+from collections.abc import Callable, Mapping
+from hashlib import blake2b
+from typing import Any
+
+import msgspec
+from msgspec import msgpack
+
+from controlplane import events as e
+from controlplane.addresses import Span, span_of
+from controlplane.codec import MalformedBatch, decode
+from controlplane.model import (
+    BackendSlice,
+    Cluster,
+    Endpoint,
+    EndpointKey,
+    Identity,
+    Namespace,
+    Node,
+    NodeKey,
+    ObjectKey,
+    Policy,
+    Service,
+    Workload,
+)
+from controlplane.projections import (
+    clusters,
+    endpoints,
+    identities,
+    namespaces,
+    nodes,
+    policies,
+    services,
+    workloads,
+)
+from controlplane.projections.change import Change, RefusedEvent
+from kvstore.types import Position, Record, Revision
+
+REFUSED_EVENTS_MAX = 256
+"""Refusals kept for people to read; more are counted."""
+
+STATE_FORMAT = 1
+
+Projection = Callable[["State", Record, Any, list[Change]], str]
+"""Applies one event, or says why it is refused; then nothing has changed."""
+
+PROJECTIONS: Mapping[type[Any], Projection] = {
+    e.ClusterJoined: clusters.cluster_joined,
+    e.ClusterLeft: clusters.cluster_left,
+    e.NodeJoined: nodes.node_joined,
+    e.AddressBlockAssigned: nodes.address_block_assigned,
+    e.NodeLeft: nodes.node_left,
+    e.NamespaceLabelled: namespaces.namespace_labelled,
+    e.NamespaceRemoved: namespaces.namespace_removed,
+    e.WorkloadApplied: workloads.workload_applied,
+    e.WorkloadRemoved: workloads.workload_removed,
+    e.IdentityAllocated: identities.identity_allocated,
+    e.IdentityReleased: identities.identity_released,
+    e.EndpointCreated: endpoints.endpoint_created,
+    e.EndpointRelabelled: endpoints.endpoint_relabelled,
+    e.EndpointDeleted: endpoints.endpoint_deleted,
+    e.ServiceApplied: services.service_applied,
+    e.ServiceRemoved: services.service_removed,
+    e.BackendsReported: services.backends_reported,
+    e.BackendsWithdrawn: services.backends_withdrawn,
+    e.PolicyApplied: policies.policy_applied,
+    e.PolicyRemoved: policies.policy_removed,
+}
+
+EPOCH_KINDS = frozenset(("cluster", "node", "namespace", "identity", "endpoint", "policy"))
+"""Changes of these kinds can change a policy or ipcache row of some node, so they move the policy epoch."""
+
+
+class StateDamaged(ValueError):
+    """Saved bytes that cannot be used: damaged, of another format, or without events that are understood now."""
+
+
+class _Content(msgspec.Struct, array_like=True):
+    """What the mesh is, in canonical order; no revision in it."""
+
+    clusters: list[Cluster]
+    nodes: list[Node]
+    last_created: list[tuple[NodeKey, tuple[str, str]]]
+    namespaces: list[Namespace]
+    workloads: list[Workload]
+    identities: list[Identity]
+    last_identity: list[tuple[str, int]]
+    endpoints: list[Endpoint]
+    services: list[Service]
+    backend_slices: list[BackendSlice]
+    policies: list[Policy]
+
+
+class _Saved(msgspec.Struct, array_like=True):
+    state_format: int
+    revision: int
+    store_id: int
+    sequences: dict[str, int]
+    policy_epoch: int
+    unknown_tags: dict[str, int]
+    refused_count: int
+    refused_events: list[RefusedEvent]
+    identity_unused_since: list[tuple[int, int]]
+    content: _Content
+
+
+_encode = msgpack.Encoder(order="sorted").encode
+_decode = msgpack.Decoder(_Saved).decode
+
+
+class State:
+    """Read the dicts freely, change them only by `apply`. Values are immutable; copies are cheap."""
+
+    def __init__(self) -> None:
+        self.revision = 0
+        self.store_id = 0
+        """etcd's own id, for `position`: whoever reads the log sets it, since no record tells."""
+        self.sequences: dict[str, int] = {}
+        self.policy_epoch = 0
+        """Revision of the last record that could change a policy or ipcache row of any node."""
+        self.unknown_tags: dict[str, int] = {}
+        self.refused_count = 0
+        self.refused_events: list[RefusedEvent] = []
+
+        self.clusters: dict[str, Cluster] = {}
+        self.nodes: dict[NodeKey, Node] = {}
+        self.namespaces: dict[ObjectKey, Namespace] = {}
+        self.workloads: dict[ObjectKey, Workload] = {}
+        self.identities: dict[int, Identity] = {}
+        self.endpoints: dict[EndpointKey, Endpoint] = {}
+        self.services: dict[ObjectKey, Service] = {}
+        self.backend_slices: dict[ObjectKey, BackendSlice] = {}
+        self.policies: dict[ObjectKey, Policy] = {}
+
+        self.last_created: dict[NodeKey, tuple[str, str]] = {}
+        """ipv4 and ipv6 of the node's endpoint that was created last: where the search for free ones goes on."""
+        self.last_identity: dict[str, int] = {}
+        """By cluster, the number given out last."""
+        self.identity_unused_since: dict[int, int] = {}
+        """The revision from which on a number has no endpoint."""
+
+        self.pod_spans: dict[str, tuple[Span, ...]] = {}
+        self.block_spans: dict[NodeKey, tuple[Span, ...]] = {}
+        self.block_heads: dict[str, NodeKey] = {}
+        """First three octets, when all addresses that begin so are in a node's block: a cache, for replay."""
+        self.blocks: dict[str, NodeKey] = {}
+        self.addresses: dict[str, EndpointKey | NodeKey] = {}
+        """Who has an address: endpoints, and nodes with their own and their router's."""
+        self.node_endpoints: dict[NodeKey, dict[EndpointKey, None]] = {}
+        self.attachments: dict[tuple[str, str, str, str], EndpointKey] = {}
+        """By cluster, node, container_id and interface."""
+        self.workload_endpoints: dict[tuple[str, str, str], tuple[EndpointKey, ...]] = {}
+        """By cluster, namespace and workload."""
+        self.identity_numbers: dict[tuple[str, tuple[str, ...]], int] = {}
+        """By cluster and labels."""
+        self.identity_users: dict[int, int] = {}
+        self.service_addresses: dict[tuple[str, str], ObjectKey] = {}
+        """By cluster and cluster address."""
+        self.service_twins: dict[tuple[str, str], tuple[ObjectKey, ...]] = {}
+        """By namespace and name, the services of that name in all clusters."""
+        self.service_slices: dict[ObjectKey, tuple[ObjectKey, ...]] = {}
+
+    @property
+    def position(self) -> Position:
+        """How far the log is in this state."""
+        return Position(Revision(self.revision), dict(self.sequences), self.store_id)
+
+    @property
+    def unknown_events(self) -> int:
+        """Events of a newer version: they are in the log and change nothing here."""
+        return sum(self.unknown_tags.values())
+
+    def apply(self, record: Record) -> tuple[Change, ...]:
+        """Fold one record in; what changed, in order. One at or below `revision` has been: nothing changes."""
+        revision = record.revision
+        if revision <= self.revision:
+            return ()
+        self.revision = revision
+        self.sequences[f"{record.cluster}/{record.writer}"] = record.sequence
+        try:
+            batch = decode(record.payload)
+        except MalformedBatch as error:
+            self._refuse(record, "", str(error))
+            return ()
+        changes: list[Change] = []
+        for event in batch.events:
+            kind = type(event)
+            if isinstance(event, e.Unknown):
+                self.unknown_tags[event.tag] = self.unknown_tags.get(event.tag, 0) + 1
+                continue
+            refusal = PROJECTIONS[kind](self, record, event, changes)
+            if refusal:
+                self._refuse(record, kind.__name__, refusal)
+        for change in changes:
+            if change.kind in EPOCH_KINDS:
+                self.policy_epoch = revision
+                break
+        return tuple(changes)
+
+    def _refuse(self, record: Record, event: str, reason: str) -> None:
+        self.refused_count += 1
+        self.refused_events.append(
+            RefusedEvent(record.revision, record.cluster, record.writer, event, reason)
+        )
+        if len(self.refused_events) > REFUSED_EVENTS_MAX:
+            del self.refused_events[0]
+
+    def endpoints_of(self, node: NodeKey) -> tuple[Endpoint, ...]:
+        """A node's endpoints, by endpoint_id."""
+        return tuple(self.endpoints[key] for key in sorted(self.node_endpoints.get(node, ())))
+
+    def endpoint_of(self, cluster: str, node: str, container_id: str, interface: str) -> Endpoint | None:
+        """The endpoint of an attachment."""
+        key = self.attachments.get((cluster, node, container_id, interface))
+        return None if key is None else self.endpoints[key]
+
+    def identity_of(self, cluster: str, labels: tuple[str, ...]) -> int | None:
+        """The number that the cluster has given to these labels."""
+        return self.identity_numbers.get((cluster, labels))
+
+    def forget_objects(self, cluster: str, changes: list[Change]) -> None:
+        """Everything of a cluster that its platform declared."""
+        for key in sorted(key for key in self.services if key.cluster == cluster):
+            services.remove_service(self, key, changes)
+        for key in sorted(key for key in self.backend_slices if key.cluster == cluster):
+            services.remove_slice(self, key, changes)
+        self._forget("policy", self.policies, cluster, changes)
+        self._forget("workload", self.workloads, cluster, changes)
+        self._forget("namespace", self.namespaces, cluster, changes)
+
+    def _forget(self, kind: Any, held: dict[ObjectKey, Any], cluster: str, changes: list[Change]) -> None:
+        for key in sorted(key for key in held if key.cluster == cluster):
+            changes.append(Change(kind, key, held.pop(key), None))
+
+    def copy(self) -> "State":
+        """Another state that can be changed without this one."""
+        new = State.__new__(State)
+        for name, value in vars(self).items():
+            setattr(new, name, value.copy() if isinstance(value, (dict, list)) else value)
+        new.node_endpoints = {key: held.copy() for key, held in self.node_endpoints.items()}
+        return new
+
+    def digest(self) -> str:
+        """Of what the mesh is, whatever way it came about: 64 hexadecimal digits."""
+        return blake2b(_encode(self._content()), digest_size=32).hexdigest()
+
+    def save(self) -> bytes:
+        """The same state gives the same bytes."""
+        return _encode(
+            _Saved(
+                STATE_FORMAT,
+                self.revision,
+                self.store_id,
+                self.sequences,
+                self.policy_epoch,
+                self.unknown_tags,
+                self.refused_count,
+                self.refused_events,
+                sorted(self.identity_unused_since.items()),
+                self._content(),
+            )
+        )
+
+    def _content(self) -> _Content:
+        def values(held: Mapping[Any, Any]) -> list[Any]:
+            return [held[key] for key in sorted(held)]
+
+        return _Content(
+            values(self.clusters),
+            values(self.nodes),
+            sorted(self.last_created.items()),
+            values(self.namespaces),
+            values(self.workloads),
+            values(self.identities),
+            sorted(self.last_identity.items()),
+            values(self.endpoints),
+            values(self.services),
+            values(self.backend_slices),
+            values(self.policies),
+        )
+
+    @classmethod
+    def load(cls, saved: bytes) -> "State":
+        """The state that was saved. Raises StateDamaged, a ValueError."""
+        try:
+            found = _decode(saved)
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+            raise StateDamaged(f"no saved state: {error}") from None
+        if found.state_format != STATE_FORMAT:
+            raise StateDamaged(f"saved in format {found.state_format}; this version reads {STATE_FORMAT}")
+        known = {event.__name__ for event in e.EVENTS}
+        learned = sorted(tag for tag in found.unknown_tags if tag in known)
+        if learned:
+            raise StateDamaged(
+                f"saved by a version that did not know {', '.join(learned)}; fold the log again"
+            )
+        state = cls()
+        state.revision, state.store_id = found.revision, found.store_id
+        state.sequences, state.policy_epoch = found.sequences, found.policy_epoch
+        state.unknown_tags = found.unknown_tags
+        state.refused_count, state.refused_events = found.refused_count, found.refused_events
+        try:
+            state._hold(found.content)
+        except KeyError as error:
+            raise StateDamaged(f"the saved state lacks {error}") from None
+        state.identity_unused_since = dict(found.identity_unused_since)
+        return state
+
+    def _hold(self, content: _Content) -> None:
+        for cluster in content.clusters:
+            self.clusters[cluster.name] = cluster
+            self.pod_spans[cluster.name] = tuple(span for span in map(span_of, cluster.pod_cidrs) if span)
+        for node in content.nodes:
+            self._hold_node(NodeKey(node.cluster, node.name), node)
+        self.last_created = dict(content.last_created)
+        self.namespaces = {
+            namespaces.namespace_key(each.cluster, each.name): each for each in content.namespaces
+        }
+        for workload in content.workloads:
+            key = workloads.workload_key(workload.cluster, workload.namespace, workload.name)
+            self.workloads[key] = workload
+        for identity in content.identities:
+            self.identities[identity.number] = identity
+            self.identity_numbers[identity.cluster, identity.labels] = identity.number
+        self.last_identity = dict(content.last_identity)
+        for endpoint in content.endpoints:
+            endpoint_key = EndpointKey(endpoint.cluster, endpoint.node, endpoint.endpoint_id)
+            self.node_endpoints[NodeKey(endpoint.cluster, endpoint.node)][endpoint_key] = None
+            endpoints.hold_endpoint(self, endpoint_key, endpoint)
+        for service in content.services:
+            service_key = services.service_key(service.cluster, service.namespace, service.name)
+            services.hold_service(self, service_key, service)
+        for each in content.backend_slices:
+            services.hold_slice(self, services.slice_key(each.cluster, each.namespace, each.name), each)
+        self.policies = {
+            ObjectKey(each.cluster, each.kind, each.namespace, each.name): each for each in content.policies
+        }
+
+    def _hold_node(self, key: NodeKey, node: Node) -> None:
+        self.nodes[key] = node
+        self.node_endpoints[key] = {}
+        for address in node.addresses:
+            self.addresses[address] = key
+        nodes.hold_blocks(self, key, node)

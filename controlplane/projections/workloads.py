@@ -1,0 +1,43 @@
+"""Workloads as the platform declares them. Belongs here: their two events, and the checks on ports. Pure."""
+
+from typing import TYPE_CHECKING
+
+from controlplane.events import WorkloadApplied, WorkloadRemoved
+from controlplane.model import ObjectKey, Workload
+from controlplane.projections.change import Change
+from kvstore.types import Record
+
+if TYPE_CHECKING:
+    from controlplane.projections.state import State
+
+KIND = "Workload"
+PORT_MAX = 65535
+
+
+def workload_key(cluster: str, namespace: str, name: str) -> ObjectKey:
+    return ObjectKey(cluster, KIND, namespace, name)
+
+
+def workload_applied(state: "State", record: Record, event: WorkloadApplied, changes: list[Change]) -> str:
+    for name, (port, _) in event.ports.items():
+        if not 1 <= port <= PORT_MAX:
+            return f"port {name!r}: {port}; right is 1 to {PORT_MAX}"
+    cluster = record.cluster
+    key = ObjectKey(cluster, KIND, event.namespace, event.name)
+    old = state.workloads.get(key)
+    new = Workload(
+        cluster, event.namespace, event.name, event.labels, event.ready, event.service_account, event.ports,
+        event.node,
+    )  # fmt: skip
+    if old != new:
+        state.workloads[key] = new
+        changes.append(Change("workload", key, old, new))
+    return ""
+
+
+def workload_removed(state: "State", record: Record, event: WorkloadRemoved, changes: list[Change]) -> str:
+    key = workload_key(record.cluster, event.namespace, event.name)
+    old = state.workloads.pop(key, None)
+    if old is not None:
+        changes.append(Change("workload", key, old, None))
+    return ""

@@ -1,0 +1,225 @@
+"""The rows that one node gets, table by table."""
+
+from controlplane import events as e
+from controlplane.commands.service import ApplyService, ReportBackends
+from controlplane.commands.types import Author
+from controlplane.desired.derive import Deriver
+from controlplane.model import Backend, ServicePort
+from datapath import tables as t
+from datapath.abi.types import ENDPOINT_HOST, IPCACHE_REMOTE_ENDPOINT, SERVICE_CLUSTER_IP
+from datapath.codec import address_text, prefix_bytes
+from tests.controlplane.random_mesh import Log
+from tests.controlplane.small_mesh import UNDERLAY_IFINDEX, accept, add_endpoint, mesh, packed, table
+
+TCP = 6
+HTTP = ServicePort("http", 80, "TCP", 8080)
+EAST, WEST = Author("east", "operator"), Author("west", "operator")
+
+
+def backends_of(log: Log, address: str, port: int = 80, cluster: str = "east") -> list[tuple[str, int]]:
+    """Addresses and ports behind a frontend, in the order of their slots."""
+    row = table(log, "services", cluster)[t.ServiceKey(packed(address), port, TCP)]
+    rows = table(log, "backends", cluster)
+    found = [rows[t.BackendKey(row.backend_set, slot)] for slot in range(row.count)]
+    return [(address_text(backend.address), backend.port) for backend in found]
+
+
+def service(name: str, cluster: str, **fields: object) -> ApplyService:
+    given = {"cluster_ips": ("172.1.0.10" if cluster == "east" else "172.2.0.10",), "ports": (HTTP,)}
+    return ApplyService("shop", name, **{**given, "selector": {"app": name}, **fields})  # type: ignore[arg-type]
+
+
+def test_local_endpoint_rows() -> None:
+    """Both addresses lead to the device; the device says whose it is."""
+    log = mesh()
+    endpoint = add_endpoint(log, "east", "n1", "web", 11)
+    mac, host_mac = bytes.fromhex("02000000000b"), bytes.fromhex("02000100000b")
+    row = t.EndpointRow(11, endpoint.identity, endpoint.endpoint_id, 0, mac, host_mac)
+    rows = table(log, "endpoints")
+    assert rows[t.EndpointKey(packed(endpoint.ipv4))] == rows[t.EndpointKey(packed(endpoint.ipv6))] == row
+    assert table(log, "devices") == {
+        t.DeviceKey(11): t.DeviceRow(
+            packed(endpoint.ipv4), packed(endpoint.ipv6), endpoint.identity, endpoint.endpoint_id, mac
+        )
+    }
+
+
+def test_the_node_is_an_endpoint_of_its_own() -> None:
+    """With its underlay addresses and its routers', for the host stack."""
+    rows = table(mesh(), "endpoints")
+    own = ("192.168.0.1", "fd02::1", "10.1.1.1", "fd00:1:0:1::1")
+    assert rows == {
+        t.EndpointKey(packed(address)): t.EndpointRow(0, 1, 0, ENDPOINT_HOST, bytes(6), bytes(6)) for address in own
+    }
+
+
+def test_programs_are_attached_to_endpoints_and_underlay() -> None:
+    """from_endpoint and to_endpoint at each endpoint's device, from_network at the underlay's."""
+    log = mesh()
+    add_endpoint(log, "east", "n1", "web", 11)
+    assert table(log, "attachments") == {
+        t.AttachmentKey(11, "ingress"): t.AttachmentRow("from_endpoint"),
+        t.AttachmentKey(11, "egress"): t.AttachmentRow("to_endpoint"),
+        t.AttachmentKey(UNDERLAY_IFINDEX, "ingress"): t.AttachmentRow("from_network"),
+    }
+
+
+def test_ipcache_of_a_local_endpoint_has_no_node() -> None:
+    """It is on this node; another node sends to this node's underlay address of the same family."""
+    log = mesh()
+    endpoint = add_endpoint(log, "east", "n1", "web", 11)
+    for address, underlay in ((endpoint.ipv4, "192.168.0.1"), (endpoint.ipv6, "fd02::1")):
+        key = t.IpcacheKey(128, packed(address))
+        assert table(log, "ipcache")[key] == t.IpcacheRow(t.NO_ADDRESS, endpoint.identity, 0)
+        for elsewhere in (("east", "n2"), ("west", "n1")):
+            row = t.IpcacheRow(packed(underlay), endpoint.identity, IPCACHE_REMOTE_ENDPOINT)
+            assert table(log, "ipcache", *elsewhere)[key] == row
+
+
+def test_ipcache_takes_the_other_family_where_one_is_missing() -> None:
+    """n2 has only an IPv4 underlay address: its endpoints' IPv6 goes there too."""
+    log = mesh()
+    endpoint = add_endpoint(log, "east", "n2", "web", 11)
+    assert table(log, "ipcache")[t.IpcacheKey(128, packed(endpoint.ipv6))].node == packed("192.168.0.2")
+
+
+def test_ipcache_knows_nodes_and_the_world() -> None:
+    """This node is the host, all others are remote nodes, anything else is the world."""
+    rows = table(mesh(), "ipcache")
+    identities = {
+        "192.168.0.1": 1, "10.1.1.1": 1, "192.168.0.2": 6, "10.1.2.1": 6, "192.168.1.1": 6, "fd02::11": 6,
+    }  # fmt: skip
+    for address, identity in identities.items():
+        assert rows[t.IpcacheKey(128, packed(address))] == t.IpcacheRow(t.NO_ADDRESS, identity, 0)
+    for prefix in ("0.0.0.0/0", "::/0"):
+        assert rows[t.IpcacheKey(*prefix_bytes(prefix))] == t.IpcacheRow(t.NO_ADDRESS, 2, 0)
+
+
+def test_routes_and_neighbours() -> None:
+    """To local endpoints through their device, to other nodes' blocks through their underlay address."""
+    log = mesh()
+    endpoint = add_endpoint(log, "east", "n1", "web", 11)
+    routes, neighbours = table(log, "routes"), table(log, "neighbours")
+    assert routes[t.RouteKey(128, packed(endpoint.ipv4))] == t.RouteRow(11, t.NO_ADDRESS)
+    via = t.RouteRow(UNDERLAY_IFINDEX, packed("192.168.0.2"))
+    assert routes[t.RouteKey(*prefix_bytes("10.1.2.0/24"))] == via
+    assert t.RouteKey(*prefix_bytes("fd00:1:0:2::/64")) not in routes
+    assert t.RouteKey(*prefix_bytes("10.1.1.0/24")) not in routes
+    assert neighbours[t.NeighbourKey(11, packed(endpoint.ipv6))] == t.NeighbourRow(bytes.fromhex("02000000000b"))
+    there = t.NeighbourKey(UNDERLAY_IFINDEX, packed("192.168.1.1"))
+    assert neighbours[there] == t.NeighbourRow(bytes.fromhex("060000000201"))
+
+
+def test_a_service_leads_to_ready_workloads_that_match() -> None:
+    """In order of address; not to those of another namespace, other labels, or that are not ready."""
+    log = mesh()
+    first = add_endpoint(log, "east", "n2", "web-1", 11, app="web")
+    second = add_endpoint(log, "east", "n1", "web-2", 12, app="web", extra="yes")
+    add_endpoint(log, "east", "n1", "db-1", 13, app="db")
+    add_endpoint(log, "east", "n1", "web-3", 14, namespace="bank", app="web")
+    add_endpoint(log, "east", "n1", "web-4", 15, app="web")
+    log.write("east", "operator", e.WorkloadApplied("shop", "web-4", {"app": "web"}, ready=False))
+    accept(log, EAST, service("web", "east"))
+    assert backends_of(log, "172.1.0.10") == [(second.ipv4, 8080), (first.ipv4, 8080)]
+
+
+def test_a_frontend_leads_to_its_own_family() -> None:
+    """IPv6 to IPv6; each family is a set of its own."""
+    log = mesh()
+    endpoint = add_endpoint(log, "east", "n1", "web", 11)
+    accept(log, EAST, service("web", "east", cluster_ips=("172.1.0.10", "fd01:1::a")))
+    assert backends_of(log, "fd01:1::a") == [(endpoint.ipv6, 8080)]
+
+
+def test_named_ports_are_each_workloads_own() -> None:
+    """A workload without a port of that name and protocol serves nothing."""
+    log = mesh()
+    endpoint = add_endpoint(log, "east", "n1", "web", 11)
+    add_endpoint(log, "east", "n1", "web-2", 12, app="web")
+    log.write("east", "operator", e.WorkloadApplied("shop", "web-2", {"app": "web"}, ports={"web": (9, "UDP")}))
+    accept(log, EAST, service("web", "east", ports=(ServicePort("", 80, "TCP", "web"),)))
+    assert backends_of(log, "172.1.0.10") == [(endpoint.ipv4, 8080)]
+
+
+def test_a_service_without_backends_has_a_row() -> None:
+    """So that packets to it are dropped with a reason; it has no set."""
+    log = mesh()
+    accept(log, EAST, service("web", "east"))
+    key = t.ServiceKey(packed("172.1.0.10"), 80, TCP)
+    assert table(log, "services") == {key: t.ServiceRow(0, 0, SERVICE_CLUSTER_IP)}
+
+
+def test_equal_sets_are_one() -> None:
+    """Two frontends with the same backends share them, until one of them changes."""
+    log = mesh()
+    add_endpoint(log, "east", "n1", "web", 11)
+    accept(log, EAST, service("web", "east"))
+    accept(log, EAST, service("copy", "east", cluster_ips=("172.1.0.11",), selector={"app": "web"}))
+    assert len(table(log, "backends")) == 1
+    deriver = Deriver("east", "n1")
+    deriver.full(log.state)
+    first = deriver.update(log.state, [log.write("east", "operator", e.ServiceRemoved("shop", "copy"))])
+    assert None not in first.tables["backends"].values()
+    second = deriver.update(log.state, [log.write("east", "operator", e.ServiceRemoved("shop", "web"))])
+    assert list(second.tables["backends"].values()) == [None]
+
+
+def test_slices_add_backends() -> None:
+    """Ready ones, with the port of the same name."""
+    log = mesh()
+    accept(log, EAST, service("web", "east", selector=None))
+    backends = (Backend("10.9.0.2"), Backend("10.9.0.1", ready=False), Backend("fd09::1"))
+    ports = (ServicePort("http", 9000, "TCP", 9000), ServicePort("other", 1, "TCP", 1))
+    accept(log, EAST, ReportBackends("shop", "s", "web", backends, ports))
+    assert backends_of(log, "172.1.0.10") == [("10.9.0.2", 9000)]
+
+
+def test_headless_services_and_other_clusters_have_no_rows() -> None:
+    """A frontend is the cluster's own."""
+    log = mesh()
+    accept(log, EAST, service("web", "east", cluster_ips=(), headless=True))
+    accept(log, WEST, service("web", "west"))
+    assert table(log, "services") == {}
+
+
+def test_global_twins_share_backends() -> None:
+    """Both global: each serves with the other's too, unless the other does not share its own."""
+    log = mesh()
+    east = add_endpoint(log, "east", "n1", "web", 11)
+    west = add_endpoint(log, "west", "n1", "web", 11)
+    accept(log, EAST, service("web", "east", is_global=True))
+    accept(log, WEST, service("web", "west"))
+    assert backends_of(log, "172.1.0.10") == [(east.ipv4, 8080)]
+    accept(log, WEST, service("web", "west", is_global=True, shared=False))
+    assert backends_of(log, "172.1.0.10") == [(east.ipv4, 8080)]
+    assert backends_of(log, "172.2.0.10", cluster="west") == [(east.ipv4, 8080), (west.ipv4, 8080)]
+    accept(log, WEST, service("web", "west", is_global=True))
+    assert backends_of(log, "172.1.0.10") == [(east.ipv4, 8080), (west.ipv4, 8080)]
+
+
+def test_node_state_holds_the_epoch() -> None:
+    """The revision of the last record that could change a policy or ipcache row."""
+    log = mesh()
+    assert table(log, "node_state") == {t.NodeStateKey(0): t.NodeStateRow(log.state.policy_epoch)}
+
+
+def test_an_update_names_only_what_a_change_reaches() -> None:
+    """An endpoint elsewhere is one ipcache row per address, and nothing local."""
+    log = mesh()
+    add_endpoint(log, "east", "n1", "web", 11)
+    deriver = Deriver("east", "n1")
+    deriver.full(log.state)
+    seen = len(log.changes)
+    endpoint = add_endpoint(log, "east", "n2", "web", 11)
+    desired = deriver.update(log.state, log.changes[seen:])
+    assert not desired.complete
+    assert desired.generation == log.state.revision
+    assert {key.address for key in desired.tables["ipcache"]} == {packed(endpoint.ipv4), packed(endpoint.ipv6)}
+    assert sorted(desired.tables) == ["ipcache", "node_state"]
+
+
+def test_a_node_that_has_not_joined_has_only_what_all_nodes_have() -> None:
+    """No devices, routes or programs; the mesh's addresses are known."""
+    log = mesh()
+    tables = Deriver("east", "n9").full(log.state).tables
+    assert [name for name, rows in tables.items() if rows] == ["ipcache", "node_state"]
