@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause)
 /*
- * The programs on the host side of every endpoint's veth. One object serves all endpoints of the node: whose device
- * it is, the row in `devices` tells.
+ * The programs on the host side of every endpoint's veth. One object serves all endpoints of the node: whose
+ * device it is, the row in `devices` tells.
  */
 #include <linux/bpf.h>
 #include <bpf/bpf_helpers.h>
@@ -67,8 +67,9 @@ static __always_inline void target_find(struct packet *packet, struct target *ta
 }
 
 /* Egress of the sender, and ingress of the receiver if it lives here, since nobody will ask again. */
-static __always_inline int outbound_judge(struct __sk_buff *skb, struct packet *packet, const struct device_row *device,
-					  const struct target *target, __u32 is_new)
+static __always_inline int outbound_judge(struct __sk_buff *skb, struct packet *packet,
+					  const struct device_row *device, const struct target *target,
+					  __u32 is_new)
 {
 	int result;
 
@@ -81,8 +82,9 @@ static __always_inline int outbound_judge(struct __sk_buff *skb, struct packet *
 }
 
 /* A flow without an entry: service lookup, policy, entry. */
-static __always_inline int outbound_new(struct __sk_buff *skb, struct packet *packet, const struct device_row *device,
-					struct tracking *tracking, struct target *target)
+static __always_inline int outbound_new(struct __sk_buff *skb, struct packet *packet,
+					const struct device_row *device, struct tracking *tracking,
+					struct target *target)
 {
 	struct address_port frontend = {.address = packet->dest, .port = packet->dest_port};
 	int translated = 0, result;

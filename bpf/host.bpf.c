@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause)
-/* The program on the node's device to the other nodes. What is not for a local endpoint is the host stack's. */
+/* The program on the node's device to the others. What is not for a local endpoint is the host stack's. */
 #include <linux/bpf.h>
 #include <linux/if_packet.h>
 #include <bpf/bpf_helpers.h>
@@ -12,7 +12,7 @@
 #include "lib/notify.h"
 #include "lib/parse.h"
 
-/* The addresses alone, wherever the rest is well formed or not: only an endpoint's packets are ours to refuse. */
+/* By the address alone, well formed or not: only an endpoint's packets are ours to refuse. */
 static __always_inline struct endpoint_row *local_endpoint(struct packet *packet)
 {
 	struct endpoint_row *row;

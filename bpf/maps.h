@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
 /*
- * Every map of the node, declared once; each object takes them by name from the node's pin directory. Keys, rows
- * and sizes are those of abi.h. Hashes that are mostly empty grow on use (BPF_F_NO_PREALLOC); conntrack, whose
- * entries come and go with every flow, is allocated at once.
+ * Every map of the node, declared once; each object takes them by name from the node's pin directory.
+ * Keys, rows and sizes are those of abi.h. Hashes that are mostly empty grow on use (BPF_F_NO_PREALLOC);
+ * conntrack, whose entries come and go with every flow, is allocated at once.
  */
 #ifndef MESHLOG_MAPS_H
 #define MESHLOG_MAPS_H

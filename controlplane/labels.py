@@ -17,24 +17,17 @@ CLUSTER_KEY = "io.cilium.k8s.policy.cluster"
 SERVICE_ACCOUNT_KEY = "io.cilium.k8s.policy.serviceaccount"
 SERVICE_ACCOUNT_DEFAULT = "default"
 
-IDENTITY_IRRELEVANT = (
-    re.compile(r"io\.kubernetes(?!\.pod\.namespace$).*"),
-    re.compile(r"kubernetes\.io/.*"),
-    re.compile(r".*\.kubernetes\.io/.*"),
-    re.compile(r"pod-template-(generation|hash)"),
-    re.compile(r"controller-revision-hash"),
-    re.compile(r"annotation.*"),
-    re.compile(r"etcd_node"),
-    re.compile(r"statefulset\.kubernetes\.io/pod-name"),
-    re.compile(r"batch\.kubernetes\.io/(job-completion-index|controller-uid)"),
-    re.compile(r"(controller-uid|job-name)"),
+_IRRELEVANT = re.compile(
+    r"io\.kubernetes|kubernetes\.io|statefulset\.kubernetes\.io/pod-name|apps\.kubernetes\.io/pod-index"
+    r"|batch\.kubernetes\.io/job-completion-index|batch\.kubernetes\.io/controller-uid|.*beta\.kubernetes\.io|k8s\.io"
+    r"|pod-template-generation|pod-template-hash|controller-revision-hash|annotation|controller-uid|etcd_node"
 )
-"""Workload labels that change with every rollout or pod and would give each pod an identity of its own.
-Source: Cilium's default label filter, documented under "Limiting Identity-Relevant Labels"."""
+"""Workload labels that would give each pod, or each rollout, an identity of its own: keys that begin so. Source:
+Cilium's default label filter (documentation "Limiting Identity-Relevant Labels", source pkg/labelsfilter). Labels of
+app.kubernetes.io and names of jobs take part, as there."""
 
-_IRRELEVANT = re.compile("|".join(f"(?:{pattern.pattern})" for pattern in IDENTITY_IRRELEVANT))
-_KEEPS = re.compile(r"app\.kubernetes\.io/.*")
-"""Cilium keeps the recommended labels of applications although they end in kubernetes.io."""
+_PLATFORM = re.compile(r"io\.cilium\.k8s|io\.kubernetes")
+"""Keys that only the platform may write: a workload cannot give itself a namespace's or a cluster's labels."""
 
 _NAME = re.compile(r"[A-Za-z0-9](?:[-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?")
 _DNS = re.compile(r"[a-z0-9](?:[-a-z0-9]*[a-z0-9])?(?:\.[a-z0-9](?:[-a-z0-9]*[a-z0-9])?)*")
@@ -48,7 +41,7 @@ def label(source: str, key: str, value: str = "") -> str:
 
 def is_identity_relevant(key: str) -> bool:
     """Whether a workload's label takes part in its identity."""
-    return bool(_KEEPS.fullmatch(key)) or not _IRRELEVANT.fullmatch(key)
+    return _IRRELEVANT.match(key) is None and _PLATFORM.match(key) is None
 
 
 def identity_labels(
@@ -64,13 +57,9 @@ def identity_labels(
         f"k8s:{NAMESPACE_KEY}={namespace}",
         f"k8s:{SERVICE_ACCOUNT_KEY}={service_account or SERVICE_ACCOUNT_DEFAULT}",
     ]
+    labels += [label(SOURCE_KUBERNETES, NAMESPACE_LABEL_PREFIX + key, value) for key, value in namespace_labels.items()]
     labels += [
-        label(SOURCE_KUBERNETES, NAMESPACE_LABEL_PREFIX + key, value) for key, value in namespace_labels.items()
-    ]
-    labels += [
-        label(SOURCE_KUBERNETES, key, value)
-        for key, value in workload_labels.items()
-        if is_identity_relevant(key)
+        label(SOURCE_KUBERNETES, key, value) for key, value in workload_labels.items() if is_identity_relevant(key)
     ]
     return tuple(sorted(labels))
 
@@ -88,7 +77,9 @@ def invalid_key(key: str) -> str:
 def invalid_value(value: str) -> str:
     """What is wrong with a label's value, or ""."""
     if value and not _NAME.fullmatch(value):
-        return f"value {value!r} must be at most 63 letters, digits, '-', '_' or '.', with a letter or digit at both ends"
+        return (
+            f"value {value!r} must be at most 63 letters, digits, '-', '_' or '.', with a letter or digit at both ends"
+        )
     return ""
 
 
@@ -104,9 +95,16 @@ def label_fault(labels: Labels) -> str:
 
 
 def identity_fault(cluster: str, labels: Labels) -> str:
-    """What is wrong with the labels of an identity of this cluster, or ""."""
+    """Why a cluster may not number these labels, or "": they are its own, and reserved identities are fixed."""
     fault = label_fault(labels)
     if fault:
         return fault
     own = label(SOURCE_KUBERNETES, CLUSTER_KEY, cluster)
-    return "" if own in labels else f"labels {','.join(labels)}: {own} is missing"
+    if own not in labels:
+        return f"labels {','.join(labels)}: {own} is missing"
+    for each in labels:
+        if each.startswith(f"{SOURCE_RESERVED}:"):
+            return f"label {each!r}: reserved identities are fixed"
+        if each != own and each.partition("=")[0] == f"{SOURCE_KUBERNETES}:{CLUSTER_KEY}":
+            return f"label {each!r}: right is {own} alone"
+    return ""

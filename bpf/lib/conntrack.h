@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
-/* Tracked flows: find the entry of a packet, keep it, create it, delete it. What an entry means stands in abi.h. */
+/* Tracked flows: find the entry of a packet, keep it, create it, delete it. What it means stands in abi.h. */
 #ifndef MESHLOG_LIB_CONNTRACK_H
 #define MESHLOG_LIB_CONNTRACK_H
 
@@ -30,8 +30,9 @@ static __always_inline int end_is_high(const struct address *end, __be16 port, c
 }
 
 /* The canonical key of a tuple. True: `end` is its high end. */
-static __always_inline int conntrack_key_set(struct conntrack_key *key, __u8 protocol, const struct address *end,
-					     __be16 port, const struct address *other, __be16 other_port)
+static __always_inline int conntrack_key_set(struct conntrack_key *key, __u8 protocol,
+					     const struct address *end, __be16 port,
+					     const struct address *other, __be16 other_port)
 {
 	int is_high = end_is_high(end, port, other, other_port);
 
@@ -61,8 +62,10 @@ STEP conntrack_key_of(const struct packet *packet, struct tracking *tracking)
 	return 0;
 }
 
-/* Fills `tracking`; 0: a new flow. An entry that has expired, or that this packet cannot belong to, is as good as none. */
-static __always_inline struct conntrack_row *conntrack_find(const struct packet *packet, struct tracking *tracking)
+/* Fills `tracking`; 0: a new flow. An entry that has expired, or that this packet cannot belong to, is
+ * none. */
+static __always_inline struct conntrack_row *conntrack_find(const struct packet *packet,
+							    struct tracking *tracking)
 {
 	struct conntrack_row *entry;
 
@@ -136,7 +139,8 @@ STEP conntrack_tell_twin(const struct packet *packet, const struct conntrack_row
 }
 
 /* Counts the packet and prolongs the entry's life. */
-STEP conntrack_keep(struct __sk_buff *skb, const struct packet *packet, struct conntrack_row *entry, __u32 is_reply)
+STEP conntrack_keep(struct __sk_buff *skb, const struct packet *packet, struct conntrack_row *entry,
+		    __u32 is_reply)
 {
 	__u64 lifetime_ns, remaining_ns;
 	__u16 flags;
@@ -200,8 +204,8 @@ STEP conntrack_create(struct __sk_buff *skb, struct packet *packet, const struct
 	return 0;
 }
 
-/* Both entries of a flow to `frontend`; packet->dest is the backend by now. The one for replies comes first, so that
- * no reply meets a flow that is only half there. 0, or a drop. */
+/* Both entries of a flow to `frontend`; packet->dest is the backend by now. The one for replies comes first,
+ * so that no reply meets a flow that is only half there. 0, or a drop. */
 STEP conntrack_create_service(struct __sk_buff *skb, struct packet *packet, const struct tracking *tracking,
 			      const struct address_port *frontend)
 {
@@ -235,7 +239,8 @@ STEP conntrack_create_service(struct __sk_buff *skb, struct packet *packet, cons
 }
 
 /* Ends a flow whose forward packet was refused. */
-STEP conntrack_delete(const struct packet *packet, const struct tracking *tracking, const struct conntrack_row *entry)
+STEP conntrack_delete(const struct packet *packet, const struct tracking *tracking,
+		      const struct conntrack_row *entry)
 {
 	struct conntrack_key key;
 

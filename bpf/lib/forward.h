@@ -16,29 +16,43 @@ struct mac_words {
 	__u16 words[3];
 } __attribute__((may_alias));
 
-static __always_inline int ttl_decrement(struct packet *packet, void *data, void *data_end)
+static __always_inline int ttl_decrement_ipv4(struct __sk_buff *skb, struct packet *packet)
 {
-	if (packet->family == 4) {
-		struct iphdr *header = data + L3_OFFSET;
-		__u32 sum;
+	void *data = packet_data(skb);
+	struct iphdr *header = data + L3_OFFSET;
+	__u32 sum;
 
-		if ((void *)(header + 1) > data_end)
-			return DROP(packet, FILE_FORWARD, INVALID_PACKET_DROPPED);
-		if (header->ttl <= 1)
-			return DROP(packet, FILE_FORWARD, TTL_EXCEEDED);
-		header->ttl -= 1;
-		sum = header->check + bpf_htons(0x0100); /* RFC 1624 for a word that falls by 0x0100 */
-		header->check = (__sum16)(sum + (sum >= 0xffff));
-		return 0;
-	}
+	if ((void *)(header + 1) > packet_data_end(skb))
+		return DROP(packet, FILE_FORWARD, INVALID_PACKET_DROPPED);
+	if (header->ttl <= 1)
+		return DROP(packet, FILE_FORWARD, TTL_EXCEEDED);
+	header->ttl -= 1;
+	sum = header->check + bpf_htons(0x0100); /* RFC 1624 for a word that falls by 0x0100 */
+	header->check = (__sum16)(sum + (sum >= 0xffff));
+	return 0;
+}
+
+/* By helper: with no header checksum to make up for it, the byte changes the sum of a fully summed packet. */
+static __always_inline int hop_limit_decrement_ipv6(struct __sk_buff *skb, struct packet *packet)
+{
+	void *data = packet_data(skb);
 	struct ipv6hdr *header = data + L3_OFFSET;
+	__u8 hop_limit;
 
-	if ((void *)(header + 1) > data_end)
+	if ((void *)(header + 1) > packet_data_end(skb))
 		return DROP(packet, FILE_FORWARD, INVALID_PACKET_DROPPED);
 	if (header->hop_limit <= 1)
 		return DROP(packet, FILE_FORWARD, TTL_EXCEEDED);
-	header->hop_limit -= 1;
+	hop_limit = header->hop_limit - 1;
+	if (bpf_skb_store_bytes(skb, L3_OFFSET + __builtin_offsetof(struct ipv6hdr, hop_limit), &hop_limit,
+				sizeof(hop_limit), BPF_F_RECOMPUTE_CSUM))
+		return DROP(packet, FILE_FORWARD, ERROR_WRITING_TO_PACKET);
 	return 0;
+}
+
+static __always_inline int ttl_decrement(struct __sk_buff *skb, struct packet *packet)
+{
+	return packet->family == 4 ? ttl_decrement_ipv4(skb, packet) : hop_limit_decrement_ipv6(skb, packet);
 }
 
 static __always_inline int macs_write(struct __sk_buff *skb, const __u8 *dest, const __u8 *source)
@@ -53,11 +67,11 @@ static __always_inline int macs_write(struct __sk_buff *skb, const __u8 *dest, c
 	return 0;
 }
 
-/* Straight into the endpoint's own network namespace; what hangs on the host side of its device is not passed. */
+/* Straight into the endpoint's own namespace; what hangs on the host side of its device is not passed. */
 static __always_inline int forward_to_endpoint(struct __sk_buff *skb, struct packet *packet,
 					       const struct endpoint_row *row)
 {
-	int result = ttl_decrement(packet, packet_data(skb), packet_data_end(skb));
+	int result = ttl_decrement(skb, packet);
 
 	if (result)
 		return result;
@@ -82,12 +96,13 @@ static __always_inline int forward_ipv6_over_ipv4(struct __sk_buff *skb, struct 
 	return (int)bpf_redirect(config_underlay_ifindex, 0);
 }
 
-static __always_inline int forward_to_node(struct __sk_buff *skb, struct packet *packet, const struct ipcache_row *row)
+static __always_inline int forward_to_node(struct __sk_buff *skb, struct packet *packet,
+					   const struct ipcache_row *row)
 {
 	struct bpf_redir_neigh next_hop = {};
 	int result;
 
-	result = ttl_decrement(packet, packet_data(skb), packet_data_end(skb));
+	result = ttl_decrement(skb, packet);
 	if (result)
 		return result;
 	if (packet->family == 6 && address_is_ipv4(&row->node))
@@ -104,8 +119,8 @@ static __always_inline int forward_to_node(struct __sk_buff *skb, struct packet 
 }
 
 /* `local` and `remote` are the rows of the packet's destination, either may be 0. */
-static __always_inline int forward(struct __sk_buff *skb, struct packet *packet, const struct endpoint_row *local,
-				   const struct ipcache_row *remote)
+static __always_inline int forward(struct __sk_buff *skb, struct packet *packet,
+				   const struct endpoint_row *local, const struct ipcache_row *remote)
 {
 	if (local && !(local->flags & ENDPOINT_HOST))
 		return forward_to_endpoint(skb, packet, local);

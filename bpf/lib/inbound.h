@@ -44,8 +44,8 @@ static __always_inline int inbound_judge(struct __sk_buff *skb, struct packet *p
 }
 
 /*
- * Conntrack and ingress policy of the endpoint whose identity is packet->dest_identity. packet->source_identity is
- * already known. 0: deliver; or a drop.
+ * Conntrack and ingress policy of the endpoint whose identity is packet->dest_identity.
+ * packet->source_identity is already known. 0: deliver; or a drop.
  */
 static __always_inline int inbound_admit(struct __sk_buff *skb, struct packet *packet, __u32 endpoint_id,
 					 __u32 host_is_allowed)

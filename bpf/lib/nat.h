@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
-/* Rewrites an address and a port in the packet, with every checksum, whether the device computes them or not. */
+/* Rewrites an address and a port and every checksum, whether the device computes them or not. */
 #ifndef MESHLOG_LIB_NAT_H
 #define MESHLOG_LIB_NAT_H
 
@@ -18,8 +18,8 @@ static __always_inline __u32 checksum_offset(const struct packet *packet)
 	return 0;
 }
 
-static __always_inline int nat_ipv4(struct __sk_buff *skb, struct packet *packet, __u32 end, __be32 from, __be32 to,
-				    __u32 l4_checksum, __u64 l4_flags)
+static __always_inline int nat_ipv4(struct __sk_buff *skb, struct packet *packet, __u32 end, __be32 from,
+				    __be32 to, __u32 l4_checksum, __u64 l4_flags)
 {
 	__u32 at = L3_OFFSET + (end == NAT_DEST ? __builtin_offsetof(struct iphdr, daddr)
 						: __builtin_offsetof(struct iphdr, saddr));
@@ -34,8 +34,8 @@ static __always_inline int nat_ipv4(struct __sk_buff *skb, struct packet *packet
 	return 0;
 }
 
-/* IPv6 has no header checksum, so the bytes of a fully summed packet keep their sum: BPF_F_RECOMPUTE_CSUM takes back
- * what BPF_F_PSEUDO_HDR adds to skb->csum. */
+/* IPv6 has no header checksum, so the bytes of a fully summed packet keep their sum: BPF_F_RECOMPUTE_CSUM
+ * takes back what BPF_F_PSEUDO_HDR adds to skb->csum. */
 static __always_inline int nat_ipv6(struct __sk_buff *skb, struct packet *packet, __u32 end,
 				    const struct address *from, const struct address *to, __u32 l4_checksum,
 				    __u64 l4_flags)
@@ -52,8 +52,8 @@ static __always_inline int nat_ipv6(struct __sk_buff *skb, struct packet *packet
 	return 0;
 }
 
-static __always_inline int nat_port(struct __sk_buff *skb, struct packet *packet, __u32 end, __be16 from, __be16 to,
-				    __u32 l4_checksum, __u64 l4_flags)
+static __always_inline int nat_port(struct __sk_buff *skb, struct packet *packet, __u32 end, __be16 from,
+				    __be16 to, __u32 l4_checksum, __u64 l4_flags)
 {
 	if (from == to)
 		return 0;

@@ -75,7 +75,8 @@ static __always_inline int finish(struct __sk_buff *skb, const struct packet *pa
 		return result;
 	}
 	/* A packet that the destination's policy refuses at its source's device is counted as ingress. */
-	count((__u32)-result, packet->policy_direction == POLICY_INGRESS ? TRAFFIC_INGRESS : TRAFFIC_EGRESS, skb->len);
+	count((__u32)-result, packet->policy_direction == POLICY_INGRESS ? TRAFFIC_INGRESS : TRAFFIC_EGRESS,
+	      skb->len);
 	notify(skb, packet, NOTIFICATION_DROP, (__u32)-result, VERDICT_DENY);
 	return TC_ACT_SHOT;
 }

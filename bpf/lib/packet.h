@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
-/* What the programs know about the packet in their hands. Filled by parse.h, narrowed step by step by the others. */
+/* What the programs know about the packet in their hands. Filled by parse.h, then step by step by the
+ * others. */
 #ifndef MESHLOG_LIB_PACKET_H
 #define MESHLOG_LIB_PACKET_H
 
@@ -10,8 +11,9 @@
 #include "../abi.h"
 
 /*
- * A step with many branches is a global function: the verifier checks it once, for any arguments, instead of once for
- * every path that leads to it. It takes pointers to initialised memory only, tests them for 0, and returns a number.
+ * A step with many branches is a global function: the verifier checks it once, for any arguments, instead
+ * of once for every path that leads to it. It takes pointers to initialised memory only, tests them for
+ * 0, and returns a number.
  */
 #define STEP __noinline int
 
@@ -49,13 +51,15 @@ struct address_port {
 /* Steps return 0 to go on, a TC_ACT_* where the packet's way is decided, or -(enum drop_reason). */
 #define DROP(packet, in_file, reason) ((packet)->line = __LINE__, (packet)->file = (in_file), -(int)(reason))
 
-/* In assembly, because the compiler would keep the 32-bit load in a register or on the stack and widen it later, and
- * the verifier would no longer see a packet pointer. */
+/* In assembly, because the compiler would keep the 32-bit load in a register or on the stack and widen it
+ * later, and the verifier would no longer see a packet pointer. */
 static __always_inline void *packet_data(const struct __sk_buff *skb)
 {
 	void *data;
 
-	asm volatile("%0 = *(u32 *)(%1 + %2)" : "=r"(data) : "r"(skb), "i"(__builtin_offsetof(struct __sk_buff, data)));
+	asm volatile("%0 = *(u32 *)(%1 + %2)"
+		     : "=r"(data)
+		     : "r"(skb), "i"(__builtin_offsetof(struct __sk_buff, data)));
 	return data;
 }
 

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
-/* From bytes to struct packet: Ethernet, IPv4 with options, IPv6 with a bounded chain of headers, and the ports. */
+/* From bytes to struct packet: Ethernet, IPv4 with options, IPv6 with a bounded chain of headers, the
+ * ports. */
 #ifndef MESHLOG_LIB_PARSE_H
 #define MESHLOG_LIB_PARSE_H
 
@@ -96,7 +97,8 @@ static __always_inline int parse_ipv4(struct __sk_buff *skb, struct packet *pack
 }
 
 /* Walks to the transport header: `next` is the header type found at `offset`. */
-static __always_inline int parse_ipv6_extensions(struct __sk_buff *skb, struct packet *packet, __u8 next, __u32 offset)
+static __always_inline int parse_ipv6_extensions(struct __sk_buff *skb, struct packet *packet, __u8 next,
+						 __u32 offset)
 {
 	for (int hop = 0; hop <= IPV6_EXTENSION_HEADERS_MAX; hop++) {
 		__u8 header[4]; /* next header, length, then by type */
@@ -185,7 +187,8 @@ static __always_inline int parse_tcp(struct __sk_buff *skb, struct packet *packe
 {
 	struct tcphdr header;
 
-	if (!l4_fits(packet, sizeof(header)) || bpf_skb_load_bytes(skb, packet->l4_offset, &header, sizeof(header)) ||
+	if (!l4_fits(packet, sizeof(header)) ||
+	    bpf_skb_load_bytes(skb, packet->l4_offset, &header, sizeof(header)) ||
 	    header.doff * 4 < sizeof(header))
 		return DROP(packet, FILE_PARSE, CT_TRUNCATED_OR_INVALID_HEADER);
 	packet->source_port = header.source;
@@ -245,7 +248,7 @@ STEP parse_l4(struct __sk_buff *skb, struct packet *packet)
 	return DROP(packet, FILE_PARSE, CT_UNKNOWN_L4_PROTOCOL);
 }
 
-/* Neighbour discovery and multicast listening on the link itself belong to the host stack and to no policy. */
+/* Neighbour discovery and multicast listening on the link itself are the host stack's and no policy's. */
 static __always_inline int is_link_control(struct __sk_buff *skb, const struct packet *packet)
 {
 	__u8 type;
@@ -253,7 +256,8 @@ static __always_inline int is_link_control(struct __sk_buff *skb, const struct p
 	if (packet->protocol != IPPROTO_ICMPV6 || packet->family != 6 ||
 	    !address_is_link_local_or_multicast(&packet->dest))
 		return 0;
-	if (!l4_fits(packet, sizeof(struct icmp6hdr)) || bpf_skb_load_bytes(skb, packet->l4_offset, &type, sizeof(type)))
+	if (!l4_fits(packet, sizeof(struct icmp6hdr)) ||
+	    bpf_skb_load_bytes(skb, packet->l4_offset, &type, sizeof(type)))
 		return 0;
 	return (type >= MLD_QUERY && type <= ND_ROUTER_SOLICITATION) || type == ND_NEIGHBOUR_SOLICITATION ||
 	       type == ND_NEIGHBOUR_ADVERTISEMENT || type == MLD_REPORT_V2;

@@ -67,8 +67,9 @@ static __always_inline int quoted_l4(struct __sk_buff *skb, struct packet *quote
 }
 
 /*
- * 1: an error about a tracked flow, sent to the end whose packet it quotes. `from_target`: only from the other end of
- * that flow, since an endpoint has no say in flows of others; a router on the network may have one.
+ * 1: an error about a tracked flow, sent to the end whose packet it quotes. `from_target`: only from the
+ * other end of that flow, since an endpoint has no say in flows of others; a router on the network may
+ * have one.
  */
 STEP is_related_error(struct __sk_buff *skb, const struct packet *packet, __u32 from_target)
 {

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
-/* From a frontend to one of its backends. The choice is a function of the packet, so that it can be replayed. */
+/* From a frontend to one of its backends. The choice is a function of the packet, and can be replayed. */
 #ifndef MESHLOG_LIB_SERVICE_H
 #define MESHLOG_LIB_SERVICE_H
 
@@ -74,6 +74,13 @@ STEP service_translate(struct packet *packet)
 	key.backend_set = service->backend_set;
 	key.slot = tuple_hash(packet) % service->count;
 	backend = bpf_map_lookup_elem(&backends, &key);
+	if (backend && address_equal(&backend->address, &packet->source)) {
+		/* A stack refuses packets from its own address: its endpoint asks another backend, if there is one. */
+		key.slot = (key.slot + 1) % service->count;
+		backend = bpf_map_lookup_elem(&backends, &key);
+		if (backend && address_equal(&backend->address, &packet->source))
+			backend = 0;
+	}
 	if (!backend)
 		return DROP(packet, FILE_SERVICE, SERVICE_BACKEND_NOT_FOUND);
 	packet->dest = backend->address;

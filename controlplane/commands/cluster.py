@@ -20,7 +20,7 @@ class JoinCluster(msgspec.Struct, frozen=True):
 
 
 class LeaveCluster(msgspec.Struct, frozen=True):
-    """The author's cluster leaves the mesh for good."""
+    """The author's cluster leaves the mesh for good. It must be empty: its claims go with what holds them."""
 
 
 def join_cluster(state: State, author: Author, command: JoinCluster) -> Decision | Rejection:
@@ -39,8 +39,15 @@ def join_cluster(state: State, author: Author, command: JoinCluster) -> Decision
 
 
 def leave_cluster(state: State, author: Author, command: LeaveCluster) -> Decision | Rejection:
-    """Everything of the cluster goes with it."""
+    """A claim is released by the command that removes its holder, a few in each transaction; so nothing may be left."""
     own = state.clusters.get(author.cluster)
     if own is None:
         return Decision()
+    for what, held in (
+        ("nodes", [key for key in state.nodes if key.cluster == author.cluster]),
+        ("services", [key for key in state.services if key.cluster == author.cluster]),
+        ("identities", [number for number, each in state.identities.items() if each.cluster == author.cluster]),
+    ):
+        if held:
+            return Rejection(f"cluster {author.cluster} has {len(held)} {what}; remove them first")
     return Decision((ClusterLeft(),), (Claim(f"cluster/{own.cluster_id}", taken=False),))

@@ -30,9 +30,31 @@ DECISIONS: Mapping[type[Any], Callable[[State, Author, Any], Decision | Rejectio
 }
 
 
+OPERATOR = "operator"
+OF_OPERATOR = (cluster.JoinCluster, cluster.LeaveCluster, node.AssignAddressBlock, identity.ReleaseIdentity)
+OF_NODE = (node.JoinNode, endpoint.CreateEndpoint, endpoint.RelabelEndpoint)
+OF_BOTH = (node.RemoveNode, endpoint.DeleteEndpoint)
+"""Whose commands they are: the cluster's operator's, those of the node they are about, or of either. All others are
+anybody's. The projections refuse the events of anyone else."""
+
+
+def _foreign(author: Author, command: Any) -> str:
+    """Who would be right, if the author is not; else ""."""
+    if isinstance(command, OF_OPERATOR):
+        return "" if author.writer == OPERATOR else OPERATOR
+    if isinstance(command, (*OF_NODE, *OF_BOTH)):
+        own = f"node.{command.node}"
+        if author.writer != own and not (author.writer == OPERATOR and isinstance(command, OF_BOTH)):
+            return own
+    return ""
+
+
 def decide(state: State, author: Author, command: Any) -> Decision | Rejection:
     """The events that make the command true, none if it is true already, or why not.
 
     Pure: the same state, author and command give the same answer. KeyError for a value that is no command.
     """
+    right = _foreign(author, command)
+    if right:
+        return Rejection(f"{type(command).__name__} is not for {author.writer} to ask; {right} may")
     return DECISIONS[type(command)](state, author, command)

@@ -13,6 +13,7 @@ from controlplane.events import EndpointCreated, EndpointDeleted, EndpointRelabe
 from controlplane.labels import identity_labels
 from controlplane.model import Device, EndpointKey, Labels, Node, NodeKey
 from controlplane.projections.namespaces import namespace_key
+from controlplane.projections.nodes import device_fault
 from controlplane.projections.state import State
 from controlplane.projections.workloads import workload_key
 
@@ -55,6 +56,9 @@ def create_endpoint(state: State, author: Author, command: CreateEndpoint) -> De
         return Rejection(f"node {command.node} has no address block yet; is the operator of {author.cluster} running?")
     if (author.cluster, command.node, command.container_id, command.interface) in state.attachments:
         return Decision()
+    fault = device_fault(command.device)
+    if fault:
+        return Rejection(fault, "device")
     labels = wanted_labels(state, author.cluster, command.namespace, command.workload)
     if labels is None:
         return Rejection(
@@ -85,9 +89,7 @@ def wanted_labels(state: State, cluster: str, namespace: str, workload: str) -> 
     if declared is None:
         return None
     about = state.namespaces.get(namespace_key(cluster, namespace))
-    return identity_labels(
-        cluster, namespace, about.labels if about else {}, declared.labels, declared.service_account
-    )
+    return identity_labels(cluster, namespace, about.labels if about else {}, declared.labels, declared.service_account)
 
 
 def _free_addresses(state: State, node: Node) -> tuple[str, str] | Rejection:

@@ -7,14 +7,18 @@ import msgspec
 from controlplane.addresses import blocks_of
 from controlplane.commands.types import Author, Decision, Rejection
 from controlplane.events import AddressBlockAssigned, NodeJoined, NodeLeft
+from controlplane.labels import SOURCE_KUBERNETES, label_fault
 from controlplane.model import Cluster, Device, Labels, NodeKey
-from controlplane.projections.nodes import holder_text
+from controlplane.projections.nodes import node_fault
 from controlplane.projections.state import State
 from kvstore.types import Claim
 
 
 class JoinNode(msgspec.Struct, frozen=True):
-    """The node's facts as its agent sees them now; decided to nothing while they are those recorded."""
+    """The node's facts as its agent sees them now; decided to nothing while they are those recorded.
+
+    A label without a source ("zone=a") is Kubernetes' ("k8s:zone=a").
+    """
 
     node: str
     addresses: tuple[str, ...]
@@ -37,17 +41,22 @@ class RemoveNode(msgspec.Struct, frozen=True):
 
 def join_node(state: State, author: Author, command: JoinNode) -> Decision | Rejection:
     """Record the facts if they are new. Its underlay addresses must be no other node's."""
-    if not command.addresses:
-        return Rejection(f"node {command.node} has no underlay address", "addresses")
-    known = state.nodes.get(NodeKey(author.cluster, command.node))
-    facts = (command.addresses, command.device, command.labels)
+    key = NodeKey(author.cluster, command.node)
+    known = state.nodes.get(key)
+    labels = sourced_labels(command.labels)
+    facts = (command.addresses, command.device, labels)
     if known is not None and (known.addresses, known.device, known.labels) == facts:
         return Decision()
-    for address in command.addresses:
-        holder = state.addresses.get(address)
-        if holder is not None and holder != (author.cluster, command.node):
-            return Rejection(f"address {address} is that of {holder_text(holder)}", "addresses")
-    return Decision((NodeJoined(command.node, command.addresses, command.device, command.labels),))
+    fault = node_fault(state, key, command.addresses, command.device) or label_fault(labels)
+    if fault:
+        return Rejection(f"node {command.node}: {fault}")
+    return Decision((NodeJoined(command.node, command.addresses, command.device, labels),))
+
+
+def sourced_labels(labels: Labels) -> Labels:
+    """As the log has them. A person writes "zone=a"; without a source, a node's label is Kubernetes'."""
+    sourced = (each if ":" in each.partition("=")[0] else f"{SOURCE_KUBERNETES}:{each}" for each in labels)
+    return tuple(sorted(dict.fromkeys(sourced)))
 
 
 def assign_address_block(state: State, author: Author, command: AssignAddressBlock) -> Decision | Rejection:

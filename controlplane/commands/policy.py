@@ -29,9 +29,7 @@ def apply_policy(state: State, author: Author, command: ApplyPolicy) -> Decision
     known = state.policies.get(ObjectKey(author.cluster, command.kind, command.namespace, command.name))
     if known is not None and (known.manifest, known.parser) == (command.manifest, command.parser):
         return Decision()
-    return Decision(
-        (PolicyApplied(command.kind, command.namespace, command.name, command.manifest, command.parser),)
-    )
+    return Decision((PolicyApplied(command.kind, command.namespace, command.name, command.manifest, command.parser),))
 
 
 def remove_policy(state: State, author: Author, command: RemovePolicy) -> Decision | Rejection:

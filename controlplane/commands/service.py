@@ -2,11 +2,11 @@
 
 import msgspec
 
-from controlplane.addresses import family_of, is_within, service_addresses
+from controlplane.addresses import family_of, is_address, is_within, service_addresses
 from controlplane.commands.types import Author, Decision, Rejection
 from controlplane.events import BackendsReported, BackendsWithdrawn, ServiceApplied, ServiceRemoved
 from controlplane.model import Backend, Cluster, Service, ServicePort
-from controlplane.projections.services import service_key, slice_key
+from controlplane.projections.services import ports_fault, service_key, slice_key
 from controlplane.projections.state import State
 from kvstore.types import Claim
 
@@ -51,6 +51,9 @@ def apply_service(state: State, author: Author, command: ApplyService) -> Decisi
     cluster = state.clusters.get(author.cluster)
     if cluster is None:
         return Rejection(f"cluster {author.cluster} has not joined the mesh; its operator must come first")
+    fault = ports_fault(command.ports)
+    if fault:
+        return Rejection(fault, "spec.ports")
     known = state.services.get(service_key(author.cluster, command.namespace, command.name))
     addresses = _cluster_ips(state, cluster, command, known)
     if isinstance(addresses, Rejection):
@@ -76,11 +79,11 @@ def _cluster_ips(
         return known.cluster_ips if known and known.cluster_ips else _free_ips(state, cluster)
     key = service_key(cluster.name, command.namespace, command.name)
     for address in command.cluster_ips:
+        if not is_address(address):
+            return Rejection(f"{address!r} is no address in canonical form", "spec.clusterIP")
         holder = state.service_addresses.get((cluster.name, address))
         if holder is not None and holder != key:
-            return Rejection(
-                f"{address} is the cluster address of {holder.namespace}/{holder.name}", "spec.clusterIP"
-            )
+            return Rejection(f"{address} is the cluster address of {holder.namespace}/{holder.name}", "spec.clusterIP")
         if not any(is_within(address, cidr) for cidr in cluster.service_cidrs):
             return Rejection(
                 f"{address} is not in {' or '.join(cluster.service_cidrs)} of cluster {cluster.name}", "spec.clusterIP"
@@ -110,6 +113,12 @@ def remove_service(state: State, author: Author, command: RemoveService) -> Deci
 
 def report_backends(state: State, author: Author, command: ReportBackends) -> Decision | Rejection:
     """Nothing to do when the slice is known in this very form."""
+    fault = ports_fault(command.ports)
+    if fault:
+        return Rejection(fault, "ports")
+    wrong = next((each.address for each in command.backends if not is_address(each.address)), None)
+    if wrong is not None:
+        return Rejection(f"{wrong!r} is no address in canonical form", "endpoints")
     known = state.backend_slices.get(slice_key(author.cluster, command.namespace, command.name))
     event = BackendsReported(command.namespace, command.name, command.service, command.backends, command.ports)
     if known is not None and (known.service, known.backends, known.ports) == (

@@ -1,4 +1,4 @@
-"""Commands that nobody asks for: what the state shows to be due, of a node for itself and of an operator for its cluster.
+"""Commands that nobody asks for: what is due of a node for itself, and of an operator for its cluster.
 
 Belongs here: what is due. Does not belong here: when to look, or submitting. Pure: the time is an argument.
 """
@@ -60,9 +60,7 @@ def due_commands(
     """Blocks for new nodes, dead nodes removed, identities released. `alive`: writers with a session; `realized`: by
     node, the revision that it last reported."""
     nodes = sorted(key.node for key in state.nodes if key.cluster == upkeep.cluster)
-    blocks = [
-        AssignAddressBlock(name) for name in nodes if not state.nodes[NodeKey(upkeep.cluster, name)].blocks
-    ]
+    blocks = [AssignAddressBlock(name) for name in nodes if not state.nodes[NodeKey(upkeep.cluster, name)].blocks]
     dead = _dead_nodes(upkeep, nodes, alive, now_s)
     removed = [RemoveNode(name, f"no session for {upkeep.node_dead_s:g} s") for name in dead]
     living = [name for name in nodes if name not in dead]
@@ -76,9 +74,7 @@ def _dead_nodes(upkeep: Upkeep, nodes: list[str], alive: Collection[str], now_s:
     return [name for name, since in upkeep.absent_since.items() if now_s - since >= upkeep.node_dead_s]
 
 
-def _unused(
-    upkeep: Upkeep, state: State, nodes: list[str], realized: Mapping[str, int], now_s: float
-) -> list[int]:
+def _unused(upkeep: Upkeep, state: State, nodes: list[str], realized: Mapping[str, int], now_s: float) -> list[int]:
     """Numbers without a user for long enough, that every node has gone beyond: no packet can still carry them."""
     unused = [n for n in sorted(state.identity_unused_since) if state.identities[n].cluster == upkeep.cluster]
     upkeep.unused_since = {number: upkeep.unused_since.get(number, now_s) for number in unused}

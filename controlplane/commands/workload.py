@@ -4,8 +4,8 @@ import msgspec
 
 from controlplane.commands.types import Author, Decision, Rejection
 from controlplane.events import WorkloadApplied, WorkloadRemoved
-from controlplane.projections.workloads import workload_key
 from controlplane.projections.state import State
+from controlplane.projections.workloads import ports_fault, workload_key
 
 
 class ApplyWorkload(msgspec.Struct, frozen=True):
@@ -27,6 +27,9 @@ class RemoveWorkload(msgspec.Struct, frozen=True):
 
 def apply_workload(state: State, author: Author, command: ApplyWorkload) -> Decision | Rejection:
     """Nothing to do when it is known in this very form."""
+    fault = ports_fault(command.ports)
+    if fault:
+        return Rejection(fault, "spec.containers")
     known = state.workloads.get(workload_key(author.cluster, command.namespace, command.name))
     event = WorkloadApplied(
         command.namespace,

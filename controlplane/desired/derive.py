@@ -60,9 +60,7 @@ class Deriver:
         }
         return t.Desired(state.revision, False, {name: tables[name] for name in t.TABLES if tables[name]})
 
-    def _changed_ipcache(
-        self, state: State, changes: Iterable[Change]
-    ) -> dict[t.IpcacheKey, t.IpcacheRow | None]:
+    def _changed_ipcache(self, state: State, changes: Iterable[Change]) -> dict[t.IpcacheKey, t.IpcacheRow | None]:
         addresses: dict[str, None] = {}
         for change in changes:
             if change.kind == "endpoint":
@@ -72,10 +70,7 @@ class Deriver:
             elif change.kind == "node":
                 addresses.update(_reached_by_node(state, change))
         addresses.pop("", None)
-        return {
-            ipcache.ipcache_key(address): ipcache.ipcache_row(state, self._node, address)
-            for address in addresses
-        }
+        return {ipcache.ipcache_key(address): ipcache.ipcache_row(state, self._node, address) for address in addresses}
 
 
 def _reached_by_node(state: State, change: Change) -> dict[str, None]:

@@ -84,6 +84,5 @@ def attachment_rows(
     elif endpoint is not None:
         programs = PROGRAMS_OF_ENDPOINT
     return {
-        t.AttachmentKey(ifindex, hook): t.AttachmentRow(programs[hook]) if hook in programs else None
-        for hook in HOOKS
+        t.AttachmentKey(ifindex, hook): t.AttachmentRow(programs[hook]) if hook in programs else None for hook in HOOKS
     }

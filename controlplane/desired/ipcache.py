@@ -14,8 +14,7 @@ from datapath.tables import NO_ADDRESS, IpcacheKey, IpcacheRow
 IpcacheRows = dict[IpcacheKey, IpcacheRow]
 
 WORLD_ROWS: IpcacheRows = {
-    IpcacheKey(*prefix_bytes(prefix)): IpcacheRow(NO_ADDRESS, IDENTITY_WORLD, 0)
-    for prefix in ("0.0.0.0/0", "::/0")
+    IpcacheKey(*prefix_bytes(prefix)): IpcacheRow(NO_ADDRESS, IDENTITY_WORLD, 0) for prefix in ("0.0.0.0/0", "::/0")
 }
 OWN_NODE = IpcacheRow(NO_ADDRESS, IDENTITY_HOST, 0)
 OTHER_NODE = IpcacheRow(NO_ADDRESS, IDENTITY_REMOTE_NODE, 0)

@@ -95,9 +95,7 @@ class LocalTables:
             if key != self._node:
                 tables["routes"].update(node_routes(own, state.nodes[key]))
                 tables["neighbours"].update(node_neighbours(own, state.nodes[key]))
-        return {
-            name: {key: row for key, row in rows.items() if row is not None} for name, rows in tables.items()
-        }
+        return {name: {key: row for key, row in rows.items() if row is not None} for name, rows in tables.items()}
 
     def _follow_endpoint(
         self, change: Change, changed: Tables, addresses: dict[str, None], ifindexes: dict[int, None]

@@ -15,9 +15,7 @@ NeighbourRows = dict[t.NeighbourKey, t.NeighbourRow]
 def endpoint_routes(endpoint: Endpoint) -> RouteRows:
     """One route for each address, through the endpoint's device."""
     row = t.RouteRow(endpoint.device.ifindex, t.NO_ADDRESS)
-    return {
-        t.RouteKey(128, address_bytes(address)): row for address in (endpoint.ipv4, endpoint.ipv6) if address
-    }
+    return {t.RouteKey(128, address_bytes(address)): row for address in (endpoint.ipv4, endpoint.ipv6) if address}
 
 
 def endpoint_neighbours(endpoint: Endpoint) -> NeighbourRows:

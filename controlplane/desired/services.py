@@ -94,9 +94,7 @@ class ServiceCompiler:
                 self._name_selecting(state, key, state.workloads.get(key), names)
         return self._recompile(state, names)
 
-    def _recompile(
-        self, state: State, names: Iterable[tuple[str, str]]
-    ) -> tuple[ServiceChanges, BackendChanges]:
+    def _recompile(self, state: State, names: Iterable[tuple[str, str]]) -> tuple[ServiceChanges, BackendChanges]:
         services: ServiceChanges = {}
         touched: dict[int, Members] = {}
         for namespace, name in names:
@@ -156,9 +154,7 @@ class ServiceCompiler:
                 continue
             for workload_key_ in self._selected(state, source):
                 self._put_workload(state, workload_key_, twin, ipv6, found)
-            for key in state.service_slices.get(
-                service_key(source.cluster, source.namespace, source.name), ()
-            ):
+            for key in state.service_slices.get(service_key(source.cluster, source.namespace, source.name), ()):
                 _put_slice(state.backend_slices[key], twin, ipv6, found)
         return tuple(sorted(found))
 
@@ -254,9 +250,7 @@ def _target_port(workload: Workload, port: ServicePort) -> int:
     return number if protocol == port.protocol else 0
 
 
-def _put_slice(
-    found: BackendSlice, port: ServicePort, ipv6: bool, members: dict[tuple[bytes, int], None]
-) -> None:
+def _put_slice(found: BackendSlice, port: ServicePort, ipv6: bool, members: dict[tuple[bytes, int], None]) -> None:
     numbers = [each.port for each in found.ports if (each.name, each.protocol) == (port.name, port.protocol)]
     for backend in found.backends:
         if backend.ready and (":" in backend.address) == ipv6:
@@ -267,6 +261,4 @@ def _put_slice(
 def _backend_rows(name: int, members: Members) -> dict[BackendKey, BackendRow]:
     if not name:
         return {}
-    return {
-        BackendKey(name, slot): BackendRow(address, port, 0) for slot, (address, port) in enumerate(members)
-    }
+    return {BackendKey(name, slot): BackendRow(address, port, 0) for slot, (address, port) in enumerate(members)}

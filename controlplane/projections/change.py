@@ -4,9 +4,7 @@ from typing import Any, Literal, NamedTuple
 
 import msgspec
 
-Kind = Literal[
-    "cluster", "node", "namespace", "workload", "identity", "endpoint", "service", "backends", "policy"
-]
+Kind = Literal["cluster", "node", "namespace", "workload", "identity", "endpoint", "service", "backends", "policy"]
 
 
 class Change(NamedTuple):

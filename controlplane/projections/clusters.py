@@ -21,9 +21,7 @@ BLOCK_LENGTH_MAX = {False: 30, True: 126}
 def cluster_joined(state: "State", record: Record, event: ClusterJoined, changes: list[Change]) -> str:
     if record.writer != OPERATOR:
         return f"only {OPERATOR} may write it"
-    new = Cluster(
-        record.cluster, event.cluster_id, event.pod_cidrs, event.block_prefixes, event.service_cidrs
-    )
+    new = Cluster(record.cluster, event.cluster_id, event.pod_cidrs, event.block_prefixes, event.service_cidrs)
     fault = cluster_fault(state, new)
     if fault:
         return fault
@@ -84,9 +82,7 @@ def _others_fault(state: "State", new: Cluster) -> str:
             blocks_stand = any(node.blocks for node in state.nodes.values() if node.cluster == name)
             same = (other.pod_cidrs, other.block_prefixes) == (new.pod_cidrs, new.block_prefixes)
             if blocks_stand and not same:
-                return (
-                    f"pod_cidrs {', '.join(new.pod_cidrs)}: nodes have blocks of {', '.join(other.pod_cidrs)}"
-                )
+                return f"pod_cidrs {', '.join(new.pod_cidrs)}: nodes have blocks of {', '.join(other.pod_cidrs)}"
             continue
         if other.cluster_id == new.cluster_id:
             return f"cluster_id {new.cluster_id} is {name}'s; choose another"

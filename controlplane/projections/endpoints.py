@@ -116,9 +116,7 @@ def _identity_fault(state: "State", cluster: str, number: int, labels: Labels) -
     return ""
 
 
-def endpoint_relabelled(
-    state: "State", record: Record, event: EndpointRelabelled, changes: list[Change]
-) -> str:
+def endpoint_relabelled(state: "State", record: Record, event: EndpointRelabelled, changes: list[Change]) -> str:
     if record.writer != "node." + event.node:
         return f"only node.{event.node} may write it"
     key = EndpointKey(record.cluster, event.node, event.endpoint_id)

@@ -19,9 +19,7 @@ OPERATOR = "operator"
 N_MASK = (1 << IDENTITY_BITS) - 1
 
 
-def identity_allocated(
-    state: "State", record: Record, event: IdentityAllocated, changes: list[Change]
-) -> str:
+def identity_allocated(state: "State", record: Record, event: IdentityAllocated, changes: list[Change]) -> str:
     number, cluster_name = event.number, record.cluster
     known = state.identities.get(number)
     new = Identity(number, event.labels, cluster_name)

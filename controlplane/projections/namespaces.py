@@ -17,9 +17,7 @@ def namespace_key(cluster: str, name: str) -> ObjectKey:
     return ObjectKey(cluster, KIND, "", name)
 
 
-def namespace_labelled(
-    state: "State", record: Record, event: NamespaceLabelled, changes: list[Change]
-) -> str:
+def namespace_labelled(state: "State", record: Record, event: NamespaceLabelled, changes: list[Change]) -> str:
     key = namespace_key(record.cluster, event.namespace)
     old, new = state.namespaces.get(key), Namespace(record.cluster, event.namespace, event.labels)
     if old != new:

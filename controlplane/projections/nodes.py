@@ -43,9 +43,7 @@ def node_joined(state: "State", record: Record, event: NodeJoined, changes: list
     fault = label_fault(event.labels)
     if fault:
         return fault
-    new = Node(
-        record.cluster, event.node, event.addresses, event.device, event.labels, old.blocks if old else ()
-    )
+    new = Node(record.cluster, event.node, event.addresses, event.device, event.labels, old.blocks if old else ())
     if old == new:
         return ""
     for address in old.addresses if old else ():
@@ -84,9 +82,7 @@ def holder_text(holder: NodeKey | EndpointKey) -> str:
     return f"endpoint {holder.endpoint_id} of node {holder.cluster}/{holder.node}"
 
 
-def address_block_assigned(
-    state: "State", record: Record, event: AddressBlockAssigned, changes: list[Change]
-) -> str:
+def address_block_assigned(state: "State", record: Record, event: AddressBlockAssigned, changes: list[Change]) -> str:
     if record.writer != OPERATOR:
         return f"only {OPERATOR} may write it"
     key = NodeKey(record.cluster, event.node)
@@ -124,9 +120,7 @@ def _blocks_fault(state: "State", cluster_name: str, blocks: tuple[str, ...]) ->
         return f"cluster {cluster_name} has not joined"
     if len(blocks) != len(cluster.pod_cidrs):
         return f"{len(blocks)} blocks; right is one for each of {', '.join(cluster.pod_cidrs)}"
-    for block, pods, length in zip(
-        blocks, state.pod_spans[cluster_name], cluster.block_prefixes, strict=True
-    ):
+    for block, pods, length in zip(blocks, state.pod_spans[cluster_name], cluster.block_prefixes, strict=True):
         span: Span | None = span_of(block)
         if span is None or not pods.holds(span) or length_of(block) != length:
             return f"block {block!r}: right is a /{length} of {', '.join(cluster.pod_cidrs)}"

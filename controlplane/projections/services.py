@@ -111,9 +111,7 @@ def backends_reported(state: "State", record: Record, event: BackendsReported, c
             return f"backend address {backend.address!r}: right is for example 10.0.0.1 or fd00::1"
     key = ObjectKey(record.cluster, SLICE_KIND, event.namespace, event.name)
     old = state.backend_slices.get(key)
-    new = BackendSlice(
-        record.cluster, event.namespace, event.name, event.service, event.backends, event.ports
-    )
+    new = BackendSlice(record.cluster, event.namespace, event.name, event.service, event.backends, event.ports)
     if old == new:
         return ""
     if old is not None:
@@ -140,9 +138,7 @@ def _forget_slice(state: "State", key: ObjectKey, found: BackendSlice) -> None:
         del state.service_slices[service]
 
 
-def backends_withdrawn(
-    state: "State", record: Record, event: BackendsWithdrawn, changes: list[Change]
-) -> str:
+def backends_withdrawn(state: "State", record: Record, event: BackendsWithdrawn, changes: list[Change]) -> str:
     remove_slice(state, slice_key(record.cluster, event.namespace, event.name), changes)
     return ""
 

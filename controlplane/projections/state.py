@@ -207,9 +207,7 @@ class State:
 
     def _refuse(self, record: Record, event: str, reason: str) -> None:
         self.refused_count += 1
-        self.refused_events.append(
-            RefusedEvent(record.revision, record.cluster, record.writer, event, reason)
-        )
+        self.refused_events.append(RefusedEvent(record.revision, record.cluster, record.writer, event, reason))
         if len(self.refused_events) > REFUSED_EVENTS_MAX:
             del self.refused_events[0]
 
@@ -299,9 +297,7 @@ class State:
         known = {event.__name__ for event in e.EVENTS}
         learned = sorted(tag for tag in found.unknown_tags if tag in known)
         if learned:
-            raise StateDamaged(
-                f"saved by a version that did not know {', '.join(learned)}; fold the log again"
-            )
+            raise StateDamaged(f"saved by a version that did not know {', '.join(learned)}; fold the log again")
         state = cls()
         state.revision, state.store_id = found.revision, found.store_id
         state.sequences, state.policy_epoch = found.sequences, found.policy_epoch
@@ -321,9 +317,7 @@ class State:
         for node in content.nodes:
             self._hold_node(NodeKey(node.cluster, node.name), node)
         self.last_created = dict(content.last_created)
-        self.namespaces = {
-            namespaces.namespace_key(each.cluster, each.name): each for each in content.namespaces
-        }
+        self.namespaces = {namespaces.namespace_key(each.cluster, each.name): each for each in content.namespaces}
         for workload in content.workloads:
             key = workloads.workload_key(workload.cluster, workload.namespace, workload.name)
             self.workloads[key] = workload

@@ -18,10 +18,18 @@ def workload_key(cluster: str, namespace: str, name: str) -> ObjectKey:
     return ObjectKey(cluster, KIND, namespace, name)
 
 
-def workload_applied(state: "State", record: Record, event: WorkloadApplied, changes: list[Change]) -> str:
-    for name, (port, _) in event.ports.items():
+def ports_fault(ports: dict[str, tuple[int, str]]) -> str:
+    """What is wrong with named ports; "" if nothing is."""
+    for name, (port, _) in ports.items():
         if not 1 <= port <= PORT_MAX:
             return f"port {name!r}: {port}; right is 1 to {PORT_MAX}"
+    return ""
+
+
+def workload_applied(state: "State", record: Record, event: WorkloadApplied, changes: list[Change]) -> str:
+    fault = ports_fault(event.ports)
+    if fault:
+        return fault
     cluster = record.cluster
     key = ObjectKey(cluster, KIND, event.namespace, event.name)
     old = state.workloads.get(key)

@@ -22,12 +22,12 @@ from controlplane.labels import identity_labels
 from controlplane.model import Backend, Device, ServicePort
 from kvstore.types import Record, Revision
 
-CLUSTER = "east"
-CLUSTER_ID = 1
+CLUSTER = "far"
+CLUSTER_ID = 9
 IDENTITIES = 500
 ENDPOINTS_PER_NODE = 100
 EVENTS_PER_BATCH = 100
-POD_CIDR = IPv4Network("10.0.0.0/8")
+POD_CIDR = IPv4Network("20.0.0.0/8")
 SERVICE_CIDR = IPv4Network("172.20.0.0/16")
 
 

@@ -1,10 +1,12 @@
-"""One node as the programs see it: maps of its own, two local endpoints, another node, and packets run through.
+"""One node as the programs see it: its own maps, two local endpoints, another node, and packets run through.
 
 Belongs here: addresses, rows, and how a packet is run. Does not belong here: what should come out.
 Every device is the loopback device of the test run, so that a sender is chosen by what `devices` says of it.
 """
 
+import ctypes
 import os
+import platform
 import struct
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -13,6 +15,7 @@ from typing import Any, NamedTuple, Self
 from datapath import codec, conntrack
 from datapath.abi import types as abi
 from datapath.abi.types import STRUCTS
+from datapath.kernel import libbpf, uapi
 from datapath.kernel.programs import Loaded, PacketRun, load_private
 from datapath.kernel.ringbuf import RingReader
 from datapath.notifications import Notification, decode_records
@@ -40,6 +43,8 @@ from tests.bpf import packets
 LOOPBACK = 1
 UNDERLAY = 5
 OK, SHOT, REDIRECT = 0, 2, 7
+TEST_SUMMED = 4
+"""BPF_F_TEST_SKB_CHECKSUM_COMPLETE, which older headers lack."""
 NS_PER_S = 1_000_000_000
 L3_SHAPE, ANY_PORT_SHAPE, PORT_SHAPE = (
     abi.POLICY_SHAPE_L3,
@@ -66,12 +71,8 @@ class Endpoint(NamedTuple):
         return self.ipv4 if family == 4 else self.ipv6
 
 
-CLIENT = Endpoint(
-    "10.1.0.5", "fd00:1::5", 1001, 11, 70, bytes.fromhex("0a0000000005"), bytes.fromhex("0e0000000005")
-)
-SERVER = Endpoint(
-    "10.1.0.6", "fd00:1::6", 1002, 12, 71, bytes.fromhex("0a0000000006"), bytes.fromhex("0e0000000006")
-)
+CLIENT = Endpoint("10.1.0.5", "fd00:1::5", 1001, 11, 70, bytes.fromhex("0a0000000005"), bytes.fromhex("0e0000000005"))
+SERVER = Endpoint("10.1.0.6", "fd00:1::6", 1002, 12, 71, bytes.fromhex("0a0000000006"), bytes.fromhex("0e0000000006"))
 HOST = Endpoint("10.1.0.1", "fd00:1::1", abi.IDENTITY_HOST, 0, 0, GATEWAY_MAC, GATEWAY_MAC)
 REMOTE = Endpoint("10.2.0.7", "fd00:2::7", 1003, 0, 0, GATEWAY_MAC, GATEWAY_MAC)
 WORLD = Endpoint("198.51.100.9", "2001:db8::9", abi.IDENTITY_WORLD, 0, 0, GATEWAY_MAC, GATEWAY_MAC)
@@ -81,7 +82,7 @@ LOCAL = (CLIENT, SERVER)
 
 
 class Node:
-    """One object in the kernel with its private maps. `run` leaves nothing behind but conntrack and counters."""
+    """One object in the kernel with private maps. `run` leaves nothing behind but conntrack and counters."""
 
     def __init__(self, loaded: Loaded) -> None:
         self._loaded = loaded
@@ -129,9 +130,7 @@ class Node:
         )
         self.put("devices", {DeviceKey(LOOPBACK): row})
 
-    def subject(
-        self, endpoint: Endpoint, *, ingress: bool = False, egress: bool = False, shapes: int = 0
-    ) -> None:
+    def subject(self, endpoint: Endpoint, *, ingress: bool = False, egress: bool = False, shapes: int = 0) -> None:
         """What is enforced for the endpoint's identity; the shapes are those of both directions."""
         row = PolicySubjectRow(int(ingress), int(egress), shapes, shapes)
         self.put("policy_subjects", {PolicySubjectKey(endpoint.identity): row})
@@ -188,6 +187,22 @@ class Node:
     def run(self, program: str, raw: bytes) -> PacketRun:
         """Runs a program on a frame, as the rows are."""
         return self._loaded.test_run(program, raw)
+
+    def run_summed(self, program: str, raw: bytes) -> int:
+        """Runs it on a frame whose sum the device has computed (CHECKSUM_COMPLETE); the errno, or 0.
+
+        EBADMSG: the program left a sum that does not fit the packet any more. EINVAL: this kernel cannot tell.
+        """
+        out = ctypes.create_string_buffer(len(raw) + 512)
+        given = ctypes.create_string_buffer(raw, len(raw))
+        attr = struct.pack(
+            "=IIIIQQIIIIQQIIII", self._loaded.programs[program].fd, 0, len(raw), len(out), ctypes.addressof(given),
+            ctypes.addressof(out), 1, 0, 0, 0, 0, 0, TEST_SUMMED, 0, 0, 0,
+        )  # fmt: skip
+        number = libbpf.SYSCALL_NUMBERS[platform.machine()]
+        libc = ctypes.CDLL(None, use_errno=True)
+        result = libc.syscall(number, uapi.PROG_TEST_RUN, ctypes.create_string_buffer(attr, len(attr)), len(attr))
+        return ctypes.get_errno() if result < 0 else 0
 
     def nanoseconds(self, program: str, raw: bytes, repeat: int) -> int:
         """What one packet costs on average."""

@@ -66,9 +66,7 @@ def with_checksum(segment: bytes, protocol: int, source: bytes, dest: bytes) -> 
     return segment[:at] + struct.pack(">H", checksum) + segment[at + 2 :]
 
 
-def tcp(
-    source_port: int, dest_port: int, flags: int = SYN, payload: bytes = b"", header_words: int = 5
-) -> bytes:
+def tcp(source_port: int, dest_port: int, flags: int = SYN, payload: bytes = b"", header_words: int = 5) -> bytes:
     """A segment without its checksum."""
     words = header_words << 4
     return struct.pack(">HHIIBBHHH", source_port, dest_port, 1000, 2000, words, flags, 65535, 0, 0) + payload
@@ -90,7 +88,7 @@ def icmp(kind: int, code: int = 0, echo_id: int = 7, payload: bytes = b"ping") -
 
 
 def icmp_error(family: int, quoted: bytes) -> tuple[int, bytes]:
-    """The protocol and a port unreachable without its checksum, quoting a frame's IP header and 8 bytes more."""
+    """The protocol, and a port unreachable that quotes a frame's IP header and 8 bytes; no checksum yet."""
     protocol, kind, code, header_bytes = (ICMP, 3, 3, 20) if family == 4 else (ICMPV6, 1, 4, 40)
     return protocol, icmp(kind, code, 0, quoted[ETHERNET_BYTES : ETHERNET_BYTES + header_bytes + 8])
 
@@ -107,12 +105,7 @@ def ipv4(
     """`options` in multiples of 4 bytes; `fragment` is the flags and offset field."""
     words = 5 + len(options) // 4
     length = words * 4 + len(segment)
-    header = (
-        struct.pack(">BBHHHBBH", 0x40 | words, 0, length, 1, fragment, ttl, protocol, 0)
-        + source
-        + dest
-        + options
-    )
+    header = struct.pack(">BBHHHBBH", 0x40 | words, 0, length, 1, fragment, ttl, protocol, 0) + source + dest + options
     return header[:10] + struct.pack(">H", ones_sum(header)) + header[12:] + segment
 
 

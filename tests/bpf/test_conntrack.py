@@ -111,7 +111,7 @@ def test_ingress_policy_of_the_receiver_is_judged_again_too(node: Node) -> None:
 
 
 def test_reply_follows_its_flow(node: Node) -> None:
-    """SERVER may send nothing of its own, CLIENT may receive nothing, yet the answer passes; also under a new epoch."""
+    """SERVER may begin nothing, CLIENT may receive nothing, yet the answer passes, under a new epoch too."""
     node.subject(SERVER, egress=True)
     node.subject(CLIENT, ingress=True)
     forward(node, SYN)

@@ -19,7 +19,7 @@ SEGMENTS = {
 
 @pytest.mark.parametrize("name", SEGMENTS)
 def test_local_delivery(node: Node, name: str) -> None:
-    """Redirected; the MACs are those of the destination's veth, the TTL is one less, the checksums are right."""
+    """Redirected; the MACs are those of the receiver's veth, the TTL is one less, the checksums are right."""
     protocol, segment = SEGMENTS[name]
     run = node.send(CLIENT, node.frame(CLIENT, SERVER, segment, protocol))
     seen = packets.read(run.packet)
@@ -39,10 +39,21 @@ def test_local_delivery_changes_nothing_else(node: Node) -> None:
 def test_header_checksum_follows_every_ttl(node: Node) -> None:
     """The carry of the incremental checksum is right. IPv6 has no header checksum."""
     for ttl in range(2, 256):
-        seen = packets.read(
-            node.send(CLIENT, node.frame(CLIENT, SERVER, packets.tcp(1000, 80), ttl=ttl)).packet
-        )
+        seen = packets.read(node.send(CLIENT, node.frame(CLIENT, SERVER, packets.tcp(1000, 80), ttl=ttl)).packet)
         assert (seen.ttl, seen.l3_sum) == (ttl - 1, 0)
+
+
+@pytest.mark.parametrize("family", [4], indirect=True)
+def test_header_checksum_of_all_ones_stays_right(node: Node) -> None:
+    """0xffff is as right as 0, and the sum carries."""
+    raw = node.frame(CLIENT, SERVER, packets.tcp(1000, 80))
+    at = packets.ETHERNET_BYTES
+    # What the checksum was is added to the identification, so that 0 becomes right, and with it 0xffff.
+    total = int.from_bytes(raw[at + 4 : at + 6]) + int.from_bytes(raw[at + 10 : at + 12])
+    identification = (total & 0xFFFF) + (total >> 16)
+    raw = raw[: at + 4] + identification.to_bytes(2) + raw[at + 6 : at + 10] + b"\xff\xff" + raw[at + 12 :]
+    assert packets.read(raw).l3_sum == 0
+    assert packets.read(node.send(CLIENT, raw).packet).l3_sum == 0
 
 
 @pytest.mark.parametrize("dest", [SERVER, REMOTE], ids=["local", "remote"])
@@ -73,9 +84,7 @@ def test_ipv6_over_an_ipv4_underlay_needs_a_known_neighbour(node: Node) -> None:
     """There is no such device in a test run, so the way is not found, and the drop is told."""
     row = IpcacheRow(codec.address_bytes("192.168.9.2"), REMOTE.identity, abi.IPCACHE_REMOTE_ENDPOINT)
     node.ipcache(REMOTE.ipv6, row)
-    assert node.is_dropped(
-        node.send(CLIENT, node.frame(CLIENT, REMOTE, packets.tcp(1000, 80))), abi.FIB_LOOKUP_FAILED
-    )
+    assert node.is_dropped(node.send(CLIENT, node.frame(CLIENT, REMOTE, packets.tcp(1000, 80))), abi.FIB_LOOKUP_FAILED)
 
 
 def test_remote_address_without_the_flag_goes_to_the_host_stack(node: Node) -> None:

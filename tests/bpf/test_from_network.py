@@ -75,9 +75,7 @@ def test_other_ethertypes_are_the_stacks(network: Node) -> None:
 
 def test_frame_for_another_mac_is_the_stacks(network: Node) -> None:
     """A switch may flood; the stack drops what is not ours."""
-    raw = network.frame(
-        REMOTE, SERVER, packets.tcp(1000, 80), source_mac=GATEWAY_MAC, dest_mac=SERVER.host_mac
-    )
+    raw = network.frame(REMOTE, SERVER, packets.tcp(1000, 80), source_mac=GATEWAY_MAC, dest_mac=SERVER.host_mac)
     assert (network.receive(raw).retval, network.entries()) == (OK, [])
 
 
@@ -103,24 +101,27 @@ def test_moved_epoch_cuts_what_is_denied_now(network: Node) -> None:
     network.receive(arriving(network, REMOTE, SERVER, packets.tcp(1000, 80)))
     network.subject(SERVER, ingress=True)
     network.epoch(2)
-    assert (
-        network.receive(arriving(network, REMOTE, SERVER, packets.tcp(1000, 80, packets.ACK))).retval == SHOT
-    )
+    assert network.receive(arriving(network, REMOTE, SERVER, packets.tcp(1000, 80, packets.ACK))).retval == SHOT
     assert network.entries() == []
+
+
+def test_moved_epoch_refreshes_what_is_still_allowed(network: Node) -> None:
+    """The entry takes the new epoch."""
+    network.receive(arriving(network, REMOTE, SERVER, packets.tcp(1000, 80)))
+    network.epoch(2)
+    network.receive(arriving(network, REMOTE, SERVER, packets.tcp(1000, 80, packets.ACK)))
+    assert [(row.policy_epoch, row.forward_packets) for _, row in network.entries()] == [(2, 2)]
 
 
 def test_established_flow_skips_policy(network: Node) -> None:
     """While the epoch stands."""
     network.receive(arriving(network, REMOTE, SERVER, packets.tcp(1000, 80)))
     network.subject(SERVER, ingress=True)
-    assert (
-        network.receive(arriving(network, REMOTE, SERVER, packets.tcp(1000, 80, packets.ACK))).retval
-        == REDIRECT
-    )
+    assert network.receive(arriving(network, REMOTE, SERVER, packets.tcp(1000, 80, packets.ACK))).retval == REDIRECT
 
 
 def test_reply_of_a_remote_backend_comes_from_the_frontend(network: Node) -> None:
-    """CLIENT asked FRONTEND:80, which is REMOTE:8080: the answer is translated back, and needs no ingress row."""
+    """CLIENT asked FRONTEND:80, which is REMOTE:8080: the answer is translated, and needs no ingress row."""
     client, backend, frontend = (
         codec.address_bytes(each.address(network.family)) for each in (CLIENT, REMOTE, FRONTEND)
     )
@@ -142,9 +143,7 @@ def test_reply_of_a_remote_backend_comes_from_the_frontend(network: Node) -> Non
     )
     network.put_entry(conntrack.ConntrackEntry(key, row))
     network.subject(CLIENT, ingress=True)
-    run = network.receive(
-        arriving(network, REMOTE, CLIENT, packets.tcp(8080, 1000, packets.SYN | packets.ACK))
-    )
+    run = network.receive(arriving(network, REMOTE, CLIENT, packets.tcp(8080, 1000, packets.SYN | packets.ACK)))
     seen = packets.read(run.packet)
     assert (run.retval, seen.source, seen.source_port) == (REDIRECT, FRONTEND.address(network.family), 80)
     assert (seen.dest_mac, seen.ttl, seen.l3_sum, seen.l4_sum) == (CLIENT.mac, 63, 0, 0)

@@ -75,9 +75,7 @@ def test_new_flow_tells_a_verdict_per_direction(node: Node) -> None:
     """Allowed egress of the sender, allowed ingress of the receiver; established packets tell nothing."""
     for _ in range(2):
         node.send(CLIENT, node.frame(CLIENT, SERVER, packets.tcp(1000, 80)))
-    told = [
-        (each.type, each.policy_direction, each.verdict, each.endpoint_id) for each in node.notifications()
-    ]
+    told = [(each.type, each.policy_direction, each.verdict, each.endpoint_id) for each in node.notifications()]
     assert told == [
         (abi.NOTIFICATION_VERDICT, abi.POLICY_EGRESS, abi.VERDICT_ALLOW, CLIENT.endpoint_id),
         (abi.NOTIFICATION_VERDICT, abi.POLICY_INGRESS, abi.VERDICT_ALLOW, SERVER.endpoint_id),

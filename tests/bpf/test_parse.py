@@ -1,5 +1,7 @@
 """What the programs make of bytes: which packets are no packets, and which the host stack gets unseen."""
 
+from typing import Any
+
 import pytest
 
 from datapath.abi import types as abi
@@ -14,14 +16,14 @@ def ethernet(kind: int, payload: bytes) -> bytes:
     return packets.ethernet(CLIENT.host_mac, CLIENT.mac, kind, payload)
 
 
-def l3(node: Node, protocol: int, segment: bytes, **named: object) -> bytes:
+def l3(node: Node, protocol: int, segment: bytes, **named: Any) -> bytes:
     """A frame CLIENT -> SERVER whose IP header is made with `named`."""
     source, dest = (packets.packed(each.address(node.family)) for each in (CLIENT, SERVER))
     if protocol in packets.CHECKSUM_AT and len(segment) > packets.CHECKSUM_AT[protocol] + 1:
         segment = packets.with_checksum(segment, protocol, source, dest)
     if node.family == 4:
-        return ethernet(packets.IPV4, packets.ipv4(source, dest, protocol, segment, **named))  # type: ignore[arg-type]
-    return ethernet(packets.IPV6, packets.ipv6(source, dest, protocol, segment, **named))  # type: ignore[arg-type]
+        return ethernet(packets.IPV4, packets.ipv4(source, dest, protocol, segment, **named))
+    return ethernet(packets.IPV6, packets.ipv6(source, dest, protocol, segment, **named))
 
 
 def changed(raw: bytes, at: int, value: bytes) -> bytes:
@@ -39,9 +41,7 @@ def test_arp_goes_to_the_host_stack(node: Node) -> None:
 def test_link_control_goes_to_the_host_stack(node: Node, kind: int) -> None:
     """Neighbour discovery and multicast listening pass, also from the unspecified address."""
     for source, dest in (("::", "ff02::1:ff00:1"), ("fe80::5", "fe80::1")):
-        raw = packets.frame(
-            source, dest, packets.ICMPV6, packets.icmp(kind), source_mac=CLIENT.mac, dest_mac=HOST.mac
-        )
+        raw = packets.frame(source, dest, packets.ICMPV6, packets.icmp(kind), source_mac=CLIENT.mac, dest_mac=HOST.mac)
         assert node.send(CLIENT, raw).retval == OK
 
 
@@ -130,10 +130,7 @@ def test_ipv4_do_not_fragment_is_no_fragment(node: Node) -> None:
 )
 def test_ipv6_extension_headers_are_skipped(node: Node, extensions: list[int]) -> None:
     """The ports are found behind up to six headers."""
-    assert (
-        node.send(CLIENT, l3(node, packets.TCP, packets.tcp(1000, 80), extensions=extensions)).retval
-        == REDIRECT
-    )
+    assert node.send(CLIENT, l3(node, packets.TCP, packets.tcp(1000, 80), extensions=extensions)).retval == REDIRECT
     assert (node.entries()[0].key.low_port, node.entries()[0].key.high_port) == (1000, 80)
 
 

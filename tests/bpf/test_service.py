@@ -42,9 +42,7 @@ def ask(node: Node, port: int = 1000, flags: int = packets.SYN, **named: bool) -
     return run.retval, packets.read(run.packet)
 
 
-def answer(
-    node: Node, port: int = 1000, flags: int = packets.ACK, **named: bool
-) -> tuple[int, packets.Packet]:
+def answer(node: Node, port: int = 1000, flags: int = packets.ACK, **named: bool) -> tuple[int, packets.Packet]:
     """SERVER:8080 -> CLIENT:port; the verdict and the packet."""
     raw = node.frame(SERVER, CLIENT, segment(node.protocol, BACKEND_PORT, port, flags), **named)
     run = node.send(SERVER, raw)
@@ -87,9 +85,7 @@ def test_service_flow_has_two_entries(served: Node) -> None:
     rows = {row.flags & (DNAT | REVERSE_DNAT): (key, row) for key, row in served.entries()}
     (_, there), (_, back) = rows[DNAT], rows[REVERSE_DNAT]
     assert (there.translated_port, back.translated_port) == (BACKEND_PORT, 80)
-    assert {there.translated, back.translated} <= {
-        end for key, _ in rows.values() for end in (key.low, key.high)
-    }
+    assert {there.translated, back.translated} <= {end for key, _ in rows.values() for end in (key.low, key.high)}
     assert (there.forward_packets, back.forward_packets) == (1, 0)
 
 
@@ -120,9 +116,7 @@ def test_backend_is_judged_not_the_frontend(served: Node) -> None:
     shape = abi.POLICY_SHAPE_PORT_0 << 16
     served.subject(CLIENT, egress=True, shapes=shape)
     assert ask(served)[0] == SHOT
-    served.policy(
-        CLIENT, abi.POLICY_EGRESS, SERVER.identity, port=BACKEND_PORT, prefix=16, protocol=served.protocol
-    )
+    served.policy(CLIENT, abi.POLICY_EGRESS, SERVER.identity, port=BACKEND_PORT, prefix=16, protocol=served.protocol)
     assert ask(served)[0] == REDIRECT
 
 
@@ -158,6 +152,19 @@ def test_client_ports_spread_over_the_backends(served: Node) -> None:
     shares = {dest: chosen.count(dest) for dest in set(chosen)}
     assert len(shares) == 3
     assert all(60 < share < 140 for share in shares.values()), shares
+
+
+def test_client_is_not_sent_to_itself(served: Node) -> None:
+    """A client that is a backend too gets another one, since its own stack would refuse its own address."""
+    served.service([(CLIENT, BACKEND_PORT), (SERVER, BACKEND_PORT)], served.protocol)
+    assert {ask(served, port)[1].dest for port in range(2000, 2032)} == {SERVER.address(served.family)}
+
+
+def test_client_that_is_the_only_backend_is_told(served: Node) -> None:
+    """There is nobody else to ask."""
+    served.service([(CLIENT, BACKEND_PORT)], served.protocol)
+    assert ask(served)[0] == SHOT
+    assert served.drops() == [abi.SERVICE_BACKEND_NOT_FOUND]
 
 
 @pytest.mark.parametrize(("backend", "verdict"), [(REMOTE, REDIRECT), (HOST, OK), (WORLD, OK)])

@@ -80,6 +80,14 @@ def test_moved_epoch_cuts_what_is_denied_now(node: Node) -> None:
     assert node.entries() == []
 
 
+def test_moved_epoch_refreshes_what_is_still_allowed(node: Node) -> None:
+    """The entry takes the new epoch."""
+    arrive(node, WORLD, packets.tcp(1000, 80))
+    node.epoch(2)
+    assert arrive(node, WORLD, packets.tcp(1000, 80, packets.ACK)) == OK
+    assert [(row.policy_epoch, row.forward_packets) for _, row in node.entries()] == [(2, 2)]
+
+
 def test_arp_and_neighbour_discovery_pass(node: Node) -> None:
     """The link's own talk has no policy."""
     node.subject(SERVER, ingress=True)

@@ -305,7 +305,7 @@ async def test_follow_equals_read_while_writers_write(bed, cluster, monkeypatch)
 
     async def write(name: str) -> None:
         own = await bed.log()
-        session = await own.open_session(f"{cluster}{name[-1] in '01'}".lower(), name)
+        session = await own.open_session(f"{cluster}{'a' if name in ('n0', 'n1') else 'b'}", name)
         for n in range(each):
             await own.append(session, b"%d" % n)
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from controlplane import events as e
 from controlplane.codec import encode
-from controlplane.commands.cluster import JoinCluster, LeaveCluster
+from controlplane.commands.cluster import JoinCluster
 from controlplane.commands.decide import Author, decide
 from controlplane.commands.endpoint import CreateEndpoint, DeleteEndpoint, RelabelEndpoint
 from controlplane.commands.identity import ReleaseIdentity
@@ -66,8 +66,7 @@ def joined() -> list[tuple[Author, Any]]:
             for app in APPS:
                 ports = {"web": (8000, "TCP")}
                 wishes += [
-                    (operator, ApplyWorkload(namespace, f"{app}-{n}", {"app": app}, True, "", ports))
-                    for n in range(3)
+                    (operator, ApplyWorkload(namespace, f"{app}-{n}", {"app": app}, True, "", ports)) for n in range(3)
                 ]
     return wishes
 
@@ -110,7 +109,7 @@ def wish(step: Step) -> tuple[Author, Any]:
         19: (operator, RemoveNode(node, "dead")) if c == 0 else (agent, create),
         20: (agent, _join(cluster, node, c)),
         21: (operator, AssignAddressBlock(node)),
-        LEAVE: (operator, LeaveCluster()) if (b, c) == (0, 0) else (operator, ApplyNamespace(namespace, {})),
+        LEAVE: (operator, e.ClusterLeft()) if (b, c) == (0, 0) else (operator, ApplyNamespace(namespace, {})),
     }  # fmt: skip
     return wishes.get(kind, (agent, create))
 
@@ -147,7 +146,10 @@ class Log:
         return self.changes[-1]
 
     def wish(self, author: Author, command: Any) -> Any:
-        """Decide, and append what was decided."""
+        """Decide, and append what was decided. An event is appended as it is."""
+        if isinstance(command, Event):
+            self.write(*author, command)
+            return Decision()
         decision = decide(self.state, author, command)
         if isinstance(decision, Decision) and decision.events:
             self.write(*author, *decision.events)

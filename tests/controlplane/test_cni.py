@@ -1,4 +1,4 @@
-"""The CNI plugin as a container runtime calls it: a process, an environment, JSON in and out. The agent is the test's."""
+"""The CNI plugin as a container runtime calls it: a process, an environment, JSON in and out. The agent is a fake."""
 
 import json
 import os
@@ -20,7 +20,9 @@ ENVIRONMENT = {
 }
 ENDPOINT: dict[str, Any] = {
     "cluster": "east", "node": "n1", "endpoint_id": 7, "identity": 65793,
-    "addresses": [{"address": "10.1.0.7/32", "gateway": "10.1.0.1"}, {"address": "fd00:1::7/128", "gateway": "fd00:1::1"}],
+    "addresses": [
+        {"address": "10.1.0.7/32", "gateway": "10.1.0.1"}, {"address": "fd00:1::7/128", "gateway": "fd00:1::1"},
+    ],
     "routes": {"0.0.0.0/0": "10.1.0.1", "::/0": "fd00:1::1"}, "host_device": "ml7", "host_mac": "02:00:00:00:00:02",
     "device": "eth0", "mac": "02:00:00:00:00:01", "mtu": 1500, "revision": 9,
 }
@@ -67,8 +69,8 @@ def test_add_asks_for_the_workload_by_name(agent: FakeAgent, call: Call) -> None
     agent.answers["POST", "/v1/endpoints"] = (200, ENDPOINT)
     call("ADD")
     assert agent.asked[0][2] == {
-        "container_id": CONTAINER, "interface": "eth0", "netns": "/run/netns/x", "namespace": "shop", "workload": "cart",
-        "mtu": 0,
+        "container_id": CONTAINER, "interface": "eth0", "netns": "/run/netns/x", "namespace": "shop",
+        "workload": "cart", "mtu": 0,
     }
 
 

@@ -32,9 +32,7 @@ def full(log: Log, node: str) -> Tables:
 
 @settings(max_examples=150, deadline=None)
 @given(steps(), steps(60), st.lists(st.integers(1, 6), min_size=1, max_size=8))
-def test_folded_updates_equal_a_full_derivation(
-    before: list[Step], after: list[Step], cuts: list[int]
-) -> None:
+def test_folded_updates_equal_a_full_derivation(before: list[Step], after: list[Step], cuts: list[int]) -> None:
     """Whatever happens in the mesh, and however many records one update takes."""
     log = history(before)
     deriver, tables = Deriver("east", "n1"), {}

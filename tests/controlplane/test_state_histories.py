@@ -2,8 +2,7 @@
 
 from hypothesis import given, settings
 
-from controlplane.commands.cluster import LeaveCluster
-from controlplane.commands.types import Author
+from controlplane.events import ClusterLeft
 from controlplane.projections.state import State
 from kvstore.types import Record
 from tests.controlplane.random_mesh import CLUSTERS, LEAVE, Log, Step, forgery, history, joined, steps, wish
@@ -70,7 +69,7 @@ def test_nothing_is_left_of_clusters_that_left(script: list[Step]) -> None:
     """Teardown ends where the log began, but for how far the log is."""
     log = history(script)
     for cluster in CLUSTERS:
-        log.wish(Author(cluster, "operator"), LeaveCluster())
+        log.write(cluster, "operator", ClusterLeft())
     left = [name for name, value in indexes(log.state).items() if isinstance(value, dict) and value]
     assert left == ["sequences"]
     assert log.state.digest() == State().digest()

@@ -40,7 +40,7 @@ def test_a_missing_required_feature_is_named(monkeypatch: pytest.MonkeyPatch) ->
 @pytest.mark.kernel("TCX links")
 def test_a_missing_optional_feature_is_no_failure(monkeypatch: pytest.MonkeyPatch) -> None:
     """Only what nothing works without stops the start."""
-    missing = {"map batches": features.FeatureState(False, "5.13", False)}
+    missing = {"kernel BTF": features.FeatureState(False, "5.2", False)}
     monkeypatch.setattr(features, "probe", lambda: missing)
     features.require()
 

@@ -37,7 +37,7 @@ def test_a_row_refused_in_the_middle_does_not_stop_the_others(make: Callable[...
     assert {found[0] for found in trie.dump()} == {8, 16, 24}
 
 
-@pytest.mark.parametrize("bad", [(b"\1", b"\1" * 8), (key(1), b"\1" * 9), (b"", b"")])
+@pytest.mark.parametrize("bad", [(b"\1", b"\1" * 8), (key(7), b"\1" * 9), (b"", b"")])
 def test_a_row_of_the_wrong_size_never_reaches_the_kernel(
     make: Callable[..., Map], bad: tuple[bytes, bytes]
 ) -> None:
@@ -46,6 +46,15 @@ def test_a_row_of_the_wrong_size_never_reaches_the_kernel(
     failures = table.put([(key(7), b"\7" * 8), bad, (key(8), b"\x08" * 8)])
     assert [failure.key for failure in failures] == [bad[0]]
     assert table.dump() == {key(7): b"\7" * 8, key(8): b"\x08" * 8}
+
+
+def test_removing_counts_what_was_there_between_absent_keys(make: Callable[..., Map]) -> None:
+    """Keys that are absent, first, last and in a row, stop nothing; one of the wrong size is named."""
+    table = make(uapi.MAP_TYPE_HASH, size=16)
+    assert table.put([(key(number), bytes(8)) for number in (2, 5, 6, 9)]) == []
+    removed, failures = table.delete([*(key(number) for number in range(9)), b"\1"])
+    assert (removed, [failure.key for failure in failures]) == (3, [b"\1"])
+    assert table.dump() == {key(9): bytes(8)}
 
 
 def test_a_full_map_says_so(make: Callable[..., Map]) -> None:

@@ -57,7 +57,7 @@ async def append_surely(log: EtcdLog, session, payload: bytes) -> int:
 
 
 async def test_kills_lose_nothing_and_double_nothing(folder):
-    """etcd is killed six times under three writers: the log is what was acknowledged, and what a follower saw."""
+    """Six kills under three writers: the log is what was acknowledged, and what a follower saw."""
     child = await EmbeddedEtcd.start(folder / "etcd")
     acknowledged: list[tuple[int, bytes]] = []
     seen: list[Record] = []
@@ -267,7 +267,7 @@ class SilentClient(Client):
 
 @pytest.mark.parametrize("following", [b"1", b"2"])
 async def test_an_append_that_was_given_up_is_settled_by_the_next(etcd, following):
-    """An append that raised LogUnavailable but landed: the same again is that record, another one comes after it."""
+    """An append in doubt landed: the same again is that record, another one comes after it."""
     client = SilentClient((etcd.endpoint,), None, Limits(call_s=0.2))
     log = EtcdLog(client)
     session = await log.open_session("east", "n1")

@@ -26,9 +26,7 @@ def folded(records: list[Record], state: State | None = None) -> State:
 def rows(state: State) -> dict[tuple[str, str], Any]:
     return {
         (cluster, node): {
-            name: table
-            for name, table in Deriver(cluster, node).full(state).tables.items()
-            if name != EPOCH_TABLE
+            name: table for name, table in Deriver(cluster, node).full(state).tables.items() if name != EPOCH_TABLE
         }
         for cluster in CLUSTERS
         for node in NODES

@@ -16,20 +16,21 @@ STATUS: dict[str, Any] = {
     "problems": [], "ready": True, "ready_after_s": 0.25, "uptime_s": 12.0, "in_sync": True,
     "log": {"endpoints": ["unix:/e"], "connected": True, "unavailable_since": None, "last_error": "", "reconnects": 0,
             "head_revision": 50, "applied_revision": 50, "lag_records": 0, "gaps": 0, "rewinds": 0, "repairing": ""},
-    "kernel": {"generation": 50, "realized": 50, "in_sync": True, "rows": {"done": 5, "pending": 0, "error": 0}, "failed": [],
-               "writes_at_start": {"ipcache": 0}, "writes": {}},
+    "kernel": {"generation": 50, "realized": 50, "in_sync": True, "rows": {"done": 5, "pending": 0, "error": 0},
+               "failed": [], "writes_at_start": {"ipcache": 0}, "writes": {}},
     "counts": {"endpoints": 2}, "unknown_events": 0, "refused_events": [], "write_mode": "batch",
     "start_source": "checkpoint",
 }
 VERIFICATION: dict[str, Any] = {
     "revision": 50, "equal": False, "differences": [{"table": "ipcache", "key": "prefix=10.1.0.5/32",
                                                      "difference": "missing"}],
-    "tables": [{"table": "ipcache", "rows": 5, "log": "a" * 32, "believed": "a" * 32, "kernel": "b" * 32, "equal": False}],
+    "tables": [{"table": "ipcache", "rows": 5, "log": "a" * 32, "believed": "a" * 32, "kernel": "b" * 32,
+                "equal": False}],
     "differences_total": 1, "runtime_tables": ["conntrack"], "repaired_rows": 0,
 }
 RECORDS: list[dict[str, Any]] = [
-    {"revision": 40 + n, "cluster": "east", "writer": "n1", "sequence": n, "time": "2026-01-01T00:00:00.000Z", "cause": 0,
-     "schema_version": 1, "bytes": 99, "events": [{"event": "NodeJoined", "node": f"n{n}"}], "error": ""}
+    {"revision": 40 + n, "cluster": "east", "writer": "n1", "sequence": n, "time": "2026-01-01T00:00:00.000Z",
+     "cause": 0, "schema_version": 1, "bytes": 99, "events": [{"event": "NodeJoined", "node": f"n{n}"}], "error": ""}
     for n in range(1, 4)
 ]
 MANIFEST = "apiVersion: v1\nkind: Namespace\nmetadata:\n  name: shop\n"
@@ -52,7 +53,8 @@ def test_status_of_a_healthy_agent_exits_0(agent: FakeAgent, run: Run) -> None:
 def test_status_without_etcd_says_since_when(agent: FakeAgent, run: Run) -> None:
     """The log is away: exit 1, and the line names the moment and the reason."""
     log = STATUS["log"] | {"connected": False, "unavailable_since": 1_700_000_000.0, "last_error": "refused"}
-    agent.answers["GET", "/v1/status"] = (200, STATUS | {"log": log, "health": "degraded", "problems": ["etcd is away"]})
+    served = STATUS | {"log": log, "health": "degraded", "problems": ["etcd is away"]}
+    agent.answers["GET", "/v1/status"] = (200, served)
     status, out, _ = run("status")
     assert status == 1
     assert "Unavailable since 2023-11-1" in out
@@ -187,7 +189,8 @@ NOTIFICATIONS: list[dict[str, Any]] = [
     {"type": "drop", "reason": "Policy denied", "reason_code": 133, "protocol": "TCP", "source": "10.1.0.5",
      "source_port": 4, "source_identity": 7, "source_name": "shop/cart", "target": "10.1.0.6", "target_port": 80,
      "target_identity": 8, "endpoint_id": 3, "ifindex": 9, "tcp_flags": "SYN"},
-    {"type": "verdict", "verdict": "allow", "direction": "ingress", "protocol": "TCP", "source": "::1", "target": "::2"},
+    {"type": "verdict", "verdict": "allow", "direction": "ingress", "protocol": "TCP", "source": "::1",
+     "target": "::2"},
     {"type": "lost", "lost": 4},
 ]
 

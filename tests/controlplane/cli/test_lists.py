@@ -12,20 +12,23 @@ from tests.controlplane.cli.conftest import Run
 from tests.controlplane.cli.fake_agent import FakeAgent
 
 ENDPOINT: dict[str, Any] = {
-    "cluster": "east", "node": "n1", "endpoint_id": 7, "namespace": "shop", "workload": "cart", "ingress_enforced": True,
-    "egress_enforced": False, "identity": 65793, "labels": ["k8s:app=cart", "k8s:team=shop"], "ipv4": "10.1.0.7",
-    "ipv6": "fd00:1::7", "device": "ml7", "container_id": "c", "interface": "eth0", "state": "ready",
+    "cluster": "east", "node": "n1", "endpoint_id": 7, "namespace": "shop", "workload": "cart",
+    "ingress_enforced": True, "egress_enforced": False, "identity": 65793, "labels": ["k8s:app=cart", "k8s:team=shop"],
+    "ipv4": "10.1.0.7", "ipv6": "fd00:1::7", "device": "ml7", "container_id": "c", "interface": "eth0",
+    "state": "ready",
 }
 ITEMS: dict[str, dict[str, Any]] = {
     "node": {"cluster": "east", "name": "n1", "ipv4": "192.0.2.1", "ipv6": "2001:db8::1",
-             "pod_cidrs": ["10.1.0.0/24", "fd00:1::/64"], "device": "eth0", "labels": [], "endpoints": 1, "local": True},
+             "pod_cidrs": ["10.1.0.0/24", "fd00:1::/64"], "device": "eth0", "labels": [], "endpoints": 1,
+             "local": True},
     "endpoint": ENDPOINT,
     "identity": {"number": 2, "cluster": "", "labels": ["reserved:world"], "endpoints": 0},
     "service": {"cluster": "east", "namespace": "shop", "name": "cart", "type": "ClusterIP", "address": "10.96.0.4",
                 "port": 80, "port_name": "http", "protocol": "TCP", "is_global": False,
                 "backends": [{"address": "10.1.0.7", "port": 8080, "cluster": "east", "state": "active"}]},
     "policy": {"cluster": "east", "kind": "NetworkPolicy", "namespace": "shop", "name": "p", "selected": 1},
-    "ip": {"prefix": "10.1.0.7/32", "identity": 65793, "source": "endpoint", "cluster": "east", "node": "n1", "name": "x"},
+    "ip": {"prefix": "10.1.0.7/32", "identity": 65793, "source": "endpoint", "cluster": "east", "node": "n1",
+           "name": "x"},
 }
 HEADERS = {
     "node": "Name IPv4 Address Endpoint CIDR IPv6 Address Endpoint CIDR Source",

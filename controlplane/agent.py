@@ -1,0 +1,219 @@
+"""The agent of one node, put together: each part is built by one function, all tasks run in one group.
+
+Belongs here: which parts there are, what each is given, and the order of a start and of an end. Does not belong here:
+anything a part does.
+"""
+
+import asyncio
+import os
+from collections.abc import Callable, Sequence
+from contextlib import AbstractAsyncContextManager
+from pathlib import Path
+
+import structlog
+from aiohttp import web
+
+from controlplane.api import mesh_routes, node_routes
+from controlplane.api.schema import SOCKET_AGENT
+from controlplane.api.server import build_app, serving
+from controlplane.commands.types import Author
+from controlplane.desired.derive import Deriver
+from controlplane.model import NodeKey
+from controlplane.projections.state import State
+from controlplane.runtime import place
+from controlplane.runtime.checkpoints import Checkpoints
+from controlplane.runtime.clock import Clock, SystemClock
+from controlplane.runtime.devices import Devices, NetlinkDevices
+from controlplane.runtime.endpoints import Endpoints
+from controlplane.runtime.feed import Feed
+from controlplane.runtime.flags import parser_of, settings_from
+from controlplane.runtime.follower import Follower
+from controlplane.runtime.monitor import Monitor, Ring
+from controlplane.runtime.node import Node, NodeParts
+from controlplane.runtime.process import complain, run_process
+from controlplane.runtime.relabelling import Relabelling
+from controlplane.runtime.reports import Reporter
+from controlplane.runtime.telemetry import Counters, configure_logging
+from controlplane.runtime.underlay import Underlay, UnderlayError, enter_netns, find_underlay
+from controlplane.runtime.writer import Writer
+from controlplane.settings import AgentSettings, SettingsError
+from datapath.conntrack_gc import ConntrackCollector
+from datapath.errors import NotRoot
+from datapath.kernel.api import Kernel
+from datapath.kernel.real import RealKernel
+from datapath.reconciler import KernelWorker, Reconciler
+from kvstore.api import EventLog
+from kvstore.errors import LogError
+from kvstore.etcd import EtcdLog
+
+PROGRAM = "meshlog agent"
+OBJECTS_DIR = Path(__file__).resolve().parent.parent / "bpf"
+CONNTRACK_CHUNK = 4096
+"""Entries removed in one kernel call: about 2 ms, so that rows are not kept waiting."""
+
+HELPS = {
+    "cluster": "name of the cluster this node is in",
+    "node": "name of this node, unique in its cluster",
+    "etcd": "endpoint of the log, unix:PATH or HOST:PORT",
+    "device": "device that leads to the other nodes, such as eth0",
+    "netns": "network namespace to run in, such as /run/netns/n1",
+    "runtime_dir": "directory of the API socket; /run/meshlog/<node> if none",
+    "state_dir": "directory of the checkpoint; /var/lib/meshlog/<node> if none",
+    "bpffs": "where a bpffs is mounted; pins are made in <bpffs>/meshlog/<node>",
+    "objects_dir": "directory of the compiled BPF objects",
+    "labels": "label of the node, key=value",
+    "mtu_bytes": "MTU of endpoint devices; 0: that of --device",
+    "log_format": "console or json",
+    "log_level": "debug, info, warning or error",
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run an agent until it is told to stop. The exit code: 0, 1 for a failure, 2 for wrong flags."""
+    parser = parser_of(PROGRAM, "Run the agent of one node.", AgentSettings, HELPS)
+    settings = settings_from(parser, AgentSettings, argv)
+    configure_logging(settings.log_format, settings.log_level, f"agent {settings.cluster}/{settings.node}")
+    try:
+        check_settings(settings)
+        if settings.netns:
+            enter_netns(settings.netns)
+        underlay = find_underlay(settings.device)
+        with place.locked(place.runtime_dir(settings.runtime_dir, settings.node)):
+            return run_process(PROGRAM, lambda stop: run_agent(settings, underlay, stop))
+    except (SettingsError, UnderlayError, place.PlaceTaken, NotRoot) as error:
+        return complain(PROGRAM, error)
+
+
+def check_settings(settings: AgentSettings) -> None:
+    """What can be known before anything is touched. Raises SettingsError, NotRoot."""
+    if os.geteuid() != 0:
+        raise NotRoot("an agent needs root (CAP_BPF, CAP_NET_ADMIN, CAP_SYS_ADMIN)")
+    if not settings.etcd:
+        raise SettingsError("--etcd: no endpoint of the log is given; right is unix:PATH or HOST:PORT")
+    objects = Path(settings.objects_dir) if settings.objects_dir else OBJECTS_DIR
+    if not list(objects.glob("*.bpf.o")):
+        raise SettingsError(f"--objects-dir: there are no compiled objects in {objects}; build them with make -C bpf")
+
+
+async def run_agent(settings: AgentSettings, underlay: Underlay, stop: asyncio.Event) -> None:
+    """From start to end. What it leaves in the kernel goes on forwarding."""
+    kernel = build_kernel(settings, underlay)
+    devices = NetlinkDevices(f"{settings.cluster}/{settings.node}")
+    node = build_node(
+        settings, underlay, SystemClock(), await build_log(settings), kernel, devices, kernel.read_notifications
+    )
+    socket = place.runtime_dir(settings.runtime_dir, settings.node) / SOCKET_AGENT
+    try:
+        await devices.configure_node()
+        await run_node(node, serving(build_api(node), socket), stop)
+    finally:
+        await node.close()
+    structlog.get_logger().info("stopped; what is pinned goes on forwarding")
+
+
+async def run_node(node: Node, api: AbstractAsyncContextManager[None], stop: asyncio.Event) -> None:
+    """Every task of an agent, in one group."""
+    async with asyncio.TaskGroup() as group:
+        await node.open()
+        tasks = [group.create_task(part) for part in node.tasks()]
+        async with api:
+            await stop.wait()
+        for task in tasks:
+            task.cancel()
+
+
+# --- one part each ----------------------------------------------------------------------------------------------
+
+
+def build_node(
+    settings: AgentSettings, underlay: Underlay, clock: Clock, log: EventLog, kernel: Kernel, devices: Devices,
+    open_ring: Callable[[], Ring] | None, worker: KernelWorker | None = None,
+) -> Node:
+    """All parts of a node, wired; nothing runs yet. `worker`: who calls the kernel; None: a thread of its own."""
+    counters = Counters()
+    checkpoints = build_checkpoints(settings)
+    state = checkpoints.load()
+    follower = build_follower(settings, clock, log, state or State(), checkpoints, counters)
+    writer = Writer(log, follower, Author(settings.cluster, f"node.{settings.node}"), clock, settings, counters)
+    reconciler = Reconciler(kernel, clock.monotonic_s, worker=worker)
+    where = NodeKey(settings.cluster, settings.node)
+    relabelling = Relabelling(where, follower, writer, clock, settings)
+    parts = NodeParts(
+        settings=settings,
+        underlay=underlay,
+        clock=clock,
+        counters=counters,
+        log=log,
+        checkpoints=checkpoints,
+        follower=follower,
+        writer=writer,
+        kernel=kernel,
+        reconciler=reconciler,
+        feed=Feed(follower, Deriver(*where), reconciler, relabelling, counters),
+        relabelling=relabelling,
+        devices=devices,
+        endpoints=build_endpoints(settings, underlay, clock, follower, writer, reconciler, devices, counters),
+        reporter=Reporter(log, writer, follower, reconciler, clock, settings),
+        monitor=Monitor(settings.monitor_queue_max, counters),
+        collector=build_collector(settings, clock, kernel, reconciler),
+        open_ring=open_ring,
+        start_source=f"checkpoint at revision {checkpoints.revision}" if state else "the log's first record",
+    )
+    return Node(parts)
+
+
+def build_api(node: Node) -> web.Application:
+    """The routes of an agent."""
+    routes = [*mesh_routes.routes(node), *node_routes.routes(node)]
+    return build_app(routes, node.revision, node.parts.settings.api_body_bytes_max)
+
+
+async def build_log(settings: AgentSettings) -> EventLog:
+    """Nothing is sent before it is used."""
+    try:
+        return await EtcdLog.connect(settings.etcd)
+    except ValueError as error:
+        raise SettingsError(f"--etcd: {error}") from None
+
+
+def build_kernel(settings: AgentSettings, underlay: Underlay) -> RealKernel:
+    """The kernel of the namespace that this process is in."""
+    pins = Path(settings.bpffs) / "meshlog" / settings.node
+    objects = Path(settings.objects_dir) if settings.objects_dir else OBJECTS_DIR
+    return RealKernel(pins, objects, underlay.device.ifindex)
+
+
+def build_checkpoints(settings: AgentSettings) -> Checkpoints:
+    """In the state directory, made if absent. Raises PlaceTaken."""
+    return Checkpoints(place.made(place.state_dir(settings.state_dir, settings.node)))
+
+
+def build_follower(
+    settings: AgentSettings, clock: Clock, log: EventLog, state: State, checkpoints: Checkpoints, counters: Counters
+) -> Follower:
+    """It folds again from the checkpoint when the log contradicts itself."""
+
+    async def refold(error: LogError) -> State:
+        return await checkpoints.refold(log, error)
+
+    return Follower(log, state, clock, settings, counters, refold)
+
+
+def build_endpoints(
+    settings: AgentSettings, underlay: Underlay, clock: Clock, follower: Follower, writer: Writer,
+    reconciler: Reconciler, devices: Devices, counters: Counters,
+) -> Endpoints:
+    """Devices get the underlay's MTU unless another is set."""
+    mtu_bytes = settings.mtu_bytes or underlay.mtu_bytes
+    return Endpoints(settings, follower, writer, reconciler, devices, clock, counters, mtu_bytes)
+
+
+def build_collector(
+    settings: AgentSettings, clock: Clock, kernel: Kernel, reconciler: Reconciler
+) -> ConntrackCollector:
+    """In the reconciler's thread: one thread calls a kernel."""
+
+    def now_ns() -> int:
+        return int(clock.monotonic_s() * 1e9)
+
+    return ConntrackCollector(kernel, reconciler.worker, now_ns, settings.conntrack_gc_s, CONNTRACK_CHUNK)

@@ -1,0 +1,254 @@
+"""What the kernel holds, as rows that a person can read. Pure.
+
+Belongs here: bytes of tables and runtime maps -> dicts with addresses as text and names for numbers; notifications.
+Does not belong here: reading the kernel, printing.
+"""
+
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple
+
+from datapath import codec
+from datapath.abi.types import ENUMS
+from datapath.addressing import protocol_name
+from datapath.conntrack import decode_entry
+from datapath.tables import NO_ADDRESS
+
+ANY_PROTOCOL = "ANY"
+TCP_FLAGS = ("FIN", "SYN", "RST", "PSH", "ACK", "URG", "ECE", "CWR")
+
+KIND_TABLES: Mapping[str, tuple[str, ...]] = {
+    "endpoint": ("endpoints",),
+    "ipcache": ("ipcache",),
+    "policy": ("policy", "policy_subjects"),
+    "lb": ("services", "backends"),
+}
+"""What has to be dumped for a kind; "ct" and "metrics" are runtime maps."""
+KIND_RUNTIME_MAPS: Mapping[str, str] = {"ct": "conntrack", "metrics": "metrics"}
+
+Rows = Mapping[bytes, bytes]
+Row = dict[str, Any]
+
+
+class MetricsKey(NamedTuple):
+    index: int
+
+
+class MetricsRow(NamedTuple):
+    packets: int
+    bytes: int
+
+
+_metrics_key = codec.struct_codec(MetricsKey)
+_metrics_row = codec.struct_codec(MetricsRow)
+
+
+def constant_name(enum: str, number: int, prefix: str = "") -> str:
+    """The constant's name in lower case and in words, or the number where it has none."""
+    for name, value in ENUMS[enum].items():
+        if value == number:
+            return name.removeprefix(prefix).lower().replace("_", " ")
+    return str(number)
+
+
+def flag_names(enum: str, flags: int, prefix: str) -> list[str]:
+    """The names of the bits that are set."""
+    names = [name for name, bit in ENUMS[enum].items() if bit and flags & bit == bit]
+    return [name.removeprefix(prefix).lower() for name in names]
+
+
+def policy_protocol(protocol: int) -> str:
+    """"TCP"; of a policy row, 0 stands for any."""
+    return protocol_name(protocol) if protocol else ANY_PROTOCOL
+
+
+def address_or_empty(address: bytes) -> str:
+    """"" for the address of zeros."""
+    return "" if address == NO_ADDRESS else codec.address_text(address)
+
+
+def mac_text(mac: bytes) -> str:
+    """02:00:..."""
+    return ":".join(f"{octet:02x}" for octet in mac[:6])
+
+
+def kernel_rows(kind: str, tables: Mapping[str, Rows]) -> list[Row]:
+    """The rows of a kind, sorted. `tables` holds the dumps that KIND_TABLES names. Raises KeyError."""
+    return _VIEWS[kind](tables)
+
+
+def conntrack_rows(entries: Iterable[tuple[bytes, bytes]], now_ns: int) -> list[Row]:
+    """Flows as their initiator sees them; `expires_s` may be negative of one that waits for its removal."""
+    return sorted((_conntrack(key, value, now_ns) for key, value in entries), key=_flow_order)
+
+
+def metrics_rows(entries: Iterable[tuple[bytes, bytes]]) -> list[Row]:
+    """Counters summed over CPUs; those that never counted are left out."""
+    rows = []
+    for key, value in entries:
+        packets, octets = _sum_cpus(value)
+        if not packets:
+            continue
+        index = _metrics_key.decode(key).index
+        reason = index >> 2
+        rows.append(
+            {
+                "reason": "forwarded" if reason == 0 else constant_name("drop_reason", reason),
+                "reason_code": reason,
+                "direction": constant_name("traffic_direction", index & 3, "TRAFFIC_"),
+                "packets": packets,
+                "bytes": octets,
+            }
+        )
+    return sorted(rows, key=lambda row: (row["reason_code"], row["direction"]))
+
+
+def readable_key(table: str, key: Any) -> str:
+    """A typed key (or its bytes) in one line: "prefix=10.1.0.5/32"."""
+    if isinstance(key, bytes):
+        return key.hex()
+    fields = key._asdict()
+    if "prefix_length" in fields:
+        return f"prefix={codec.prefix_text(fields['prefix_length'], fields['address'])}"
+    return " ".join(f"{name}={_readable(value)}" for name, value in fields.items())
+
+
+def _readable(value: Any) -> str:
+    if isinstance(value, bytes):
+        return codec.address_text(value) if len(value) == 16 else mac_text(value)
+    return f"{value:016x}" if isinstance(value, int) and value > 1 << 32 else str(value)
+
+
+def _sum_cpus(value: bytes) -> tuple[int, int]:
+    size = _metrics_row.size
+    rows = [_metrics_row.decode(value[start : start + size]) for start in range(0, len(value), size)]
+    return sum(row.packets for row in rows), sum(row.bytes for row in rows)
+
+
+def _decoded(table: str, rows: Rows) -> list[tuple[Any, Any]]:
+    return [(codec.decode_key(table, key), codec.decode_row(table, row)) for key, row in sorted(rows.items())]
+
+
+def _endpoints(tables: Mapping[str, Rows]) -> list[Row]:
+    return [
+        {
+            "address": codec.address_text(key.address),
+            "endpoint_id": row.endpoint_id,
+            "identity": row.identity,
+            "ifindex": row.ifindex,
+            "mac": mac_text(row.mac),
+            "host_mac": mac_text(row.host_mac),
+            "flags": flag_names("endpoint_flag", row.flags, "ENDPOINT_"),
+        }
+        for key, row in _decoded("endpoints", tables["endpoints"])
+    ]
+
+
+def _ipcache(tables: Mapping[str, Rows]) -> list[Row]:
+    return [
+        {
+            "prefix": codec.prefix_text(key.prefix_length, key.address),
+            "identity": row.identity,
+            "node": address_or_empty(row.node),
+            "flags": flag_names("ipcache_flag", row.flags, "IPCACHE_"),
+        }
+        for key, row in _decoded("ipcache", tables["ipcache"])
+    ]
+
+
+def _policy(tables: Mapping[str, Rows]) -> list[Row]:
+    rows: list[Row] = [
+        {
+            "subject_identity": key.subject_identity,
+            "direction": constant_name("policy_direction", key.direction, "POLICY_"),
+            "verdict": constant_name("policy_verdict", row.verdict, "POLICY_VERDICT_"),
+            "remote_identity": key.remote_identity,
+            "port": key.port,
+            "port_prefix": key.port_prefix,
+            "protocol": policy_protocol(key.protocol),
+        }
+        for key, row in _decoded("policy", tables["policy"])
+    ]
+    for key, row in _decoded("policy_subjects", tables["policy_subjects"]):
+        for direction in ("ingress", "egress"):
+            if getattr(row, f"{direction}_enforced"):
+                rows.append(
+                    {
+                        "subject_identity": key.identity,
+                        "direction": direction,
+                        "verdict": "default deny",
+                        "remote_identity": 0,
+                        "port": 0,
+                        "port_prefix": 0,
+                        "protocol": ANY_PROTOCOL,
+                    }
+                )
+    order = ("subject_identity", "direction", "verdict", "remote_identity", "protocol", "port")
+    return sorted(rows, key=lambda row: tuple(row[name] for name in order))
+
+
+def _services(tables: Mapping[str, Rows]) -> list[Row]:
+    slots = {(key.backend_set, key.slot): row for key, row in _decoded("backends", tables["backends"])}
+    rows = []
+    for key, row in _decoded("services", tables["services"]):
+        found = [slots.get((row.backend_set, slot)) for slot in _slot_numbers(row.backend_set, row.count, slots)]
+        rows.append(
+            {
+                "address": codec.address_text(key.address),
+                "port": key.port,
+                "protocol": protocol_name(key.protocol),
+                "backend_set": f"{row.backend_set:016x}",
+                "count": row.count,
+                "flags": flag_names("service_flag", row.flags, "SERVICE_"),
+                "backends": [
+                    {"address": codec.address_text(backend.address), "port": backend.port}
+                    for backend in found
+                    if backend is not None
+                ],
+                "backends_missing": sum(backend is None for backend in found),
+            }
+        )
+    return rows
+
+
+def _slot_numbers(backend_set: int, count: int, slots: Mapping[tuple[int, int], Any]) -> range:
+    """Slots are dense; whether the first is 0 or 1 shows in the rows themselves."""
+    first = 0 if (backend_set, 0) in slots else 1
+    return range(first, first + count)
+
+
+def _conntrack(key: bytes, value: bytes, now_ns: int) -> Row:
+    flow, row = decode_entry(key, value)
+    low, high = (flow.low, flow.low_port), (flow.high, flow.high_port)
+    flags = flag_names("conntrack_flag", row.flags, "CONNTRACK_")
+    source, target = (high, low) if "initiator_high" in flags else (low, high)
+    return {
+        "protocol": protocol_name(flow.protocol),
+        "source": codec.address_text(source[0]),
+        "source_port": source[1],
+        "target": codec.address_text(target[0]),
+        "target_port": target[1],
+        "translated": address_or_empty(row.translated),
+        "translated_port": row.translated_port,
+        "source_identity": row.source_identity,
+        "expires_s": round((row.expires_ns - now_ns) / 1e9, 1),
+        "policy_epoch": row.policy_epoch,
+        "forward_packets": row.forward_packets,
+        "forward_bytes": row.forward_bytes,
+        "reply_packets": row.reply_packets,
+        "reply_bytes": row.reply_bytes,
+        "forward_tcp_flags": tcp_flag_text(row.forward_tcp_flags),
+        "reply_tcp_flags": tcp_flag_text(row.reply_tcp_flags),
+        "flags": [flag for flag in flags if flag != "initiator_high"],
+    }
+
+
+def _flow_order(row: Row) -> tuple[Any, ...]:
+    return (row["protocol"], row["source"], row["source_port"], row["target"], row["target_port"])
+
+
+def tcp_flag_text(flags: int) -> str:
+    """"SYN,ACK"."""
+    return ",".join(name for bit, name in enumerate(TCP_FLAGS) if flags >> bit & 1)
+
+
+_VIEWS = {"endpoint": _endpoints, "ipcache": _ipcache, "policy": _policy, "lb": _services}

@@ -1,0 +1,447 @@
+"""The API as its callers see it: every path, every request and every answer. Agent and operator serve the same shapes.
+
+Belongs here: values, and nothing else. Does not belong here: how they are served (server.py), how they are made
+(views.py). JSON over HTTP/1.1 on a unix socket. Every answer to a GET carries the header `Meshlog-Revision`: the
+revision of the log that the answer stands at. An error has a status of 400 and above and an `Error` as its body.
+
+    GET    /v1/status                                   Status (agent) | OperatorStatus (operator)
+    GET    /v1/list/{node|endpoint|identity|service|policy|ip}      Listing of the matching *Item
+    GET    /v1/get/{kind}[?namespace=NS][&name=NAME]    Documents; kind as in a manifest, in any case, plural too
+    POST   /v1/apply, /v1/delete                        ApplyRequest -> ApplyResult
+    POST   /v1/endpoints                                EndpointRequest -> EndpointResult (agent)
+    GET    /v1/endpoints/{container_id}/{interface}     EndpointCheck (agent); 404 where there is none
+    DELETE /v1/endpoints/{container_id}/{interface}     EndpointRemoval (agent); an absent one is removed already
+    GET    /v1/bpf/{endpoint|ipcache|policy|lb|ct|metrics}          KernelRows: what the kernel holds now (agent)
+    GET    /v1/log[?after=REV][&limit=N][&follow=1]     NDJSON of LogRecord; with follow=1 the stream stays open
+    GET    /v1/log/{revision}                           LogRecord; 404 where no record has that revision
+    GET    /v1/digests                                  Digests (agent)
+    GET    /v1/verify                                   Verification (agent)
+    POST   /v1/repair                                   Verification, after the repair (agent)
+    GET    /v1/monitor                                  NDJSON of Notification; a line with `lost` counts what was left out
+    GET    /v1/wait?revision=REV[&timeout_s=S]          Waited; 504 when the time is over first
+    GET    /metrics                                     Prometheus text
+"""
+
+from typing import Any
+
+import msgspec
+
+REVISION_HEADER = "Meshlog-Revision"
+SOCKET_AGENT = "agent.sock"
+SOCKET_OPERATOR = "operator.sock"
+LIST_KINDS = ("node", "endpoint", "identity", "service", "policy", "ip")
+BPF_KINDS = ("endpoint", "ipcache", "policy", "lb", "ct", "metrics")
+
+
+class Error(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Why a request was refused; `field` is the path in the caller's input, where there is one."""
+
+    error: str
+    field: str = ""
+
+
+# --- status -----------------------------------------------------------------------------------------------------
+
+
+class LogConnection(msgspec.Struct, frozen=True):
+    """`unavailable_since` is seconds since the epoch, null while connected. `lag_records`: 1 while a record
+    is known to exist that is not applied yet."""
+
+    endpoints: list[str]
+    connected: bool
+    unavailable_since: float | None
+    last_error: str
+    reconnects: int
+    head_revision: int
+    applied_revision: int
+    lag_records: int
+    gaps: int
+    rewinds: int
+    repairing: str = ""
+
+
+class FailedRow(msgspec.Struct, frozen=True):
+    """A row that the kernel refused; it is tried again."""
+
+    table: str
+    key: str
+    reason: str
+    errno: int
+    attempts: int
+
+
+class KernelStatus(msgspec.Struct, frozen=True):
+    """`generation`: the revision asked for last; `realized`: the one up to which the kernel holds everything.
+
+    `rows`: how many are done, pending, error. `writes_at_start` and `writes`: map rows put or removed, by table, while starting and since.
+    """
+
+    generation: int
+    realized: int
+    in_sync: bool
+    rows: dict[str, int]
+    failed: list[FailedRow]
+    writes_at_start: dict[str, int]
+    writes: dict[str, int]
+
+
+class Status(msgspec.Struct, frozen=True):
+    """An agent's word about itself. `health`: "ok", "degraded" or "starting"; `problems` say why, one line each.
+
+    `ready` means: the kernel held the whole desired state once since the start. `ready_after_s` is null before.
+    """
+
+    kind: str
+    name: str
+    cluster: str
+    node: str
+    version: str
+    pid: int
+    health: str
+    problems: list[str]
+    ready: bool
+    ready_after_s: float | None
+    uptime_s: float
+    in_sync: bool
+    log: LogConnection
+    kernel: KernelStatus
+    counts: dict[str, int]
+    unknown_events: int
+    refused_events: list[str]
+    write_mode: str
+    start_source: str
+
+
+class ReportItem(msgspec.Struct, frozen=True):
+    """What a node last reported: realized through `realized`, and when (seconds since the epoch)."""
+
+    cluster: str
+    node: str
+    realized: int
+    in_sync: bool
+    failed_rows: int
+    reported_at: float
+    digests: dict[str, str]
+
+
+class OperatorStatus(msgspec.Struct, frozen=True):
+    """An operator's word about itself. `holds_duty`: it does the cluster's duties now; another may."""
+
+    kind: str
+    name: str
+    cluster: str
+    version: str
+    pid: int
+    health: str
+    problems: list[str]
+    ready: bool
+    uptime_s: float
+    in_sync: bool
+    holds_duty: bool
+    log: LogConnection
+    reports: list[ReportItem]
+    checkpoint_revision: int
+    counts: dict[str, int]
+    unknown_events: int
+    refused_events: list[str]
+
+
+# --- lists ------------------------------------------------------------------------------------------------------
+
+
+class NodeItem(msgspec.Struct, frozen=True):
+    """`pod_cidrs` are the node's address blocks; `local` is true of the node that answers."""
+
+    cluster: str
+    name: str
+    ipv4: str
+    ipv6: str
+    pod_cidrs: list[str]
+    device: str
+    labels: list[str]
+    endpoints: int
+    local: bool
+
+
+class EndpointItem(msgspec.Struct, frozen=True):
+    """`state`: "ready", "pending" or "error" on this node, "remote" elsewhere. Enforcement is of the identity."""
+
+    cluster: str
+    node: str
+    endpoint_id: int
+    namespace: str
+    workload: str
+    ingress_enforced: bool
+    egress_enforced: bool
+    identity: int
+    labels: list[str]
+    ipv4: str
+    ipv6: str
+    device: str
+    container_id: str
+    interface: str
+    state: str
+
+
+class IdentityItem(msgspec.Struct, frozen=True):
+    """`cluster` is "" for a reserved identity; `endpoints`: how many use the number."""
+
+    number: int
+    cluster: str
+    labels: list[str]
+    endpoints: int
+
+
+class BackendItem(msgspec.Struct, frozen=True):
+    address: str
+    port: int
+    cluster: str
+    state: str
+
+
+class ServiceItem(msgspec.Struct, frozen=True):
+    """One frontend of a service. `type`: "ClusterIP" or "Headless" (then `address` is "")."""
+
+    cluster: str
+    namespace: str
+    name: str
+    type: str
+    address: str
+    port: int
+    port_name: str
+    protocol: str
+    is_global: bool
+    backends: list[BackendItem]
+
+
+class PolicyItem(msgspec.Struct, frozen=True):
+    """`selected`: how many endpoints the policy is about."""
+
+    cluster: str
+    kind: str
+    namespace: str
+    name: str
+    selected: int
+
+
+class IpItem(msgspec.Struct, frozen=True):
+    """A prefix and whose it is. `source`: "endpoint", "node", "reserved"."""
+
+    prefix: str
+    identity: int
+    source: str
+    cluster: str
+    node: str
+    name: str
+
+
+class Listing(msgspec.Struct, frozen=True):
+    """`items` are of the type that belongs to the kind, sorted."""
+
+    kind: str
+    revision: int
+    items: list[Any]
+
+
+class Documents(msgspec.Struct, frozen=True):
+    """Manifests as they are in force."""
+
+    revision: int
+    documents: list[dict[str, Any]]
+
+
+# --- apply ------------------------------------------------------------------------------------------------------
+
+
+class SourcedDocument(msgspec.Struct, frozen=True):
+    """`source` tells the person where it came from: "shop.yaml:12"."""
+
+    document: dict[str, Any]
+    source: str = ""
+
+
+class ApplyRequest(msgspec.Struct, frozen=True):
+    """`dry_run`: decide, say what would change, append nothing."""
+
+    documents: list[SourcedDocument]
+    dry_run: bool = False
+
+
+class ObjectResult(msgspec.Struct, frozen=True):
+    """`action`: "created", "configured", "unchanged", "deleted", "absent" or "rejected"."""
+
+    source: str
+    kind: str
+    namespace: str
+    name: str
+    accepted: bool
+    changed: bool
+    action: str
+    reason: str = ""
+    field: str = ""
+
+
+class ApplyResult(msgspec.Struct, frozen=True):
+    """`revision`: of the last record appended, applied here by now; if nothing changed, the one applied."""
+
+    revision: int
+    results: list[ObjectResult]
+
+
+# --- endpoints --------------------------------------------------------------------------------------------------
+
+
+class EndpointRequest(msgspec.Struct, frozen=True):
+    """Attach a workload. `netns` is the path of its network namespace, `interface` the device's name in there."""
+
+    container_id: str
+    interface: str
+    netns: str
+    namespace: str
+    workload: str
+    mtu: int = 0
+
+
+class EndpointAddress(msgspec.Struct, frozen=True):
+    """`address` with its prefix length ("10.1.0.5/32"); `gateway` without."""
+
+    address: str
+    gateway: str
+
+
+class EndpointResult(msgspec.Struct, frozen=True):
+    """What a CNI result needs, and where it stands in the log. Routes are prefix -> gateway."""
+
+    cluster: str
+    node: str
+    endpoint_id: int
+    identity: int
+    addresses: list[EndpointAddress]
+    routes: dict[str, str]
+    host_device: str
+    host_mac: str
+    device: str
+    mac: str
+    mtu: int
+    revision: int
+    already_there: bool = False
+
+
+class EndpointRemoval(msgspec.Struct, frozen=True):
+    removed: bool
+    revision: int
+
+
+class EndpointCheck(msgspec.Struct, frozen=True):
+    """`problems` is empty where log, device and kernel rows agree."""
+
+    endpoint: EndpointItem
+    ok: bool
+    problems: list[str]
+
+
+# --- kernel -----------------------------------------------------------------------------------------------------
+
+
+class KernelRows(msgspec.Struct, frozen=True):
+    """Rows as fields with readable values: addresses and prefixes as text, names for numbers where they have one."""
+
+    kind: str
+    revision: int
+    rows: list[dict[str, Any]]
+
+
+class Digests(msgspec.Struct, frozen=True):
+    """Per table the digest (32 hexadecimal digits) of what the log says and of what the agent believes is realized."""
+
+    revision: int
+    realized: int
+    desired: dict[str, str]
+    believed: dict[str, str]
+
+
+class DifferentRow(msgspec.Struct, frozen=True):
+    """`difference`: "missing" (in the kernel), "alien" (only there) or "corrupted"; `key` readable."""
+
+    table: str
+    key: str
+    difference: str
+
+
+class TableVerification(msgspec.Struct, frozen=True):
+    """Three digests that must be equal: of the log, of the agent's belief, of the kernel's dump."""
+
+    table: str
+    rows: int
+    log: str
+    believed: str
+    kernel: str
+    equal: bool
+
+
+class Verification(msgspec.Struct, frozen=True):
+    """`differences` is cut at a bound; `differences_total` is not."""
+
+    revision: int
+    equal: bool
+    tables: list[TableVerification]
+    differences: list[DifferentRow]
+    differences_total: int
+    runtime_tables: list[str]
+    repaired_rows: int = 0
+
+
+class Notification(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One message of the datapath. `type`: "drop", "verdict", "trace" or "lost"; of "lost" only `lost` counts.
+
+    `source_name`/`target_name` are "namespace/workload" where the address is an endpoint's.
+    """
+
+    type: str
+    time_ns: int = 0
+    cluster: str = ""
+    node: str = ""
+    reason: str = ""
+    reason_code: int = 0
+    verdict: str = ""
+    direction: str = ""
+    match: str = ""
+    protocol: str = ""
+    source: str = ""
+    source_port: int = 0
+    source_identity: int = 0
+    source_name: str = ""
+    target: str = ""
+    target_port: int = 0
+    target_identity: int = 0
+    target_name: str = ""
+    endpoint_id: int = 0
+    ifindex: int = 0
+    length: int = 0
+    tcp_flags: str = ""
+    file: str = ""
+    line: int = 0
+    lost: int = 0
+
+
+# --- log --------------------------------------------------------------------------------------------------------
+
+
+class LogRecord(msgspec.Struct, frozen=True):
+    """One record. `events` are {"event": NAME, ...fields}; `time` is the writer's clock, RFC 3339, never order."""
+
+    revision: int
+    cluster: str
+    writer: str
+    sequence: int
+    time: str
+    cause: int
+    schema_version: int
+    events: list[dict[str, Any]]
+    bytes: int
+    error: str = ""
+
+
+class Waited(msgspec.Struct, frozen=True):
+    revision: int
+    realized: int

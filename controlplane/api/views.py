@@ -1,0 +1,202 @@
+"""Lists of what the mesh knows, for people and programs. Pure.
+
+Belongs here: the state's nouns as the schema's items, sorted. Does not belong here: manifests (documents.py), the
+kernel (kernel_views.py).
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from controlplane.api import schema
+from controlplane.desired.services import PROTOCOL_NUMBERS, ServiceCompiler
+from controlplane.labels import SOURCE_RESERVED
+from controlplane.model import RESERVED_IDENTITIES, Endpoint, EndpointKey, Labels, Node, NodeKey
+from controlplane.policy.manifests import parse_text
+from controlplane.policy.resolve import enforces
+from controlplane.policy.rules import ParsedPolicy
+from controlplane.policy.verdict import policies_of
+from controlplane.projections.state import State
+from datapath.abi.types import POLICY_EGRESS, POLICY_INGRESS
+from datapath.codec import address_bytes, address_text
+from datapath.tables import BackendRow, ServiceKey
+
+RowState = Callable[[str, str, int], str]
+"""(cluster, node, endpoint id) -> "ready", "pending", "error" or "remote"."""
+
+
+def items(kind: str, state: State, where: NodeKey | None, row_state: RowState) -> list[Any]:
+    """The items of a kind; `where` is the node that answers, if one does. Raises KeyError."""
+    if kind == "endpoint":
+        return endpoint_items(state, row_state)
+    if kind == "node":
+        return [_node(state, key, state.nodes[key], key == where) for key in sorted(state.nodes)]
+    return _LISTS[kind](state)
+
+
+class Policies:
+    """The policies of the mesh, read once, and what they enforce on each set of labels."""
+
+    def __init__(self, state: State) -> None:
+        self._by_cluster: dict[str, list[ParsedPolicy]] = {}
+        self._enforced: dict[tuple[str, Labels], tuple[bool, bool]] = {}
+        for key in sorted(state.policies):
+            policy = state.policies[key]
+            parsed = parse_text(policy.kind, policy.manifest, policy.cluster, policy.parser)
+            if not isinstance(parsed, tuple):
+                self._by_cluster.setdefault(policy.cluster, []).append(parsed)
+
+    def about(self, cluster: str, labels: Labels) -> Sequence[ParsedPolicy]:
+        """Those that select these labels."""
+        return policies_of(labels, self._by_cluster.get(cluster, ()))
+
+    def enforced(self, cluster: str, labels: Labels) -> tuple[bool, bool]:
+        """Ingress, egress."""
+        known = self._enforced.get((cluster, labels))
+        if known is None:
+            about = self.about(cluster, labels)
+            known = enforces(about, POLICY_INGRESS), enforces(about, POLICY_EGRESS)
+            self._enforced[cluster, labels] = known
+        return known
+
+
+def endpoint_items(state: State, row_state: RowState) -> list[schema.EndpointItem]:
+    """All endpoints of the mesh."""
+    policies = Policies(state)
+    return [_endpoint(state.endpoints[key], policies, row_state) for key in sorted(state.endpoints)]
+
+
+def endpoint_item(state: State, endpoint: Endpoint, row_state: RowState) -> schema.EndpointItem:
+    """One."""
+    return _endpoint(endpoint, Policies(state), row_state)
+
+
+def _endpoint(endpoint: Endpoint, policies: Policies, row_state: RowState) -> schema.EndpointItem:
+    ingress, egress = policies.enforced(endpoint.cluster, endpoint.labels)
+    return schema.EndpointItem(
+        cluster=endpoint.cluster,
+        node=endpoint.node,
+        endpoint_id=endpoint.endpoint_id,
+        namespace=endpoint.namespace,
+        workload=endpoint.workload,
+        ingress_enforced=ingress,
+        egress_enforced=egress,
+        identity=endpoint.identity,
+        labels=list(endpoint.labels),
+        ipv4=endpoint.ipv4,
+        ipv6=endpoint.ipv6,
+        device=endpoint.device.name,
+        container_id=endpoint.container_id,
+        interface=endpoint.interface,
+        state=row_state(endpoint.cluster, endpoint.node, endpoint.endpoint_id),
+    )
+
+
+def _node(state: State, key: NodeKey, node: Node, local: bool) -> schema.NodeItem:
+    return schema.NodeItem(
+        cluster=node.cluster,
+        name=node.name,
+        ipv4=next((address for address in node.addresses if ":" not in address), ""),
+        ipv6=next((address for address in node.addresses if ":" in address), ""),
+        pod_cidrs=list(node.blocks),
+        device=node.device.name,
+        labels=list(node.labels),
+        endpoints=len(state.node_endpoints.get(key, ())),
+        local=local,
+    )
+
+
+def _identities(state: State) -> list[schema.IdentityItem]:
+    reserved = [
+        schema.IdentityItem(number, "", [f"{SOURCE_RESERVED}:{name}"], 0)
+        for name, number in sorted(RESERVED_IDENTITIES.items(), key=lambda item: item[1])
+    ]
+    allocated = [
+        schema.IdentityItem(number, identity.cluster, list(identity.labels), state.identity_users.get(number, 0))
+        for number, identity in sorted(state.identities.items())
+    ]
+    return reserved + allocated
+
+
+class Backends:
+    """The backends behind every frontend of one cluster, as its nodes' kernels hold them."""
+
+    def __init__(self, state: State, cluster: str) -> None:
+        self._state = state
+        self._services, rows = ServiceCompiler(cluster).full(state)
+        self._sets: dict[int, list[tuple[int, BackendRow]]] = {}
+        for key, row in rows.items():
+            self._sets.setdefault(key.backend_set, []).append((key.slot, row))
+
+    def of(self, address: str, port: int, protocol: str) -> list[schema.BackendItem]:
+        """In order of their slots."""
+        found = self._services.get(ServiceKey(address_bytes(address), port, PROTOCOL_NUMBERS[protocol]))
+        return [self._item(row) for _, row in sorted(self._sets.get(found.backend_set, ()))] if found else []
+
+    def _item(self, row: BackendRow) -> schema.BackendItem:
+        address = address_text(row.address)
+        holder = self._state.addresses.get(address)
+        return schema.BackendItem(address, row.port, holder.cluster if holder else "", "active")
+
+
+def _services(state: State) -> list[schema.ServiceItem]:
+    backends = {cluster: Backends(state, cluster) for cluster in {key.cluster for key in state.services}}
+    found = []
+    for key in sorted(state.services):
+        service = state.services[key]
+        for port in service.ports:
+            for address in service.cluster_ips or ("",):
+                found.append(
+                    schema.ServiceItem(
+                        cluster=service.cluster,
+                        namespace=service.namespace,
+                        name=service.name,
+                        type="Headless" if service.headless else "ClusterIP",
+                        address=address,
+                        port=port.port,
+                        port_name=port.name,
+                        protocol=port.protocol,
+                        is_global=service.is_global,
+                        backends=backends[key.cluster].of(address, port.port, port.protocol) if address else [],
+                    )
+                )
+    return found
+
+
+def _policies(state: State) -> list[schema.PolicyItem]:
+    policies = Policies(state)
+    selected: dict[tuple[str, ...], int] = {}
+    for endpoint in state.endpoints.values():
+        for parsed in policies.about(endpoint.cluster, endpoint.labels):
+            selected[tuple(parsed.key)] = selected.get(tuple(parsed.key), 0) + 1
+    return [
+        schema.PolicyItem(key.cluster, key.kind, key.namespace, key.name, selected.get(tuple(key), 0))
+        for key in sorted(state.policies)
+    ]
+
+
+def _addresses(state: State) -> list[schema.IpItem]:
+    rows = []
+    for endpoint in state.endpoints.values():
+        for address in (endpoint.ipv4, endpoint.ipv6):
+            if address:
+                name = f"{endpoint.namespace}/{endpoint.workload}"
+                rows.append(_address(address, endpoint.identity, "endpoint", endpoint.cluster, endpoint.node, name))
+    for address, holder in state.addresses.items():
+        if not isinstance(holder, EndpointKey):
+            identity = RESERVED_IDENTITIES["remote-node"]
+            rows.append(_address(address, identity, "node", holder.cluster, holder.node, holder.node))
+    world = RESERVED_IDENTITIES["world"]
+    rows += [schema.IpItem(prefix, world, "reserved", "", "", "world") for prefix in ("0.0.0.0/0", "::/0")]
+    return sorted(rows, key=lambda row: (":" in row.prefix, row.cluster, row.node, row.prefix))
+
+
+def _address(address: str, identity: int, source: str, cluster: str, node: str, name: str) -> schema.IpItem:
+    return schema.IpItem(f"{address}/{128 if ':' in address else 32}", identity, source, cluster, node, name)
+
+
+_LISTS: dict[str, Callable[[State], list[Any]]] = {
+    "identity": _identities,
+    "service": _services,
+    "policy": _policies,
+    "ip": _addresses,
+}

@@ -1,0 +1,17 @@
+"""How a command ends. Belongs here: exit statuses and the two failures that carry them."""
+
+OK = 0
+FAILED = 1
+USAGE = 2
+
+
+class CommandFailed(Exception):
+    """The command was understood and could not be done; the text is all that a person sees."""
+
+    exit_status = FAILED
+
+
+class UsageError(Exception):
+    """The command cannot be meant as written; the text says what would be right."""
+
+    exit_status = USAGE

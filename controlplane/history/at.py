@@ -1,0 +1,195 @@
+"""The mesh as it was at a revision: folded again from the nearest point that is known.
+
+Belongs here: which point to start from, a small cache of what was asked for, and which revision a time is. Does not
+belong here: how the answer reads (api/), the meaning of a record (projections/).
+"""
+
+import asyncio
+from array import array
+from collections.abc import AsyncIterator, Callable
+
+import msgspec
+
+from controlplane.history.points import Point
+from controlplane.history.provenance import Origins
+from controlplane.history.recent import Recent
+from controlplane.projections.state import State
+from kvstore.api import EventLog
+from kvstore.errors import HistoryTruncated, LogUnavailable
+from kvstore.types import Position, Record, Revision
+
+MOMENTS_MAX = 6
+"""States kept of those asked for: a comparison needs two, a search by halves goes on from a near one."""
+CHUNK_RECORDS = 256
+"""Records folded before others get a turn: about 5 ms."""
+
+
+class Moment(msgspec.Struct, frozen=True):
+    """The mesh after everything up to `revision`. Read only: it is shared. `time_ns`: of the last record's writer."""
+
+    revision: int
+    time_ns: int
+    state: State
+    origins: Origins
+
+
+class BeyondHead(Exception):
+    """The revision is not applied yet, or does not exist."""
+
+
+class BeforeHistory(Exception):
+    """The time lies before the first record that there is."""
+
+
+class _Envelope(msgspec.Struct, frozen=True, array_like=True):
+    schema_version: int
+    time_ns: int
+    cause: int
+
+
+_envelope = msgspec.msgpack.Decoder(_Envelope).decode
+
+
+def time_of(record: Record) -> int:
+    """The writer's clock in the record's envelope; 0 where it cannot be read."""
+    try:
+        return _envelope(record.payload).time_ns
+    except (msgspec.MsgspecError, OverflowError):
+        return 0
+
+
+class Past:
+    """The history of one log. `newest` is the revision up to which all is applied here."""
+
+    def __init__(
+        self, log: EventLog, newest: Callable[[], int], recent: Recent | None = None,
+        recent_start: Callable[[], State | None] | None = None, base: Moment | None = None,
+    ) -> None:  # fmt: skip
+        """`recent_start` loads the state behind which `recent` begins. `base`: history begins there."""
+        self._log = log
+        self._newest = newest
+        self._recent = recent
+        self._recent_start = recent_start
+        self._base = base
+        self._moments: dict[int, Moment] = {}
+        self._folding = asyncio.Lock()
+        self._revisions: array[int] = array("q")
+        self._times: array[int] = array("q")
+        self._indexed = Position() if base is None else base.state.position
+
+    async def moment(self, revision: int) -> Moment:
+        """Raises BeyondHead, LogError; HistoryTruncated where the history does not reach so far back."""
+        newest = self._newest()
+        if revision > newest:
+            raise BeyondHead(f"revision {revision} is not there yet; the newest here is {newest}")
+        async with self._folding:
+            known = self._moments.pop(revision, None) or await self._folded(revision)
+            self._moments[revision] = known
+            while len(self._moments) > MOMENTS_MAX:
+                del self._moments[next(iter(self._moments))]
+        return known
+
+    async def resolve(self, point: Point, now_ns: int) -> int:
+        """The revision of a point; of a time, the last record whose writer's clock showed it or less.
+
+        Raises LogError, BeforeHistory.
+        """
+        if point.revision is not None:
+            return point.revision
+        time_ns = point.time_at(now_ns)
+        async with self._folding:
+            try:
+                await self._index()
+            except LogUnavailable:
+                return self._recent_at(time_ns)
+        for place in range(len(self._times) - 1, -1, -1):
+            if self._times[place] <= time_ns:
+                return self._revisions[place]
+        if self._base is not None and self._base.time_ns <= time_ns:
+            return self._base.revision
+        raise BeforeHistory("no record was written at or before that time")
+
+    def _recent_at(self, time_ns: int) -> int:
+        """The same, among the records that this process holds itself."""
+        recent = self._recent
+        kept = [] if recent is None else list(recent.between(recent.start_revision, self._newest()))
+        for record in reversed(kept):
+            if time_of(record) <= time_ns:
+                return record.revision
+        raise LogUnavailable("the log is away, and the time lies before what this process has applied since its start")
+
+    async def records(self, after: int, through: int) -> AsyncIterator[Record]:
+        """Those with `after` < revision <= `through`, in order. Raises LogError."""
+        start = self._position_near(after)
+        async for record in self._read(start, through):
+            if record.revision > after:
+                yield record
+
+    async def _folded(self, revision: int) -> Moment:
+        start = self._nearest(revision)
+        try:
+            return await self._fold(start, revision)
+        except (LogUnavailable, HistoryTruncated):
+            local = await self._local_start(revision)
+            if local is None or (start is not None and start.revision >= local.revision):
+                raise
+            return await self._fold(local, revision)
+
+    async def _fold(self, start: Moment | None, revision: int) -> Moment:
+        state = State() if start is None else start.state.copy()
+        origins = Origins() if start is None else start.origins.copy()
+        time_ns = 0 if start is None else start.time_ns
+        folded = 0
+        async for record in self._read(state.position, revision):
+            origins.put(record, state.apply(record))
+            time_ns = time_of(record)
+            folded += 1
+            if folded % CHUNK_RECORDS == 0:
+                await asyncio.sleep(0)
+        return Moment(revision, time_ns, state, origins)
+
+    def _nearest(self, revision: int) -> Moment | None:
+        known = [each for each in self._moments.values() if each.revision <= revision]
+        if self._base is not None:
+            if revision < self._base.revision:
+                raise HistoryTruncated(self._base.revision)
+            known.append(self._base)
+        return max(known, key=lambda each: each.revision, default=None)
+
+    async def _local_start(self, revision: int) -> Moment | None:
+        """What this process started from, when the log itself does not answer."""
+        recent = self._recent
+        if recent is None or self._recent_start is None or not recent.covers(recent.start_revision, revision):
+            return None
+        state = await asyncio.to_thread(self._recent_start)
+        if state is None or state.revision != recent.start_revision or state.revision > revision:
+            return None
+        return Moment(state.revision, 0, state, Origins(state.revision))
+
+    async def _read(self, after: Position, through: int) -> AsyncIterator[Record]:
+        """From the log; from this process's memory where it holds all that is asked for."""
+        if self._recent is not None and self._recent.covers(after.revision, through):
+            for record in self._recent.between(after.revision, through):
+                yield record
+            return
+        async for record in self._log.read(after, Revision(through)):
+            yield record
+
+    def _position_near(self, after: int) -> Position:
+        known = [each.state.position for each in self._moments.values() if each.revision <= after]
+        if self._base is not None:
+            known.append(self._base.state.position)
+        return max(known, key=lambda each: each.revision, default=Position())
+
+    async def _index(self) -> None:
+        """Times of the records that came since the last time."""
+        newest, seen = self._newest(), 0
+        sequences = dict(self._indexed.sequences)
+        async for record in self._read(self._indexed, newest):
+            self._revisions.append(record.revision)
+            self._times.append(time_of(record))
+            sequences[f"{record.cluster}/{record.writer}"] = record.sequence
+            self._indexed = Position(record.revision, sequences, self._indexed.cluster_id)
+            seen += 1
+            if seen % CHUNK_RECORDS == 0:
+                await asyncio.sleep(0)

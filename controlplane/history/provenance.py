@@ -1,0 +1,84 @@
+"""Which record changed each thing of the mesh last, kept while a state is folded. Pure.
+
+Belongs here: the index from a thing to its record. Does not belong here: what follows from it (why.py). Nothing of it
+is stored: it can be made again from the log.
+"""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import msgspec
+
+from controlplane.codec import decode
+from controlplane.projections.change import Change
+from kvstore.types import Record
+
+GONE_MAX = 4096
+"""Things that are gone and still remembered, so that "it was deleted at" can be said."""
+
+Thing = tuple[str, Any]
+"""A kind of projections.change.Kind, and the key in the state's dict of that kind."""
+
+EVENT_PREFIXES: Mapping[str, tuple[str, ...]] = {
+    "cluster": ("Cluster",),
+    "node": ("Node", "AddressBlock"),
+    "namespace": ("Namespace",),
+    "workload": ("Workload",),
+    "identity": ("Identity",),
+    "endpoint": ("Endpoint",),
+    "service": ("Service",),
+    "backends": ("Backends",),
+    "policy": ("Policy",),
+}
+
+
+class Origin(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """The record that changed a thing last: who wrote it, and the event. `time_ns` is the writer's clock."""
+
+    revision: int
+    cluster: str
+    writer: str
+    time_ns: int
+    cause: int
+    event: str
+
+
+class Origins:
+    """The last record of each thing. `since`: things unchanged since that revision have no origin here; 0: all have."""
+
+    def __init__(self, since: int = 0) -> None:
+        self.since = since
+        self.held: dict[Thing, Origin] = {}
+        self.gone: dict[Thing, Origin] = {}
+
+    def of(self, kind: str, key: Any) -> Origin | None:
+        """Of a thing that is there."""
+        return self.held.get((kind, key))
+
+    def put(self, record: Record, changes: Iterable[Change]) -> None:
+        """What `State.apply` answered for the record."""
+        for change in changes:
+            thing = (change.kind, change.key)
+            origin = origin_of(record, change.kind)
+            if change.new is not None:
+                self.held[thing] = origin
+                self.gone.pop(thing, None)
+                continue
+            self.held.pop(thing, None)
+            self.gone[thing] = origin
+            if len(self.gone) > GONE_MAX:
+                del self.gone[next(iter(self.gone))]
+
+    def copy(self) -> "Origins":
+        """Another that can be changed without this one."""
+        new = Origins(self.since)
+        new.held, new.gone = self.held.copy(), self.gone.copy()
+        return new
+
+
+def origin_of(record: Record, kind: str) -> Origin:
+    """The origin that a record is for a change of this kind."""
+    batch = decode(record.payload)
+    names = [type(event).__name__ for event in batch.events]
+    fitting = [name for name in names if name.startswith(EVENT_PREFIXES[kind])] or names
+    return Origin(record.revision, record.cluster, record.writer, batch.time_ns, batch.cause, fitting[-1] if fitting else "")

@@ -1,0 +1,139 @@
+"""The operator of one cluster, put together: each part is built by one function, all tasks run in one group.
+
+Belongs here: which parts there are, what each is given, and the order of a start and of an end. Does not belong here:
+anything a part does.
+"""
+
+import asyncio
+from collections.abc import Sequence
+from contextlib import AsyncExitStack
+from pathlib import Path
+
+import structlog
+from aiohttp import web
+
+from controlplane.api import mesh_routes
+from controlplane.api.schema import SOCKET_OPERATOR
+from controlplane.api.server import build_app, serving
+from controlplane.commands.cluster import JoinCluster
+from controlplane.commands.types import Author
+from controlplane.projections.state import State
+from controlplane.runtime import place
+from controlplane.runtime.checkpoints import Checkpoints
+from controlplane.runtime.clock import SystemClock
+from controlplane.runtime.duties import Duties
+from controlplane.runtime.flags import parser_of, settings_from
+from controlplane.runtime.follower import Follower
+from controlplane.runtime.process import complain, run_process
+from controlplane.runtime.telemetry import Counters, configure_logging
+from controlplane.runtime.warden import Warden
+from controlplane.runtime.writer import Writer
+from controlplane.settings import OperatorSettings, SettingsError, block_prefixes
+from kvstore.api import EventLog
+from kvstore.embedded import EmbeddedEtcd
+from kvstore.errors import LogError
+from kvstore.etcd import EtcdLog
+
+PROGRAM = "meshlog operator"
+WRITER = "operator"
+
+HELPS = {
+    "cluster": "name of the cluster",
+    "cluster_id": "number of the cluster, 1 to 255, unique in the mesh",
+    "pod_cidr": "prefix that nodes' address blocks are cut from",
+    "block_size": "prefix length of a node's block, one for each --pod-cidr",
+    "service_cidr": "prefix of the cluster's service addresses",
+    "etcd": "endpoint of the log, unix:PATH or HOST:PORT",
+    "embedded_etcd": "run an etcd of its own in this directory, and end it with this process",
+    "runtime_dir": "directory of the API socket; /run/meshlog/operator-<cluster> if none",
+    "state_dir": "directory of the checkpoint; /var/lib/meshlog/operator-<cluster> if none",
+    "log_format": "console or json",
+    "log_level": "debug, info, warning or error",
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run an operator until it is told to stop. The exit code: 0, 1 for a failure, 2 for wrong flags."""
+    parser = parser_of(PROGRAM, "Run the operator of one cluster.", OperatorSettings, HELPS)
+    settings = settings_from(parser, OperatorSettings, argv)
+    configure_logging(settings.log_format, settings.log_level, f"operator {settings.cluster}")
+    try:
+        check_settings(settings)
+        with place.locked(place.runtime_dir(settings.runtime_dir, process_name(settings))):
+            return run_process(PROGRAM, lambda stop: run_operator(settings, stop))
+    except (SettingsError, place.PlaceTaken) as error:
+        return complain(PROGRAM, error)
+
+
+def process_name(settings: OperatorSettings) -> str:
+    """Of directories."""
+    return f"operator-{settings.cluster}"
+
+
+def check_settings(settings: OperatorSettings) -> None:
+    """What can be known before anything is touched. Raises SettingsError."""
+    if bool(settings.etcd) == bool(settings.embedded_etcd):
+        raise SettingsError("--etcd or --embedded-etcd: give one of them")
+    if not settings.pod_cidr:
+        raise SettingsError("--pod-cidr: none is given; right is one IPv4 prefix, one IPv6 prefix, or both")
+    block_prefixes(settings)
+
+
+async def run_operator(settings: OperatorSettings, stop: asyncio.Event) -> None:
+    """From start to end."""
+    async with AsyncExitStack() as stack:
+        endpoints = settings.etcd
+        if settings.embedded_etcd:
+            etcd = await EmbeddedEtcd.start(Path(settings.embedded_etcd))
+            stack.push_async_callback(etcd.stop)
+            endpoints = (etcd.endpoint,)
+        warden = build_operator(settings, await build_log(endpoints))
+        stack.push_async_callback(warden.close)
+        socket = place.runtime_dir(settings.runtime_dir, process_name(settings)) / SOCKET_OPERATOR
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(task) for task in warden.tasks()]
+            async with serving(build_api(warden), socket):
+                structlog.get_logger().info("serving", socket=str(socket), etcd=list(endpoints))
+                await stop.wait()
+            for task in tasks:
+                task.cancel()
+
+
+# --- one part each ----------------------------------------------------------------------------------------------
+
+
+async def build_log(endpoints: Sequence[str]) -> EventLog:
+    """Nothing is sent before it is used."""
+    try:
+        return await EtcdLog.connect(endpoints)
+    except ValueError as error:
+        raise SettingsError(f"--etcd: {error}") from None
+
+
+def build_operator(settings: OperatorSettings, log: EventLog) -> Warden:
+    """All parts, wired; nothing runs yet."""
+    clock, counters = SystemClock(), Counters()
+    checkpoints = Checkpoints(place.made(place.state_dir(settings.state_dir, process_name(settings))))
+
+    async def refold(error: LogError) -> State:
+        return await checkpoints.refold(log, error)
+
+    follower = Follower(log, checkpoints.load() or State(), clock, settings, counters, refold)
+    writer = Writer(log, follower, Author(settings.cluster, WRITER), clock, settings, counters)
+    duties = Duties(log, follower, writer, clock, settings, counters, (build_wish(settings),))
+    return Warden(settings, clock, counters, log, checkpoints, follower, writer, duties)
+
+
+def build_wish(settings: OperatorSettings) -> JoinCluster:
+    """What the flags say of the cluster."""
+    return JoinCluster(
+        cluster_id=settings.cluster_id,
+        pod_cidrs=settings.pod_cidr,
+        block_prefixes=block_prefixes(settings),
+        service_cidrs=settings.service_cidr,
+    )
+
+
+def build_api(warden: Warden) -> web.Application:
+    """The routes of an operator."""
+    return build_app(mesh_routes.routes(warden), warden.revision, warden.settings.api_body_bytes_max)

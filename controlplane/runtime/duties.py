@@ -1,0 +1,101 @@
+"""The duties of a cluster: work that exactly one process does, the one that holds the duty's lease.
+
+Belongs here: holding the lease, asking what is due, submitting it. Does not belong here: what is due
+(commands/upkeep.py).
+"""
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any
+
+import structlog
+
+from controlplane.commands.types import Rejection
+from controlplane.commands.upkeep import Upkeep, due_commands
+from controlplane.runtime.clock import Clock
+from controlplane.runtime.follower import Follower
+from controlplane.runtime.reports import NodeReport, read_reports
+from controlplane.runtime.telemetry import Counters
+from controlplane.runtime.writer import Writer, WriterFailed
+from controlplane.settings import OperatorSettings
+from kvstore.api import EventLog
+from kvstore.errors import Fenced, LogError
+
+
+class Duties:
+    """One cluster's. `held`: this process does them now; `reports`: what was read in the last round."""
+
+    def __init__(
+        self, log: EventLog, follower: Follower, writer: Writer, clock: Clock, settings: OperatorSettings,
+        counters: Counters, wishes: Sequence[Any],
+    ) -> None:
+        self.held = False
+        self.reports: Sequence[NodeReport] = ()
+        self.last_error = ""
+        self._log = log
+        self._follower = follower
+        self._writer = writer
+        self._clock = clock
+        self._settings = settings
+        self._counters = counters
+        self._wishes = wishes
+        self._upkeep = Upkeep(settings.cluster, settings.node_dead_s, settings.identity_release_s)
+        self._refused: dict[str, None] = {}
+        self._logger = structlog.get_logger()
+
+    async def run(self) -> None:
+        """Round after round, for ever."""
+        while True:
+            try:
+                await self._follower.wait_in_sync(self._settings.wait_applied_s)
+                await self.round()
+                self.last_error = ""
+            except (LogError, WriterFailed, TimeoutError) as error:
+                self.held = False
+                self.last_error = str(error) or "no answer in time"
+                self._logger.info("duties rest", reason=self.last_error)
+            await self._pause()
+
+    async def _pause(self) -> None:
+        """Until the next round is due, or the mesh has other nodes: a new one waits for its address block."""
+        known = tuple(self._follower.state.nodes)
+        due = asyncio.ensure_future(self._clock.sleep_s(self._clock.jitter(self._settings.duty_s)))
+        try:
+            while not due.done() and tuple(self._follower.state.nodes) == known:
+                moved = asyncio.ensure_future(self._follower.wait_moved())
+                await asyncio.wait((due, moved), return_when=asyncio.FIRST_COMPLETED)
+                moved.cancel()
+        finally:
+            due.cancel()
+
+    async def round(self) -> None:
+        """Take the duty if it is free; do what is due. Raises LogError, WriterFailed."""
+        session = await self._writer.session()
+        try:
+            self.held = await self._log.acquire(session, f"operator-{self._settings.cluster}")
+        except Fenced:
+            self._writer.forget_session(session)
+            raise
+        self.reports = await read_reports(self._log, self._settings.cluster)
+        if not self.held:
+            return
+        sessions = await self._log.list(f"session/{self._settings.cluster}/")
+        alive = {stored.key.rpartition("/")[2] for stored in sessions}
+        due = due_commands(
+            self._upkeep, self._follower.state, alive, {report.node: report.realized for report in self.reports},
+            self._clock.monotonic_s(),
+        )  # fmt: skip
+        commands = [*self._wishes, *due]
+        for command, outcome in zip(commands, await self._writer.submit_all(commands), strict=True):
+            name = type(command).__name__
+            if isinstance(outcome, Rejection):
+                self._complain(name, outcome.reason)
+            elif outcome.events:
+                self._counters.add("duty_commands_total", command=name)
+                self._logger.info("did a duty", command=name, revision=outcome.revision)
+
+    def _complain(self, name: str, reason: str) -> None:
+        """Once for each reason: the next round meets the same one."""
+        if reason not in self._refused:
+            self._refused[reason] = None
+            self._logger.warning("a duty was refused", command=name, reason=reason)

@@ -1,0 +1,149 @@
+"""Keeps a State as far as the log is, for as long as the process lives.
+
+Belongs here: following, waiting for a revision, being in sync, and starting again from a trusted point after the log
+said something impossible. Does not belong here: what a record means (projections/), what the kernel makes of it (feed).
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+
+import structlog
+
+from controlplane.history.recent import Recent
+from controlplane.projections.change import Change
+from controlplane.projections.state import State
+from controlplane.runtime.clock import Clock
+from controlplane.runtime.telemetry import Counters
+from controlplane.settings import CommonSettings
+from kvstore.api import EventLog
+from kvstore.errors import HistoryTruncated, LogError, LogRewound, LogUnavailable, SequenceGap
+from kvstore.types import Bookmark, Record
+
+Refold = Callable[[LogError], Awaitable[State]]
+"""Folds a state that is right up to some revision, from a trusted point, without the reader that failed."""
+
+
+class Follower:
+    """One state and how far it is. `state` is replaced by another object after a repair: never keep it."""
+
+    def __init__(
+        self, log: EventLog, state: State, clock: Clock, settings: CommonSettings, counters: Counters, refold: Refold
+    ) -> None:
+        self.state = state
+        self.applied_revision = state.revision
+        self.head_revision = state.revision
+        self.in_sync = False
+        self.repairing = ""
+        self.gaps = 0
+        self.rewinds = 0
+        self.recent = Recent(state.revision)
+        """What was applied since the start, for questions about the near past."""
+        self._log = log
+        self._clock = clock
+        self._settings = settings
+        self._counters = counters
+        self._refold = refold
+        self._changes: list[tuple[Change, ...]] = []
+        self._replaced = False
+        self._work = asyncio.Event()
+        self._moved = asyncio.Event()
+        self._logger = structlog.get_logger()
+
+    async def run(self) -> None:
+        """Follow for ever. Whatever the log does, the last good state stays served."""
+        delay_s = self._settings.retry_s
+        while True:
+            before = self.applied_revision
+            try:
+                await self._follow()
+            except LogUnavailable:
+                pass
+            except (SequenceGap, HistoryTruncated, LogRewound) as error:
+                await self._repair(error)
+            moved = self.applied_revision > before
+            delay_s = self._settings.retry_s if moved else min(delay_s * 2, self._settings.retry_s_max)
+            await self._clock.sleep_s(self._clock.jitter(delay_s))
+
+    async def wait_applied(self, revision: int, timeout_s: float) -> None:
+        """Until everything up to `revision` is in `state`. Raises TimeoutError."""
+        async with asyncio.timeout(timeout_s):
+            while self.applied_revision < revision:
+                await self._moved.wait()
+
+    async def wait_in_sync(self, timeout_s: float) -> None:
+        """Until everything up to the head seen first is in `state`. Raises TimeoutError."""
+        async with asyncio.timeout(timeout_s):
+            while not self.in_sync:
+                await self._moved.wait()
+
+    async def wait_moved(self) -> None:
+        """Until anything is applied, or a bookmark came."""
+        await self._moved.wait()
+
+    async def wait_changes(self) -> None:
+        """Until there is something for `take_changes`."""
+        await self._work.wait()
+
+    def take_changes(self) -> tuple[bool, Sequence[tuple[Change, ...]]]:
+        """What `State.apply` returned since the last call. True in front: the state is another one, derive in full."""
+        replaced, changes = self._replaced, self._changes
+        self._replaced, self._changes = False, []
+        self._work.clear()
+        return replaced, changes
+
+    def learn_head(self, revision: int) -> None:
+        """A record is known to exist at `revision`."""
+        self.head_revision = max(self.head_revision, revision)
+
+    async def _follow(self) -> None:
+        applied = 0
+        async for item in self._log.follow(self.state.position):
+            if isinstance(item, Bookmark):
+                self._bookmark(item)
+                continue
+            self._apply(item)
+            applied += 1
+            if applied % self._settings.follow_records_max == 0:
+                await asyncio.sleep(0)
+
+    def _apply(self, record: Record) -> None:
+        self._changes.append(self.state.apply(record))
+        self.recent.add(record)
+        self.applied_revision = max(self.applied_revision, record.revision)
+        self.learn_head(record.revision)
+        self._counters.add("log_records_total", cluster=record.cluster)
+        self._work.set()
+        self._wake()
+
+    def _bookmark(self, bookmark: Bookmark) -> None:
+        self.applied_revision = max(self.applied_revision, bookmark.revision)
+        self.state.store_id = self._log.cluster_id
+        self.in_sync = True
+        self.repairing = ""
+        self._wake()
+
+    def _wake(self) -> None:
+        moved, self._moved = self._moved, asyncio.Event()
+        moved.set()
+
+    async def _repair(self, error: LogError) -> None:
+        """Nothing is merged: the state is folded anew, and replaces this one only when it is whole."""
+        self.gaps += isinstance(error, SequenceGap)
+        self.rewinds += isinstance(error, LogRewound)
+        self._counters.add("log_gap_total", kind=type(error).__name__)
+        self.in_sync = False
+        self.repairing = str(error)
+        self._logger.error("the log contradicts what was read; folding again", reason=str(error))
+        try:
+            state = await self._refold(error)
+        except LogError as again:
+            self._logger.error("folding again failed; serving the state held", reason=str(again))
+            return
+        self.state = state
+        self.recent.forget()
+        self.applied_revision = state.revision
+        self.head_revision = state.revision
+        self._changes.clear()
+        self._replaced = True
+        self._work.set()
+        self._wake()

@@ -1,0 +1,265 @@
+"""One running node: its parts, the order in which they start and end, and what it says about itself.
+
+Belongs here: the sequence of a start. Does not belong here: building the parts (agent.py), HTTP (api/).
+"""
+
+import asyncio
+import os
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+import msgspec
+import structlog
+
+from controlplane.api import schema
+from controlplane.api.kernel_views import metrics_rows
+from controlplane.commands.node import JoinNode
+from controlplane.commands.types import Rejection
+from controlplane.history.at import Past
+from controlplane.history.replay import EncodedRows, encoded_rows
+from controlplane.model import EndpointKey, NodeKey
+from controlplane.runtime import status
+from controlplane.runtime.checkpoints import Checkpoints
+from controlplane.runtime.clock import Clock
+from controlplane.runtime.devices import Devices
+from controlplane.runtime.endpoints import Endpoints
+from controlplane.runtime.feed import Feed
+from controlplane.runtime.follower import Follower
+from controlplane.runtime.monitor import Monitor, Ring
+from controlplane.runtime.relabelling import Relabelling
+from controlplane.runtime.reports import Reporter
+from controlplane.runtime.telemetry import Counters
+from controlplane.runtime.underlay import Underlay
+from controlplane.runtime.writer import Writer, WriterFailed
+from controlplane.settings import AgentSettings
+from datapath.conntrack_gc import ConntrackCollector
+from datapath.errors import DatapathError, KernelError
+from datapath.kernel.api import Kernel
+from datapath.reconciler import Reconciler
+from kvstore.api import EventLog
+
+METRICS = "metrics"
+
+
+class NodeParts(msgspec.Struct, frozen=True):
+    """Everything a node consists of; agent.py makes it."""
+
+    settings: AgentSettings
+    underlay: Underlay
+    clock: Clock
+    counters: Counters
+    log: EventLog
+    checkpoints: Checkpoints
+    follower: Follower
+    writer: Writer
+    kernel: Kernel
+    reconciler: Reconciler
+    feed: Feed
+    relabelling: Relabelling
+    devices: Devices
+    endpoints: Endpoints
+    reporter: Reporter
+    monitor: Monitor
+    collector: ConntrackCollector
+    open_ring: Callable[[], Ring] | None
+    start_source: str
+
+
+class Node:
+    """An agent's parts at work."""
+
+    def __init__(self, parts: NodeParts) -> None:
+        self.parts = parts
+        self.cluster = parts.settings.cluster
+        self.where = NodeKey(parts.settings.cluster, parts.settings.node)
+        self.log = parts.log
+        self.settings = parts.settings
+        self.follower = parts.follower
+        self.writer = parts.writer
+        self.past = Past(parts.log, self.revision, parts.follower.recent, parts.checkpoints.start)
+        self.ready = False
+        self.ready_after_s: float | None = None
+        self.joined = False
+        self.writes_at_start: dict[str, int] = {}
+        self._started_s = parts.clock.monotonic_s()
+        self._logger = structlog.get_logger()
+
+    async def open(self) -> None:
+        """The kernel: programs and maps, new or as they were. Changes nothing that is right. Raises KernelError."""
+        await self.parts.reconciler.open()
+        if self.parts.open_ring is not None:
+            self.parts.monitor.start(self.parts.open_ring())
+
+    def tasks(self) -> list[Coroutine[Any, Any, None]]:
+        """What runs for as long as the node does."""
+        parts = self.parts
+        return [
+            parts.follower.run(),
+            parts.writer.run(),
+            parts.reconciler.run(),
+            parts.collector.run(),
+            parts.checkpoints.run(parts.follower, parts.clock, parts.settings),
+            self._start(),
+        ]
+
+    def revision(self) -> int:
+        """Up to which everything is applied."""
+        return self.parts.follower.applied_revision
+
+    def generation(self) -> int:
+        """Revision of the last record applied: what the kernel is asked to hold."""
+        return self.parts.follower.state.revision
+
+    def derive_anew(self) -> EncodedRows:
+        """What the kernel should hold, derived from nothing but the state."""
+        return encoded_rows(self.parts.follower.state, self.cluster, self.where.node)
+
+    def row_state(self, cluster: str, node: str, endpoint_id: int) -> str:
+        """"ready", "pending", "error"; "remote" of another node's endpoint."""
+        if (cluster, node) != self.where:
+            return "remote"
+        endpoint = self.follower.state.endpoints.get(EndpointKey(cluster, node, endpoint_id))
+        report = self.parts.reconciler.status()
+        return status.endpoint_state(endpoint, report, self.generation())
+
+    async def samples(self) -> list[status.Sample]:
+        """What /metrics shows. A kernel that cannot be read leaves its part out."""
+        parts = self.parts
+        try:
+            entries = await parts.reconciler.worker.call(parts.kernel.dump_runtime, METRICS)
+            metrics = metrics_rows(entries)
+        except KernelError:
+            metrics = []
+        found = [*parts.counters.samples(), *status.log_samples(parts.log, parts.follower)]
+        return [*found, *status.kernel_samples(parts.reconciler, metrics)]
+
+    async def wait_realized(self, revision: int, timeout_s: float) -> schema.Waited:
+        """Until the kernel holds everything up to a revision. Raises TimeoutError."""
+        async with asyncio.timeout(timeout_s):
+            await self.parts.follower.wait_applied(revision, timeout_s)
+            await self.parts.reconciler.wait_realized(self.generation(), timeout_s)
+        return schema.Waited(self.revision(), self.parts.reconciler.realized_generation)
+
+    async def close(self) -> None:
+        """A clean end: the checkpoint is fresh, the writer's place is free, what is pinned stays."""
+        parts = self.parts
+        parts.monitor.stop()
+        await parts.checkpoints.save_if_trusted(parts.follower)
+        await parts.writer.close()
+        await parts.devices.close()
+        await parts.reconciler.close()
+        await parts.log.close()
+
+    def status(self) -> schema.Status:
+        """What `meshlog status` shows."""
+        parts, follower = self.parts, self.parts.follower
+        state = follower.state
+        connection = status.log_connection(parts.log, follower)
+        kernel = status.kernel_status(parts.reconciler, state.revision, self.writes_at_start)
+        problems = status.log_problems(connection, follower.in_sync) + status.state_problems(state)
+        problems += status.node_problems(state.nodes.get(self.where), kernel)
+        return schema.Status(
+            kind="agent",
+            name=f"{parts.settings.cluster}/{parts.settings.node}",
+            cluster=parts.settings.cluster,
+            node=parts.settings.node,
+            version=status.package_version(),
+            pid=os.getpid(),
+            health=status.health(self.ready, problems),
+            problems=problems,
+            ready=self.ready,
+            ready_after_s=self.ready_after_s,
+            uptime_s=round(parts.clock.monotonic_s() - self._started_s, 3),
+            in_sync=follower.in_sync,
+            log=connection,
+            kernel=kernel,
+            counts=status.counts(state),
+            unknown_events=state.unknown_events,
+            refused_events=status.refused_events(state),
+            write_mode="log" if connection.connected and follower.in_sync else "read-only",
+            start_source=parts.start_source,
+        )
+
+    # --- start ------------------------------------------------------------------------------------------------
+
+    async def _start(self) -> None:
+        """The order of a start: in sync, joined, derived, realized, ready; then follow."""
+        parts = self.parts
+        joining = asyncio.create_task(self._join())
+        try:
+            await self._wait_log(joining)
+            parts.feed.start()
+            async with asyncio.TaskGroup() as group:
+                group.create_task(parts.feed.run())
+                group.create_task(parts.reporter.run())
+                group.create_task(parts.relabelling.run())
+                await self._wait_ready()
+                await joining
+        finally:
+            joining.cancel()
+
+    async def _wait_log(self, joining: "asyncio.Task[None]") -> None:
+        """Until this node has joined; with a checkpoint, not longer than the log may take when it is away."""
+        parts = self.parts
+        has_checkpoint = parts.follower.state.revision > 0
+        while not joining.done():
+            await asyncio.wait((joining,), timeout=parts.settings.start_log_s)
+            is_away = not parts.log.connected or not parts.follower.in_sync  # type: ignore[attr-defined]
+            if has_checkpoint and is_away and not joining.done() and not self._is_progressing():
+                self._logger.warning("the log is away; serving from the checkpoint", revision=self.revision())
+                return
+
+    def _is_progressing(self) -> bool:
+        connection = status.log_connection(self.parts.log, self.parts.follower)
+        return connection.connected and connection.unavailable_since is None
+
+    async def _join(self) -> None:
+        """Once in sync: tell the log what this node is, and make devices and log agree."""
+        parts = self.parts
+        while not self.joined:
+            try:
+                await parts.follower.wait_in_sync(parts.settings.wait_applied_s)
+                await self._join_once()
+            except (WriterFailed, TimeoutError, DatapathError) as error:
+                self._logger.info("not joined yet", reason=str(error) or "the log is away")
+                await parts.clock.sleep_s(parts.clock.jitter(parts.settings.retry_s))
+
+    async def _join_once(self) -> None:
+        parts = self.parts
+        outcome = await parts.writer.submit(
+            JoinNode(
+                node=parts.settings.node,
+                addresses=parts.underlay.addresses,
+                device=parts.underlay.device,
+                labels=tuple(sorted(parts.settings.labels)),
+            )
+        )
+        if isinstance(outcome, Rejection):
+            raise WriterFailed(f"this node may not join: {outcome.reason}")
+        gone, orphans = await parts.endpoints.remove_stale()
+        self.joined = True
+        self._logger.info("joined", revision=outcome.revision, endpoints_removed=gone, devices_removed=orphans)
+
+    async def _wait_block(self) -> None:
+        """Without addresses for its endpoints a node cannot do its work."""
+        while not status.has_block(self.parts.follower.state.nodes.get(self.where)):
+            await self.parts.follower.wait_moved()
+
+    async def _wait_ready(self) -> None:
+        """Until the kernel has held the whole desired state once."""
+        parts = self.parts
+        await self._wait_block()
+        generation = self.generation()
+        while parts.reconciler.realized_generation < generation:
+            try:
+                await parts.reconciler.wait_realized(generation, parts.settings.endpoint_ready_s)
+            except TimeoutError:
+                self._logger.warning("the kernel does not hold the desired state yet", generation=generation)
+        writes = parts.reconciler.status().writes
+        self.writes_at_start = {table: count.puts + count.deletes for table, count in writes.items()}
+        self.ready_after_s = round(parts.clock.monotonic_s() - self._started_s, 4)
+        self.ready = True
+        self._logger.info(
+            "ready", after_s=self.ready_after_s, map_writes=sum(self.writes_at_start.values()), generation=generation,
+            writes={table: count for table, count in self.writes_at_start.items() if count},
+        )  # fmt: skip

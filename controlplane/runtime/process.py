@@ -1,0 +1,59 @@
+"""How a long-running process begins and ends: one line on stderr when it cannot start, a clean end on SIGTERM.
+
+Belongs here: signals, exit codes, the loop. Does not belong here: what the process runs.
+"""
+
+import asyncio
+import signal
+import sys
+from collections.abc import Awaitable, Callable
+
+import uvloop
+
+from controlplane.api.server import SocketTaken
+from controlplane.runtime.place import PlaceTaken
+from controlplane.runtime.underlay import UnderlayError
+from controlplane.settings import SettingsError
+from datapath.errors import DatapathError
+from kvstore.errors import LogError
+
+EXIT_FAILED = 1
+
+START_ERRORS = (DatapathError, LogError, PlaceTaken, SettingsError, SocketTaken, UnderlayError)
+"""What a person can act on: told in one line, without a traceback."""
+
+
+def run_process(program: str, run: Callable[[asyncio.Event], Awaitable[None]]) -> int:
+    """Run until `run` returns; the event it is given is set by SIGTERM or SIGINT. The exit code."""
+    try:
+        uvloop.run(_with_signals(run))
+    except BaseExceptionGroup as group:
+        causes = _causes(group)
+        if not all(isinstance(cause, START_ERRORS) for cause in causes):
+            raise
+        return complain(program, causes[0])
+    except START_ERRORS as error:
+        return complain(program, error)
+    return 0
+
+
+def complain(program: str, error: BaseException) -> int:
+    """One line, and the exit code."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    print(f"{program}: {text}", file=sys.stderr)
+    return EXIT_FAILED
+
+
+async def _with_signals(run: Callable[[asyncio.Event], Awaitable[None]]) -> None:
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    await run(stop)
+
+
+def _causes(group: BaseExceptionGroup[BaseException]) -> list[BaseException]:
+    found: list[BaseException] = []
+    for error in group.exceptions:
+        found += _causes(error) if isinstance(error, BaseExceptionGroup) else [error]
+    return found

@@ -1,0 +1,184 @@
+"""What a process says about itself, put together from its parts.
+
+Belongs here: reading the parts' plain attributes into the API's values, and the rules by which health is judged.
+Does not belong here: any I/O.
+"""
+
+from collections.abc import Sequence
+from importlib.metadata import PackageNotFoundError, version
+
+from controlplane.api import schema
+from controlplane.api.kernel_views import Row, readable_key
+from controlplane.model import Endpoint, Node
+from controlplane.projections.state import State
+from controlplane.runtime.follower import Follower
+from controlplane.runtime.telemetry import Labels
+from datapath.codec import address_bytes, decode_key
+from datapath.realization import Report
+from datapath.reconciler import Reconciler
+from kvstore.api import EventLog
+
+Sample = tuple[str, Labels, float]
+
+FAILED_ROWS_SHOWN_MAX = 50
+REFUSED_SHOWN_MAX = 20
+
+
+def package_version() -> str:
+    """Of the installed package; "source" where it runs from its tree."""
+    try:
+        return version("meshlog")
+    except PackageNotFoundError:
+        return "source"
+
+
+def log_connection(log: EventLog, follower: Follower) -> schema.LogConnection:
+    """How the log is reached, and how far it has been applied."""
+    applied, head = follower.applied_revision, follower.head_revision
+    return schema.LogConnection(
+        endpoints=list(log.endpoints),  # type: ignore[attr-defined]
+        connected=log.connected,  # type: ignore[attr-defined]
+        unavailable_since=log.unavailable_since,  # type: ignore[attr-defined]
+        last_error=log.last_error,  # type: ignore[attr-defined]
+        reconnects=log.reconnects,  # type: ignore[attr-defined]
+        head_revision=max(head, applied),
+        applied_revision=applied,
+        lag_records=int(head > applied),
+        gaps=follower.gaps,
+        rewinds=follower.rewinds,
+        repairing=follower.repairing,
+    )
+
+
+def log_problems(connection: schema.LogConnection, in_sync: bool) -> list[str]:
+    """What is wrong between a process and the log, in words."""
+    problems = []
+    if not connection.connected:
+        problems.append(f"the log is away: {connection.last_error or 'no endpoint answers'}; serving what is held")
+    if connection.repairing:
+        problems.append(f"the log is being folded again: {connection.repairing}")
+    elif not in_sync and connection.connected:
+        problems.append("catching up with the log")
+    return problems
+
+
+def state_problems(state: State) -> list[str]:
+    """What the state could not use, in words."""
+    problems = []
+    if state.unknown_events:
+        problems.append(f"{state.unknown_events} events of a newer version are kept and not understood")
+    if state.refused_count:
+        problems.append(f"{state.refused_count} events of the log were refused; see refused_events")
+    return problems
+
+
+def refused_events(state: State) -> list[str]:
+    """The latest, in words."""
+    return [str(refused) for refused in state.refused_events[-REFUSED_SHOWN_MAX:]]
+
+
+def counts(state: State) -> dict[str, int]:
+    """How much of each kind the mesh has."""
+    return {
+        "clusters": len(state.clusters),
+        "nodes": len(state.nodes),
+        "endpoints": len(state.endpoints),
+        "identities": len(state.identities),
+        "services": len(state.services),
+        "policies": len(state.policies),
+        "namespaces": len(state.namespaces),
+        "workloads": len(state.workloads),
+    }
+
+
+def log_samples(log: EventLog, follower: Follower) -> list[Sample]:
+    """What /metrics shows of the log."""
+    connection = log_connection(log, follower)
+    return [
+        ("log_head_position", (), connection.head_revision),
+        ("log_applied_position", (), connection.applied_revision),
+        ("log_lag_events", (), connection.lag_records),
+        ("log_connected", (), connection.connected),
+        ("log_reconnects_total", (), connection.reconnects),
+        *((name, (), count) for name, count in counts(follower.state).items()),
+    ]
+
+
+def kernel_samples(reconciler: Reconciler, metrics: Sequence[Row]) -> list[Sample]:
+    """What /metrics shows of a node's kernel; `metrics` are the rows of `bpf metrics list`."""
+    report = reconciler.status()
+    samples: list[Sample] = [
+        ("kernel_realized_position", (), report.realized_generation),
+        ("kernel_rows_failing", (), report.summary.error),
+    ]
+    for table, count in sorted(report.writes.items()):
+        for action, number in (("delete", count.deletes), ("put", count.puts)):
+            samples.append(("map_writes_total", (("action", action), ("map_name", table)), number))
+    for row in metrics:
+        name, labels = "forward", (("direction", row["direction"]),)
+        if row["reason_code"]:
+            name, labels = "drop", (("direction", row["direction"]), ("reason", row["reason"]))
+        samples += [(f"{name}_count_total", labels, row["packets"]), (f"{name}_bytes_total", labels, row["bytes"])]
+    return samples
+
+
+def node_problems(node: Node | None, kernel: schema.KernelStatus) -> list[str]:
+    """What keeps this node from its work, in words."""
+    problems = []
+    if node is None:
+        problems.append("this node has not joined yet")
+    elif not node.blocks:
+        problems.append("this node has no address block yet: the cluster's operator assigns it")
+    if kernel.rows["error"]:
+        problems.append(f"the kernel refuses {kernel.rows['error']} rows; see kernel.failed")
+    return problems
+
+
+def has_block(node: Node | None) -> bool:
+    """The operator has given the node its addresses."""
+    return node is not None and bool(node.blocks)
+
+
+def endpoint_state(endpoint: Endpoint | None, report: Report, generation: int) -> str:
+    """"error" where the kernel refuses a row of its device or addresses; "pending" until all of them are written."""
+    if endpoint is None:
+        return "pending"
+    addresses = {address_bytes(address) for address in (endpoint.ipv4, endpoint.ipv6) if address}
+    for row in report.not_done:
+        key = decode_key(row.table, row.key)
+        if getattr(key, "address", None) in addresses or getattr(key, "ifindex", 0) == endpoint.device.ifindex:
+            return row.state
+    return "ready" if report.realized_generation >= generation else "pending"
+
+
+def health(ready: bool, problems: Sequence[str]) -> str:
+    """One word."""
+    if not ready:
+        return "starting"
+    return "degraded" if problems else "ok"
+
+
+def kernel_status(reconciler: Reconciler, generation: int, writes_at_start: dict[str, int]) -> schema.KernelStatus:
+    """How far the kernel is."""
+    report = reconciler.status()
+    writes = {table: count.puts + count.deletes for table, count in report.writes.items()}
+    return schema.KernelStatus(
+        generation=generation,
+        realized=report.realized_generation,
+        in_sync=report.in_sync,
+        rows={"done": report.summary.done, "pending": report.summary.pending, "error": report.summary.error},
+        failed=[
+            schema.FailedRow(row.table, row_key_text(row.table, row.key), row.reason, row.errno, row.attempts)
+            for row in report.not_done[:FAILED_ROWS_SHOWN_MAX]
+        ],
+        writes_at_start=writes_at_start,
+        writes={table: count - writes_at_start.get(table, 0) for table, count in writes.items()},
+    )
+
+
+def row_key_text(table: str, key: bytes) -> str:
+    """Readable, or the bytes where they cannot be decoded."""
+    try:
+        return readable_key(table, decode_key(table, key))
+    except ValueError:
+        return key.hex()

@@ -1,0 +1,109 @@
+"""One running operator: its parts, and what it says about itself.
+
+Belongs here: the parts at work, its status and metrics. Does not belong here: building them (operator.py), the duties.
+"""
+
+import os
+from collections.abc import Coroutine
+from typing import Any
+
+from controlplane.api import schema
+from controlplane.history.at import Past
+from controlplane.runtime import status
+from controlplane.runtime.checkpoints import Checkpoints
+from controlplane.runtime.clock import Clock
+from controlplane.runtime.duties import Duties
+from controlplane.runtime.follower import Follower
+from controlplane.runtime.telemetry import Counters, Labels
+from controlplane.runtime.writer import Writer
+from controlplane.settings import OperatorSettings
+from kvstore.api import EventLog
+
+
+class Warden:
+    """An operator's parts at work."""
+
+    def __init__(
+        self, settings: OperatorSettings, clock: Clock, counters: Counters, log: EventLog, checkpoints: Checkpoints,
+        follower: Follower, writer: Writer, duties: Duties,
+    ) -> None:
+        self.settings = settings
+        self.cluster = settings.cluster
+        self.where = None
+        self.log = log
+        self.follower = follower
+        self.writer = writer
+        self.past = Past(log, self.revision, follower.recent, checkpoints.start)
+        self._clock = clock
+        self._counters = counters
+        self._checkpoints = checkpoints
+        self._duties = duties
+        self._started_s = clock.monotonic_s()
+
+    def tasks(self) -> list[Coroutine[Any, Any, None]]:
+        """What runs for as long as the operator does."""
+        return [self.follower.run(), self.writer.run(), self._duties.run(), self._save_checkpoints()]
+
+    async def close(self) -> None:
+        """The writer's place and the duty are free at once."""
+        await self._checkpoints.save_if_trusted(self.follower)
+        await self.writer.close()
+        await self.log.close()
+
+    def revision(self) -> int:
+        """Up to which everything is applied."""
+        return self.follower.applied_revision
+
+    def row_state(self, cluster: str, node: str, endpoint_id: int) -> str:
+        """An operator has no kernel: every endpoint is another's."""
+        return "remote"
+
+    async def wait_realized(self, revision: int, timeout_s: float) -> schema.Waited:
+        """Until everything up to `revision` is applied. Raises TimeoutError."""
+        await self.follower.wait_applied(revision, timeout_s)
+        return schema.Waited(self.revision(), self.revision())
+
+    async def samples(self) -> list[tuple[str, Labels, float]]:
+        """What /metrics shows."""
+        return [*self._counters.samples(), *status.log_samples(self.log, self.follower)]
+
+    def status(self) -> schema.OperatorStatus:
+        """What `meshlog status` shows."""
+        state = self.follower.state
+        connection = status.log_connection(self.log, self.follower)
+        problems = status.log_problems(connection, self.follower.in_sync) + status.state_problems(state)
+        if self._duties.last_error and connection.connected:
+            problems.append(f"duties rest: {self._duties.last_error}")
+        ready = self.follower.in_sync and self.cluster in state.clusters
+        return schema.OperatorStatus(
+            kind="operator",
+            name=self.cluster,
+            cluster=self.cluster,
+            version=status.package_version(),
+            pid=os.getpid(),
+            health=status.health(ready, problems),
+            problems=problems,
+            ready=ready,
+            uptime_s=round(self._clock.monotonic_s() - self._started_s, 3),
+            in_sync=self.follower.in_sync,
+            holds_duty=self._duties.held,
+            log=connection,
+            reports=[
+                schema.ReportItem(
+                    report.cluster, report.node, report.realized, report.in_sync, report.failed_rows,
+                    report.time_ns / 1e9, report.digests,
+                )
+                for report in self._duties.reports
+            ],
+            checkpoint_revision=int(self._checkpoints.revision),
+            counts=status.counts(state),
+            unknown_events=state.unknown_events,
+            refused_events=status.refused_events(state),
+        )  # fmt: skip
+
+    async def _save_checkpoints(self) -> None:
+        """Only the holder of the duty saves: one checkpoint of a cluster is enough."""
+        while True:
+            await self._clock.sleep_s(self._clock.jitter(self.settings.checkpoint_s))
+            if self._duties.held:
+                await self._checkpoints.save_if_trusted(self.follower)

@@ -1,0 +1,203 @@
+"""Every setting and every bound of a running agent or operator, with its unit in its name and its reason beside it.
+
+Belongs here: the two frozen structs, and reading them from flags, environment and a file, in this order of precedence:
+flag, environment MESHLOG_<NAME>, file (TOML or JSON), default. Does not belong here: acting on them.
+"""
+
+import json
+import os
+import tomllib
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, TypeVar, get_args, get_origin, get_type_hints
+
+import msgspec
+from msgspec import Meta
+
+ENVIRONMENT_PREFIX = "MESHLOG_"
+
+Seconds = Annotated[float, Meta(gt=0)]
+Count = Annotated[int, Meta(ge=1)]
+
+
+class SettingsError(Exception):
+    """A setting is wrong: names it, its value, and what would be right."""
+
+
+class CommonSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """What agent and operator share."""
+
+    cluster: Annotated[str, Meta(min_length=1, max_length=63, pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$")]
+    etcd: tuple[str, ...] = ()
+    """Endpoints, "unix:PATH" or "HOST:PORT"; several are tried in turn."""
+    runtime_dir: str = ""
+    state_dir: str = ""
+    log_format: Annotated[str, Meta(pattern="^(console|json)$")] = "console"
+    log_level: Annotated[str, Meta(pattern="^(debug|info|warning|error)$")] = "info"
+
+    follow_records_max: Count = 512
+    """Records applied before others get a turn: about 10 ms of folding, so that the API stays answering."""
+    command_queue_max: Count = 4096
+    """Commands waiting for the writer; beyond it a caller is told to try again instead of memory growing."""
+    group_commands_max: Count = 256
+    """Commands in one batch: their events must fit kvstore's batch bound with room to spare."""
+    decide_again_max: Count = 16
+    """Rounds of catching up and deciding again after a conflict; a 17th would mean a fault, not contention."""
+    wait_applied_s: Seconds = 10.0
+    """How long an appended record may take to come back through the log before the caller is told."""
+    retry_s: Seconds = 0.5
+    """Pause before the log is tried again; jittered, so that a mesh does not come back in step."""
+    retry_s_max: Seconds = 5.0
+    checkpoint_s: Seconds = 30.0
+    """How old a checkpoint may be: bounds what a restart must fold."""
+    log_page_records_max: Count = 10_000
+    """Records of one answer to /v1/log without follow."""
+    api_body_bytes_max: Count = 64 * 1024 * 1024
+    """Largest request body: 5,000 manifests of 10 KiB fit."""
+
+
+class AgentSettings(CommonSettings, frozen=True, kw_only=True):
+    """One agent process of one node."""
+
+    node: Annotated[str, Meta(min_length=1, max_length=63, pattern=r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$")]
+    device: str = ""
+    """The underlay device; "" takes the device of the default route."""
+    netns: str = ""
+    """Path of a network namespace to enter first; "" stays where the process was started."""
+    bpffs: str = "/sys/fs/bpf"
+    objects_dir: str = ""
+    labels: tuple[str, ...] = ()
+    """Labels of the node, "key=value"."""
+    mtu_bytes: Annotated[int, Meta(ge=0, le=65535)] = 0
+    """MTU of endpoint devices; 0 takes the underlay device's."""
+
+    start_log_s: Seconds = 3.0
+    """How long a start waits for etcd before it serves from the checkpoint: longer than an election (2 s)."""
+    report_s: Seconds = 2.0
+    """How often a node reports to its side table; the report is one small put."""
+    endpoint_ready_s: Seconds = 10.0
+    """How long a new endpoint may take to be realized before its creation is undone."""
+    kernel_retry_s: Seconds = 0.5
+    monitor_queue_max: Count = 4096
+    """Notifications kept for one slow monitor; what is more is counted as lost."""
+    monitor_flush_s: Seconds = 0.05
+    """How long notifications are gathered into one write to a monitor."""
+    conntrack_gc_s: Seconds = 30.0
+    verify_differences_max: Count = 200
+
+
+class OperatorSettings(CommonSettings, frozen=True, kw_only=True):
+    """One operator process of one cluster."""
+
+    cluster_id: Annotated[int, Meta(ge=1, le=255)]
+    pod_cidr: tuple[str, ...] = ()
+    """What address blocks are cut from: one IPv4 prefix, one IPv6 prefix, or both."""
+    service_cidr: tuple[str, ...] = ()
+    block_size: tuple[Annotated[int, Meta(ge=1, le=128)], ...] = ()
+    """Prefix length of a node's block, per pod_cidr; default /24, or 8 bits below a longer one; /64 for IPv6."""
+    embedded_etcd: str = ""
+    """Directory in which the operator runs an etcd of its own; "" uses the endpoints given."""
+
+    duty_s: Seconds = 1.0
+    """Pause between two rounds of duties."""
+    node_dead_s: Seconds = 60.0
+    """A node without a session or a report for this long is removed: four leases of 15 s."""
+    identity_release_s: Seconds = 60.0
+    """An identity without a user for this long may be released."""
+
+
+type_Settings = TypeVar("type_Settings", bound=CommonSettings)
+
+
+def read_settings(
+    kind: type[type_Settings],
+    flags: Mapping[str, Any],
+    environment: Mapping[str, str] | None = None,
+    file_path: str = "",
+) -> type_Settings:
+    """The settings of a process. `flags` holds only what was given. Raises SettingsError."""
+    environment = os.environ if environment is None else environment
+    hints = setting_hints(kind)
+    found: dict[str, Any] = {}
+    found.update(_from_file(kind, file_path, hints))
+    found.update(_from_environment(environment, hints))
+    found.update({name: value for name, value in flags.items() if value is not None})
+    checked = {name: _checked(name, value, hints[name]) for name, value in found.items()}
+    for field in msgspec.structs.fields(kind):
+        if field.required and field.name not in checked:
+            raise SettingsError(f"{field.name} is not set; give {flag_name(field.name)}")
+    return kind(**checked)
+
+
+def setting_hints(kind: type[CommonSettings]) -> dict[str, Any]:
+    """Each field's type with its limits."""
+    return get_type_hints(kind, include_extras=True)
+
+
+def flag_name(field: str) -> str:
+    """The command-line flag of a field."""
+    return "--" + field.replace("_", "-")
+
+
+def is_repeatable(hint: Any) -> bool:
+    """True of a field that holds several values."""
+    return get_origin(_plain(hint)) is tuple
+
+
+def _plain(hint: Any) -> Any:
+    return get_args(hint)[0] if get_origin(hint) is Annotated else hint
+
+
+def _checked(name: str, value: Any, hint: Any) -> Any:
+    if is_repeatable(hint) and isinstance(value, str):
+        value = [part for part in value.split(",") if part]
+    try:
+        return msgspec.convert(value, hint, strict=False)
+    except msgspec.ValidationError as error:
+        reason = str(error).split(" - at ")[0]
+        raise SettingsError(f"{flag_name(name)}: {value!r} is not usable: {reason[0].lower()}{reason[1:]}") from None
+
+
+def _from_environment(environment: Mapping[str, str], hints: Mapping[str, Any]) -> dict[str, Any]:
+    names = {ENVIRONMENT_PREFIX + name.upper(): name for name in hints}
+    return {names[key]: value for key, value in environment.items() if key in names}
+
+
+def _from_file(kind: type[Any], path: str, hints: Mapping[str, Any]) -> dict[str, Any]:
+    if not path:
+        return {}
+    try:
+        with open(path, "rb") as file:
+            raw = file.read()
+        content = json.loads(raw) if path.endswith(".json") else tomllib.loads(raw.decode())
+    except OSError as error:
+        raise SettingsError(f"--config: {path!r} cannot be read: {error.strerror}") from None
+    except ValueError as error:
+        raise SettingsError(f"--config: {path!r} is neither TOML nor (as *.json) JSON: {error}") from None
+    if not isinstance(content, dict):
+        raise SettingsError(f"--config: {path!r} must hold settings by name")
+    unknown = sorted(set(content) - set(hints))
+    if unknown:
+        raise SettingsError(f"--config: {path!r} has {unknown[0]!r}, which {kind.__name__} does not know")
+    return content
+
+
+def block_prefixes(settings: OperatorSettings) -> tuple[int, ...]:
+    """The prefix length of a node's block for each pod CIDR. Raises SettingsError for lengths that do not fit."""
+    given: Sequence[int] = settings.block_size or tuple(_default_block(cidr) for cidr in settings.pod_cidr)
+    if len(given) != len(settings.pod_cidr):
+        raise SettingsError(
+            f"--block-size is given {len(given)} times and --pod-cidr {len(settings.pod_cidr)} times; give one for each"
+        )
+    for cidr, length in zip(settings.pod_cidr, given, strict=True):
+        cluster_length = int(cidr.partition("/")[2] or 0)
+        longest = 126 if ":" in cidr else 30
+        if not cluster_length < length <= longest:
+            raise SettingsError(f"--block-size: {length} for {cidr}; right is between {cluster_length + 1} and {longest}")
+    return tuple(given)
+
+
+def _default_block(cidr: str) -> int:
+    length = int(cidr.partition("/")[2] or 0)
+    if ":" in cidr:
+        return max(64, min(length + 16, 120))
+    return max(24, min(length + 8, 28))

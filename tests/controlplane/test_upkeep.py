@@ -1,0 +1,82 @@
+"""What is due without anybody asking."""
+
+import pytest
+
+from controlplane import events as e
+from controlplane.commands.endpoint import RelabelEndpoint
+from controlplane.commands.identity import ReleaseIdentity
+from controlplane.commands.node import AssignAddressBlock, RemoveNode
+from controlplane.commands.upkeep import Upkeep, due_commands, node_upkeep
+from controlplane.model import NodeKey
+from tests.controlplane.random_mesh import Log
+from tests.controlplane.small_mesh import add_endpoint, device, mesh
+
+N1 = NodeKey("east", "n1")
+DEAD_S, RELEASE_S = 60.0, 30.0
+ALIVE = ("node.n1", "node.n2", "operator")
+
+
+@pytest.fixture
+def log() -> Log:
+    """The small mesh with an endpoint on n1 and one on n2."""
+    log = mesh()
+    add_endpoint(log, "east", "n1", "web", 11)
+    add_endpoint(log, "east", "n2", "db", 11)
+    return log
+
+
+def due(log: Log, upkeep: Upkeep, now_s: float, alive: tuple[str, ...] = ALIVE, realized: int = 10**9) -> list[object]:
+    return list(due_commands(upkeep, log.state, alive, {"n1": realized, "n2": realized}, now_s))
+
+
+def test_nothing_is_due_at_rest(log: Log) -> None:
+    """Neither for a node nor for an operator."""
+    assert node_upkeep(log.state, N1) == ()
+    assert due(log, Upkeep("east", DEAD_S, RELEASE_S), 1000.0) == []
+
+
+def test_a_changed_workload_relabels_its_endpoint(log: Log) -> None:
+    """On the node that has it, by the change alone as by looking at everything."""
+    changes = log.write("east", "operator", e.WorkloadApplied("shop", "web", {"app": "new"}))
+    assert node_upkeep(log.state, N1, changes) == node_upkeep(log.state, N1) == (RelabelEndpoint("n1", 1),)
+    assert node_upkeep(log.state, NodeKey("east", "n2"), changes) == ()
+
+
+def test_a_changed_namespace_relabels_all_its_endpoints(log: Log) -> None:
+    """On every node."""
+    changes = log.write("east", "operator", e.NamespaceLabelled("shop", {"team": "a"}))
+    for node in ("n1", "n2"):
+        assert node_upkeep(log.state, NodeKey("east", node), changes) == (RelabelEndpoint(node, 1),)
+
+
+def test_a_new_node_gets_blocks(log: Log) -> None:
+    """As soon as it has joined."""
+    log.write("east", "node.n3", e.NodeJoined("n3", ("192.168.0.3",), device(2)))
+    alive = (*ALIVE, "node.n3")
+    assert due(log, Upkeep("east", DEAD_S, RELEASE_S), 0.0, alive) == [AssignAddressBlock("n3")]
+
+
+def test_a_dead_node_is_removed_after_its_grace(log: Log) -> None:
+    """Counted from when this operator first missed it; a return starts it again."""
+    upkeep = Upkeep("east", DEAD_S, RELEASE_S)
+    gone = ("node.n1", "operator")
+    assert due(log, upkeep, 0.0, gone) == []
+    assert due(log, upkeep, DEAD_S - 1, gone) == []
+    assert due(log, upkeep, DEAD_S) == []
+    assert due(log, upkeep, DEAD_S + 1, gone) == []
+    (removal,) = due(log, upkeep, 2 * DEAD_S + 1, gone)
+    assert isinstance(removal, RemoveNode)
+    assert removal.node == "n2"
+
+
+def test_an_unused_number_is_released_when_all_nodes_have_gone_beyond(log: Log) -> None:
+    """And not before its time has passed."""
+    upkeep = Upkeep("east", DEAD_S, RELEASE_S)
+    log.write("east", "node.n1", e.EndpointDeleted("n1", 1))
+    removal = log.state.revision
+    assert due(log, upkeep, 0.0, realized=removal) == []
+    assert due(log, upkeep, RELEASE_S, realized=removal - 1) == []
+    assert due(log, upkeep, RELEASE_S, realized=removal) == [ReleaseIdentity(65536 + 256)]
+    log.write("east", "node.n1", e.WorkloadApplied("shop", "web", {"app": "web"}))
+    add_endpoint(log, "east", "n1", "web", 11)
+    assert due(log, upkeep, 10 * RELEASE_S) == []
