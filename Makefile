@@ -39,7 +39,7 @@ test: lint build
 	@$(VENV)/bin/python -m pytest
 
 bench: venv-test build
-	@$(VENV)/bin/python -m tests.bench
+	@$(VENV)/bin/python -m tests.bench --write docs/bench.md
 
 lint: venv-test
 	@$(VENV)/bin/ruff check .

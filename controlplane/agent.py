@@ -60,6 +60,7 @@ HELPS = {
     "runtime_dir": "directory of the API socket; /run/meshlog/<node> if none",
     "state_dir": "directory of the checkpoint; /var/lib/meshlog/<node> if none",
     "bpffs": "where a bpffs is mounted; pins are made in <bpffs>/meshlog/<node>",
+    "attach_mode": "auto, tcx or clsact: how programs are attached to devices; auto takes tcx where the kernel has it",
     "objects_dir": "directory of the compiled BPF objects",
     "labels": "label of the node, key=value",
     "mtu_bytes": "MTU of endpoint devices; 0: that of --device",
@@ -92,7 +93,9 @@ def check_settings(settings: AgentSettings) -> None:
         raise SettingsError("--etcd: no endpoint of the log is given; right is unix:PATH or HOST:PORT")
     objects = Path(settings.objects_dir) if settings.objects_dir else OBJECTS_DIR
     if not list(objects.glob("*.bpf.o")):
-        raise SettingsError(f"--objects-dir: there are no compiled objects in {objects}; build them with make -C bpf")
+        raise SettingsError(
+            f"--objects-dir: there are no compiled objects in {objects}; build them with make -C bpf"
+        )
 
 
 async def run_agent(settings: AgentSettings, underlay: Underlay, stop: asyncio.Event) -> None:
@@ -100,7 +103,13 @@ async def run_agent(settings: AgentSettings, underlay: Underlay, stop: asyncio.E
     kernel = build_kernel(settings, underlay)
     devices = NetlinkDevices(f"{settings.cluster}/{settings.node}")
     node = build_node(
-        settings, underlay, SystemClock(), await build_log(settings), kernel, devices, kernel.read_notifications
+        settings,
+        underlay,
+        SystemClock(),
+        await build_log(settings),
+        kernel,
+        devices,
+        kernel.read_notifications,
     )
     socket = place.runtime_dir(settings.runtime_dir, settings.node) / SOCKET_AGENT
     try:
@@ -126,15 +135,23 @@ async def run_node(node: Node, api: AbstractAsyncContextManager[None], stop: asy
 
 
 def build_node(
-    settings: AgentSettings, underlay: Underlay, clock: Clock, log: EventLog, kernel: Kernel, devices: Devices,
-    open_ring: Callable[[], Ring] | None, worker: KernelWorker | None = None,
+    settings: AgentSettings,
+    underlay: Underlay,
+    clock: Clock,
+    log: EventLog,
+    kernel: Kernel,
+    devices: Devices,
+    open_ring: Callable[[], Ring] | None,
+    worker: KernelWorker | None = None,
 ) -> Node:
     """All parts of a node, wired; nothing runs yet. `worker`: who calls the kernel; None: a thread of its own."""
     counters = Counters()
     checkpoints = build_checkpoints(settings)
     state = checkpoints.load()
     follower = build_follower(settings, clock, log, state or State(), checkpoints, counters)
-    writer = Writer(log, follower, Author(settings.cluster, f"node.{settings.node}"), clock, settings, counters)
+    writer = Writer(
+        log, follower, Author(settings.cluster, f"node.{settings.node}"), clock, settings, counters
+    )
     reconciler = Reconciler(kernel, clock.monotonic_s, worker=worker)
     where = NodeKey(settings.cluster, settings.node)
     relabelling = Relabelling(where, follower, writer, clock, settings)
@@ -180,7 +197,7 @@ def build_kernel(settings: AgentSettings, underlay: Underlay) -> RealKernel:
     """The kernel of the namespace that this process is in."""
     pins = Path(settings.bpffs) / "meshlog" / settings.node
     objects = Path(settings.objects_dir) if settings.objects_dir else OBJECTS_DIR
-    return RealKernel(pins, objects, underlay.device.ifindex)
+    return RealKernel(pins, objects, underlay.device.ifindex, attach=settings.attach_mode)
 
 
 def build_checkpoints(settings: AgentSettings) -> Checkpoints:
@@ -189,7 +206,12 @@ def build_checkpoints(settings: AgentSettings) -> Checkpoints:
 
 
 def build_follower(
-    settings: AgentSettings, clock: Clock, log: EventLog, state: State, checkpoints: Checkpoints, counters: Counters
+    settings: AgentSettings,
+    clock: Clock,
+    log: EventLog,
+    state: State,
+    checkpoints: Checkpoints,
+    counters: Counters,
 ) -> Follower:
     """It folds again from the checkpoint when the log contradicts itself."""
 
@@ -200,8 +222,14 @@ def build_follower(
 
 
 def build_endpoints(
-    settings: AgentSettings, underlay: Underlay, clock: Clock, follower: Follower, writer: Writer,
-    reconciler: Reconciler, devices: Devices, counters: Counters,
+    settings: AgentSettings,
+    underlay: Underlay,
+    clock: Clock,
+    follower: Follower,
+    writer: Writer,
+    reconciler: Reconciler,
+    devices: Devices,
+    counters: Counters,
 ) -> Endpoints:
     """Devices get the underlay's MTU unless another is set."""
     mtu_bytes = settings.mtu_bytes or underlay.mtu_bytes

@@ -1,7 +1,7 @@
 """Label sets as Kubernetes' and Cilium's users know them: "source:key=value", sorted.
 
-Belongs here: which labels make up an identity, their text form, and what a valid key and value is. Does not belong
-here: selecting by them (policy/selectors.py).
+Belongs here: which labels make up an identity, their text form, and what a right label set is. Does not belong here:
+selecting by them (policy/selectors.py), the keys and values that a manifest may hold (fields.py).
 """
 
 import re
@@ -28,10 +28,6 @@ app.kubernetes.io and names of jobs take part, as there."""
 
 _PLATFORM = re.compile(r"io\.cilium\.k8s|io\.kubernetes")
 """Keys that only the platform may write: a workload cannot give itself a namespace's or a cluster's labels."""
-
-_NAME = re.compile(r"[A-Za-z0-9](?:[-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?")
-_DNS = re.compile(r"[a-z0-9](?:[-a-z0-9]*[a-z0-9])?(?:\.[a-z0-9](?:[-a-z0-9]*[a-z0-9])?)*")
-DNS_CHARS_MAX = 253
 
 
 def label(source: str, key: str, value: str = "") -> str:
@@ -62,25 +58,6 @@ def identity_labels(
         label(SOURCE_KUBERNETES, key, value) for key, value in workload_labels.items() if is_identity_relevant(key)
     ]
     return tuple(sorted(labels))
-
-
-def invalid_key(key: str) -> str:
-    """What is wrong with a label's key, or "". Source: Kubernetes' "Labels and Selectors", syntax and character set."""
-    prefix, slash, name = key.rpartition("/")
-    if slash and (len(prefix) > DNS_CHARS_MAX or not _DNS.fullmatch(prefix)):
-        return f"prefix {prefix!r} must be a DNS name"
-    if not _NAME.fullmatch(name):
-        return f"name {name!r} must be 1 to 63 letters, digits, '-', '_' or '.', with a letter or digit at both ends"
-    return ""
-
-
-def invalid_value(value: str) -> str:
-    """What is wrong with a label's value, or ""."""
-    if value and not _NAME.fullmatch(value):
-        return (
-            f"value {value!r} must be at most 63 letters, digits, '-', '_' or '.', with a letter or digit at both ends"
-        )
-    return ""
 
 
 def label_fault(labels: Labels) -> str:

@@ -64,6 +64,8 @@ class AgentSettings(CommonSettings, frozen=True, kw_only=True):
     netns: str = ""
     """Path of a network namespace to enter first; "" stays where the process was started."""
     bpffs: str = "/sys/fs/bpf"
+    attach_mode: Annotated[str, Meta(pattern="^(auto|tcx|clsact)$")] = "auto"
+    """How programs are attached; "auto" takes TCX links where the kernel has them (Linux 6.6), else clsact."""
     objects_dir: str = ""
     labels: tuple[str, ...] = ()
     """Labels of the node, "key=value"."""
@@ -154,7 +156,9 @@ def _checked(name: str, value: Any, hint: Any) -> Any:
         return msgspec.convert(value, hint, strict=False)
     except msgspec.ValidationError as error:
         reason = str(error).split(" - at ")[0]
-        raise SettingsError(f"{flag_name(name)}: {value!r} is not usable: {reason[0].lower()}{reason[1:]}") from None
+        raise SettingsError(
+            f"{flag_name(name)}: {value!r} is not usable: {reason[0].lower()}{reason[1:]}"
+        ) from None
 
 
 def _from_environment(environment: Mapping[str, str], hints: Mapping[str, Any]) -> dict[str, Any]:
@@ -192,7 +196,9 @@ def block_prefixes(settings: OperatorSettings) -> tuple[int, ...]:
         cluster_length = int(cidr.partition("/")[2] or 0)
         longest = 126 if ":" in cidr else 30
         if not cluster_length < length <= longest:
-            raise SettingsError(f"--block-size: {length} for {cidr}; right is between {cluster_length + 1} and {longest}")
+            raise SettingsError(
+                f"--block-size: {length} for {cidr}; right is between {cluster_length + 1} and {longest}"
+            )
     return tuple(given)
 
 

@@ -66,7 +66,8 @@ class EmbeddedEtcd:
         command = _command(bound_to_parent, quota_bytes)
         _prepare(data_dir)
         with (data_dir / LOG_FILE).open("ab") as log:
-            process = subprocess.Popen(
+            # Forked by this very thread: the signal at its parent's end follows the thread, not the process.
+            process = subprocess.Popen(  # noqa: ASYNC220
                 command,
                 cwd=data_dir,
                 stdin=subprocess.DEVNULL,

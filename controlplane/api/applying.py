@@ -28,9 +28,13 @@ def read(found: SourcedDocument, cluster: str, removal: bool) -> ReadDocument:
     command = removal_of(found.document) if removal else command_of(found.document, cluster)
     if isinstance(command, tuple):
         reason = "; ".join(str(refusal) for refusal in command)
-        refused = ObjectResult(found.source, kind, namespace, name, False, False, "rejected", reason, command[0].field)
+        refused = ObjectResult(
+            found.source, kind, namespace, name, False, False, "rejected", reason, command[0].field
+        )
         return ReadDocument(None, refused, removal)
-    return ReadDocument(command, ObjectResult(found.source, kind, namespace, name, True, False, "unchanged"), removal)
+    return ReadDocument(
+        command, ObjectResult(found.source, kind, namespace, name, True, False, "unchanged"), removal
+    )
 
 
 def result(item: ReadDocument, outcome: Decision | Written | Rejection) -> ObjectResult:
@@ -39,7 +43,9 @@ def result(item: ReadDocument, outcome: Decision | Written | Rejection) -> Objec
         return msgspec.structs.replace(
             item.result, accepted=False, action="rejected", reason=outcome.reason, field=outcome.field
         )
-    return msgspec.structs.replace(item.result, changed=bool(outcome.events), action=_action(item.removal, outcome.events))
+    return msgspec.structs.replace(
+        item.result, changed=bool(outcome.events), action=_action(item.removal, outcome.events)
+    )
 
 
 def _action(removal: bool, events: tuple[Event, ...]) -> str:

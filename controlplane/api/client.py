@@ -16,7 +16,7 @@ from urllib.parse import quote
 import aiohttp
 import msgspec
 
-from controlplane.api import schema
+from controlplane.api import items, schema
 from controlplane.api.quickclient import ApiRefused, ApiUnavailable
 
 TIMEOUT_S = 30.0
@@ -24,12 +24,12 @@ LINE_BYTES_MAX = 16 * 1024 * 1024
 """One record of a full batch, written as JSON."""
 
 ITEM_TYPES: Mapping[str, type[Any]] = {
-    "node": schema.NodeItem,
-    "endpoint": schema.EndpointItem,
-    "identity": schema.IdentityItem,
-    "service": schema.ServiceItem,
-    "policy": schema.PolicyItem,
-    "ip": schema.IpItem,
+    "node": items.NodeItem,
+    "endpoint": items.EndpointItem,
+    "identity": items.IdentityItem,
+    "service": items.ServiceItem,
+    "policy": items.PolicyItem,
+    "ip": items.IpItem,
 }
 
 type_Answer = TypeVar("type_Answer")
@@ -76,12 +76,16 @@ class Client:
         query = {"namespace": namespace, "name": name}
         return await self.call("GET", f"/v1/get/{quote(kind)}", schema.Documents, query=query)
 
-    async def apply(self, documents: Sequence[schema.SourcedDocument], dry_run: bool = False) -> schema.ApplyResult:
+    async def apply(
+        self, documents: Sequence[schema.SourcedDocument], dry_run: bool = False
+    ) -> schema.ApplyResult:
         """Returns when the answering process has applied what it appended."""
         body = schema.ApplyRequest(list(documents), dry_run)
         return await self.call("POST", "/v1/apply", schema.ApplyResult, body=body)
 
-    async def delete(self, documents: Sequence[schema.SourcedDocument], dry_run: bool = False) -> schema.ApplyResult:
+    async def delete(
+        self, documents: Sequence[schema.SourcedDocument], dry_run: bool = False
+    ) -> schema.ApplyResult:
         """As apply, for removal."""
         body = schema.ApplyRequest(list(documents), dry_run)
         return await self.call("POST", "/v1/delete", schema.ApplyResult, body=body)
@@ -156,7 +160,9 @@ class Client:
         try:
             return msgspec.json.decode(raw, type=answer)
         except msgspec.MsgspecError as error:
-            raise ApiUnavailable(f"{self.socket_path}: the answer to {path} is not as expected: {error}") from None
+            raise ApiUnavailable(
+                f"{self.socket_path}: the answer to {path} is not as expected: {error}"
+            ) from None
 
     def _opened(self) -> aiohttp.ClientSession:
         assert self._session is not None, "use `async with Client(...)`"
@@ -179,7 +185,9 @@ class Client:
             raise _refusal(response.status, raw)
         return raw
 
-    async def _lines(self, path: str, query: Mapping[str, str], kind: type[type_Answer]) -> AsyncIterator[type_Answer]:
+    async def _lines(
+        self, path: str, query: Mapping[str, str], kind: type[type_Answer]
+    ) -> AsyncIterator[type_Answer]:
         decoder = msgspec.json.Decoder(kind)
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=self._timeout_s)
         try:

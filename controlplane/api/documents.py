@@ -43,7 +43,9 @@ def kind_named(text: str) -> str:
     return found
 
 
-def documents(state: State, cluster: str, kind_text: str, namespace: str = "", name: str = "") -> list[dict[str, Any]]:
+def documents(
+    state: State, cluster: str, kind_text: str, namespace: str = "", name: str = ""
+) -> list[dict[str, Any]]:
     """Manifests of one cluster, sorted; "" stands for all. Raises UnknownKind."""
     kind = kind_named(kind_text)
     found = [

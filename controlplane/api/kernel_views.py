@@ -30,7 +30,7 @@ Row = dict[str, Any]
 
 
 class MetricsKey(NamedTuple):
-    index: int
+    index: int  # type: ignore[assignment]
 
 
 class MetricsRow(NamedTuple):
@@ -57,12 +57,12 @@ def flag_names(enum: str, flags: int, prefix: str) -> list[str]:
 
 
 def policy_protocol(protocol: int) -> str:
-    """"TCP"; of a policy row, 0 stands for any."""
+    """ "TCP"; of a policy row, 0 stands for any."""
     return protocol_name(protocol) if protocol else ANY_PROTOCOL
 
 
 def address_or_empty(address: bytes) -> str:
-    """"" for the address of zeros."""
+    """ "" for the address of zeros."""
     return "" if address == NO_ADDRESS else codec.address_text(address)
 
 
@@ -190,7 +190,9 @@ def _services(tables: Mapping[str, Rows]) -> list[Row]:
     slots = {(key.backend_set, key.slot): row for key, row in _decoded("backends", tables["backends"])}
     rows = []
     for key, row in _decoded("services", tables["services"]):
-        found = [slots.get((row.backend_set, slot)) for slot in _slot_numbers(row.backend_set, row.count, slots)]
+        found = [
+            slots.get((row.backend_set, slot)) for slot in _slot_numbers(row.backend_set, row.count, slots)
+        ]
         rows.append(
             {
                 "address": codec.address_text(key.address),
@@ -247,7 +249,7 @@ def _flow_order(row: Row) -> tuple[Any, ...]:
 
 
 def tcp_flag_text(flags: int) -> str:
-    """"SYN,ACK"."""
+    """ "SYN,ACK"."""
     return ",".join(name for bit, name in enumerate(TCP_FLAGS) if flags >> bit & 1)
 
 

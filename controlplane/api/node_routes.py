@@ -11,7 +11,7 @@ from contextlib import suppress
 import msgspec
 from aiohttp import web
 
-from controlplane.api import kernel_views, notification_views, schema, views
+from controlplane.api import history_routes, kernel_views, notification_views, schema, views
 from controlplane.api.server import Refused, json_response, read_body, stream_lines
 from controlplane.history.replay import EncodedRows
 from controlplane.runtime.endpoints import EndpointRefused
@@ -59,7 +59,9 @@ class _NodeRoutes:
     async def delete_endpoint(self, request: web.Request) -> web.Response:
         found = request.match_info
         try:
-            return json_response(await self._parts.endpoints.delete(found["container_id"], found["interface"]))
+            return json_response(
+                await self._parts.endpoints.delete(found["container_id"], found["interface"])
+            )
         except EndpointRefused as error:
             raise Refused(error.status, str(error), error.field) from None
         except (WriterFailed, KernelError) as error:
@@ -80,7 +82,12 @@ class _NodeRoutes:
     async def bpf(self, request: web.Request) -> web.Response:
         kind = request.match_info["kind"]
         if kind not in schema.BPF_KINDS:
-            raise Refused(404, f"the kernel has no {kind!r}; right is one of {', '.join(schema.BPF_KINDS)}", "kind")
+            raise Refused(
+                404, f"the kernel has no {kind!r}; right is one of {', '.join(schema.BPF_KINDS)}", "kind"
+            )
+        then = await history_routes.desired_rows(self._node.past, self._node.where, kind, request)
+        if then is not None:
+            return then
         try:
             rows = await self._kernel_rows(kind)
         except KernelError as error:
@@ -91,7 +98,9 @@ class _NodeRoutes:
         kernel, worker = self._parts.kernel, self._parts.reconciler.worker
         runtime_map = kernel_views.KIND_RUNTIME_MAPS.get(kind)
         if runtime_map is None:
-            tables = {table: await worker.call(kernel.dump, table) for table in kernel_views.KIND_TABLES[kind]}
+            tables = {
+                table: await worker.call(kernel.dump, table) for table in kernel_views.KIND_TABLES[kind]
+            }
             return kernel_views.kernel_rows(kind, tables)
         entries = await worker.call(kernel.dump_runtime, runtime_map)
         if kind == "metrics":
@@ -173,7 +182,9 @@ class _NodeRoutes:
         with self._parts.monitor.listening() as listener:
             async for records, lost in listener.chunks():
                 names = notification_views.Names(self._parts.follower.state)
-                lines = [encode(notification_views.notification(each, names, self._node.where)) for each in records]
+                lines = [
+                    encode(notification_views.notification(each, names, self._node.where)) for each in records
+                ]
                 if lost:
                     lines.append(encode(schema.Notification(type="lost", lost=lost)))
                 yield b"\n".join(lines) + b"\n"

@@ -1,6 +1,7 @@
 """A notification of the datapath as the API says it, with the names of what its addresses belong to. Pure.
 
-Belongs here: schema.Notification from the datapath's. Does not belong here: decoding and words (datapath/notifications.py).
+Belongs here: schema.Notification from the datapath's. Does not belong here: decoding and words
+(datapath/notifications.py).
 """
 
 from controlplane.api import schema
@@ -16,13 +17,13 @@ TCP = 6
 
 
 class Names:
-    """"namespace/workload" of endpoint addresses, as of now."""
+    """ "namespace/workload" of endpoint addresses, as of now."""
 
     def __init__(self, state: State) -> None:
         self._state = state
 
     def of(self, address: str) -> str:
-        """"" where the address is no endpoint's."""
+        """ "" where the address is no endpoint's."""
         holder = self._state.addresses.get(address)
         if not isinstance(holder, EndpointKey):
             return ""

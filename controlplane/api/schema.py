@@ -5,26 +5,39 @@ Belongs here: values, and nothing else. Does not belong here: how they are serve
 revision of the log that the answer stands at. An error has a status of 400 and above and an `Error` as its body.
 
     GET    /v1/status                                   Status (agent) | OperatorStatus (operator)
-    GET    /v1/list/{node|endpoint|identity|service|policy|ip}      Listing of the matching *Item
-    GET    /v1/get/{kind}[?namespace=NS][&name=NAME]    Documents; kind as in a manifest, in any case, plural too
+    GET    /v1/list/{node|endpoint|identity|service|policy|ip}[?at=POINT]      Listing of the matching *Item
+    GET    /v1/get/{kind}[?namespace=NS][&name=NAME][&at=POINT]     Documents; kind as in a manifest, plural too
     POST   /v1/apply, /v1/delete                        ApplyRequest -> ApplyResult
     POST   /v1/endpoints                                EndpointRequest -> EndpointResult (agent)
     GET    /v1/endpoints/{container_id}/{interface}     EndpointCheck (agent); 404 where there is none
     DELETE /v1/endpoints/{container_id}/{interface}     EndpointRemoval (agent); an absent one is removed already
-    GET    /v1/bpf/{endpoint|ipcache|policy|lb|ct|metrics}          KernelRows: what the kernel holds now (agent)
+    GET    /v1/bpf/{endpoint|ipcache|policy|lb|ct|metrics}[?at=POINT]          KernelRows: what the kernel holds now
+           (agent); with `at`, what it had to hold then
     GET    /v1/log[?after=REV][&limit=N][&follow=1]     NDJSON of LogRecord; with follow=1 the stream stays open
+           without follow also since, until (POINT), kind, object, namespace, writer, cluster, node, cause
     GET    /v1/log/{revision}                           LogRecord; 404 where no record has that revision
     GET    /v1/digests                                  Digests (agent)
     GET    /v1/verify                                   Verification (agent)
     POST   /v1/repair                                   Verification, after the repair (agent)
-    GET    /v1/monitor                                  NDJSON of Notification; a line with `lost` counts what was left out
+    GET    /v1/monitor                                  NDJSON of Notification; `lost` counts those left out
     GET    /v1/wait?revision=REV[&timeout_s=S]          Waited; 504 when the time is over first
     GET    /metrics                                     Prometheus text
+    GET    /v1/at?at=POINT                              Standing: the revision of a point
+    GET    /v1/effects/{revision}[?node=NODE]           Effects: what a record changed, in the mesh and in kernels
+    GET    /v1/diff?from=POINT&to=POINT[&node=NODE]     Difference
+    GET    /v1/why?from=END&to=END&port=80/TCP[&at=POINT]           Explanation
+    GET    /v1/why/map/{table}?key=TEXT[&node=NODE][&at=POINT]      RowExplanation
+    GET    /v1/capsule?since=POINT[&until=POINT]        the bytes of a capsule
+
+A POINT is a revision, a time (RFC 3339) or so long ago ("-10m"). A NODE is "n1" or "cluster/n1". An END is "ns/pod",
+"cluster:ns/pod", "service:ns/name", "ip:ADDRESS" or "entity:NAME".
 """
 
 from typing import Any
 
 import msgspec
+
+from controlplane.api import items
 
 REVISION_HEADER = "Meshlog-Revision"
 SOCKET_AGENT = "agent.sock"
@@ -39,9 +52,7 @@ class Error(msgspec.Struct, frozen=True, omit_defaults=True):
     error: str
     field: str = ""
 
-
-# --- status -----------------------------------------------------------------------------------------------------
-
+# --- status ---
 
 class LogConnection(msgspec.Struct, frozen=True):
     """`unavailable_since` is seconds since the epoch, null while connected. `lag_records`: 1 while a record
@@ -73,7 +84,8 @@ class FailedRow(msgspec.Struct, frozen=True):
 class KernelStatus(msgspec.Struct, frozen=True):
     """`generation`: the revision asked for last; `realized`: the one up to which the kernel holds everything.
 
-    `rows`: how many are done, pending, error. `writes_at_start` and `writes`: map rows put or removed, by table, while starting and since.
+    `rows`: how many are done, pending, error. `writes_at_start` and `writes`: rows put or removed, by table, while
+    starting and since.
     """
 
     generation: int
@@ -89,6 +101,7 @@ class Status(msgspec.Struct, frozen=True):
     """An agent's word about itself. `health`: "ok", "degraded" or "starting"; `problems` say why, one line each.
 
     `ready` means: the kernel held the whole desired state once since the start. `ready_after_s` is null before.
+    `attach_mode`: how programs are attached to devices, "tcx" or "clsact"; "" before the kernel is open.
     """
 
     kind: str
@@ -110,6 +123,7 @@ class Status(msgspec.Struct, frozen=True):
     refused_events: list[str]
     write_mode: str
     start_source: str
+    attach_mode: str
 
 
 class ReportItem(msgspec.Struct, frozen=True):
@@ -145,102 +159,16 @@ class OperatorStatus(msgspec.Struct, frozen=True):
     unknown_events: int
     refused_events: list[str]
 
-
-# --- lists ------------------------------------------------------------------------------------------------------
-
-
-class NodeItem(msgspec.Struct, frozen=True):
-    """`pod_cidrs` are the node's address blocks; `local` is true of the node that answers."""
-
-    cluster: str
-    name: str
-    ipv4: str
-    ipv6: str
-    pod_cidrs: list[str]
-    device: str
-    labels: list[str]
-    endpoints: int
-    local: bool
-
-
-class EndpointItem(msgspec.Struct, frozen=True):
-    """`state`: "ready", "pending" or "error" on this node, "remote" elsewhere. Enforcement is of the identity."""
-
-    cluster: str
-    node: str
-    endpoint_id: int
-    namespace: str
-    workload: str
-    ingress_enforced: bool
-    egress_enforced: bool
-    identity: int
-    labels: list[str]
-    ipv4: str
-    ipv6: str
-    device: str
-    container_id: str
-    interface: str
-    state: str
-
-
-class IdentityItem(msgspec.Struct, frozen=True):
-    """`cluster` is "" for a reserved identity; `endpoints`: how many use the number."""
-
-    number: int
-    cluster: str
-    labels: list[str]
-    endpoints: int
-
-
-class BackendItem(msgspec.Struct, frozen=True):
-    address: str
-    port: int
-    cluster: str
-    state: str
-
-
-class ServiceItem(msgspec.Struct, frozen=True):
-    """One frontend of a service. `type`: "ClusterIP" or "Headless" (then `address` is "")."""
-
-    cluster: str
-    namespace: str
-    name: str
-    type: str
-    address: str
-    port: int
-    port_name: str
-    protocol: str
-    is_global: bool
-    backends: list[BackendItem]
-
-
-class PolicyItem(msgspec.Struct, frozen=True):
-    """`selected`: how many endpoints the policy is about."""
-
-    cluster: str
-    kind: str
-    namespace: str
-    name: str
-    selected: int
-
-
-class IpItem(msgspec.Struct, frozen=True):
-    """A prefix and whose it is. `source`: "endpoint", "node", "reserved"."""
-
-    prefix: str
-    identity: int
-    source: str
-    cluster: str
-    node: str
-    name: str
-
+# --- lists ---
 
 class Listing(msgspec.Struct, frozen=True):
-    """`items` are of the type that belongs to the kind, sorted."""
+    """`items` are of the type in items.py that belongs to the kind, sorted. `time`: of `revision`, where the past was
+    asked for."""
 
     kind: str
     revision: int
     items: list[Any]
+    time: str = ""
 
 
 class Documents(msgspec.Struct, frozen=True):
@@ -248,10 +176,9 @@ class Documents(msgspec.Struct, frozen=True):
 
     revision: int
     documents: list[dict[str, Any]]
+    time: str = ""
 
-
-# --- apply ------------------------------------------------------------------------------------------------------
-
+# --- apply ---
 
 class SourcedDocument(msgspec.Struct, frozen=True):
     """`source` tells the person where it came from: "shop.yaml:12"."""
@@ -287,9 +214,7 @@ class ApplyResult(msgspec.Struct, frozen=True):
     revision: int
     results: list[ObjectResult]
 
-
-# --- endpoints --------------------------------------------------------------------------------------------------
-
+# --- endpoints ---
 
 class EndpointRequest(msgspec.Struct, frozen=True):
     """Attach a workload. `netns` is the path of its network namespace, `interface` the device's name in there."""
@@ -335,13 +260,11 @@ class EndpointRemoval(msgspec.Struct, frozen=True):
 class EndpointCheck(msgspec.Struct, frozen=True):
     """`problems` is empty where log, device and kernel rows agree."""
 
-    endpoint: EndpointItem
+    endpoint: items.EndpointItem
     ok: bool
     problems: list[str]
 
-
-# --- kernel -----------------------------------------------------------------------------------------------------
-
+# --- kernel ---
 
 class KernelRows(msgspec.Struct, frozen=True):
     """Rows as fields with readable values: addresses and prefixes as text, names for numbers where they have one."""
@@ -349,6 +272,7 @@ class KernelRows(msgspec.Struct, frozen=True):
     kind: str
     revision: int
     rows: list[dict[str, Any]]
+    time: str = ""
 
 
 class Digests(msgspec.Struct, frozen=True):
@@ -423,9 +347,7 @@ class Notification(msgspec.Struct, frozen=True, omit_defaults=True):
     line: int = 0
     lost: int = 0
 
-
-# --- log --------------------------------------------------------------------------------------------------------
-
+# --- log ---
 
 class LogRecord(msgspec.Struct, frozen=True):
     """One record. `events` are {"event": NAME, ...fields}; `time` is the writer's clock, RFC 3339, never order."""
@@ -440,6 +362,114 @@ class LogRecord(msgspec.Struct, frozen=True):
     events: list[dict[str, Any]]
     bytes: int
     error: str = ""
+
+
+class Standing(msgspec.Struct, frozen=True):
+    """A point of the history: `time` is of the writer of its last record."""
+
+    revision: int
+    time: str
+
+
+class ThingChange(msgspec.Struct, frozen=True):
+    """`change`: "added", "removed" or "changed". `fields`: name -> [before, after]; null where there was or is none."""
+
+    kind: str
+    name: str
+    change: str
+    fields: dict[str, Any]
+
+
+class RowChange(msgspec.Struct, frozen=True):
+    """A row of a kernel table; `before` and `after` are its fields, null where there was or is none."""
+
+    cluster: str
+    node: str
+    table: str
+    key: str
+    change: str
+    before: dict[str, Any] | None
+    after: dict[str, Any] | None
+
+
+class Effects(msgspec.Struct, frozen=True):
+    """What one record did. `nodes`: whose kernels were looked at, all unless there are many."""
+
+    record: LogRecord
+    refused: list[str]
+    things: list[ThingChange]
+    rows: list[RowChange]
+    nodes: list[str]
+
+
+class Difference(msgspec.Struct, frozen=True):
+    """What is other at `until` than at `since`."""
+
+    since: Standing
+    until: Standing
+    things: list[ThingChange]
+    rows: list[RowChange]
+
+
+class Evidence(msgspec.Struct, frozen=True):
+    """A record behind an answer. `revision` 0: older than what the history holds. `time` is the writer's clock."""
+
+    about: str
+    revision: int
+    writer: str
+    time: str
+    event: str
+
+
+class EndView(msgspec.Struct, frozen=True):
+    """One end of a flow as it was understood. `identity` 0: none."""
+
+    text: str
+    what: str
+    identity: int
+    labels: list[str]
+    address: str
+
+
+class SideView(msgspec.Struct, frozen=True):
+    """What one end's policies say. `nearest`: the rule that would allow it with the fewest changes; `differs`: them."""
+
+    direction: str
+    verdict: str
+    rules: list[str]
+    enforced_by: list[str]
+    nearest: str = ""
+    differs: list[str] = []
+
+
+class Explanation(msgspec.Struct, frozen=True):
+    """`verdict`: "allow" or "deny". `reasons`: one line each, the deciding one first. One entry of `paths` for each
+    backend, where a service is asked for."""
+
+    revision: int
+    time: str
+    verdict: str
+    reasons: list[str]
+    source: EndView
+    target: EndView
+    port: str
+    sides: list[SideView]
+    evidence: list[Evidence]
+    notes: list[str] = []
+    paths: list[str] = []
+
+
+class RowExplanation(msgspec.Struct, frozen=True):
+    """A row of a kernel table and the records that made it."""
+
+    revision: int
+    time: str
+    node: str
+    table: str
+    key: str
+    row: dict[str, Any]
+    reasons: list[str]
+    evidence: list[Evidence]
 
 
 class Waited(msgspec.Struct, frozen=True):

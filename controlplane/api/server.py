@@ -79,7 +79,9 @@ def query_seconds(request: web.Request, name: str, default: float, longest: floa
     return min(seconds, longest)
 
 
-async def stream_lines(request: web.Request, revision: int, chunks: AsyncIterator[bytes]) -> web.StreamResponse:
+async def stream_lines(
+    request: web.Request, revision: int, chunks: AsyncIterator[bytes]
+) -> web.StreamResponse:
     """NDJSON as it comes. What fails after the first line ends the stream with a line that is a schema.Error."""
     headers = {schema.REVISION_HEADER: str(revision), "Content-Type": "application/x-ndjson"}
     response = web.StreamResponse(headers=headers)
@@ -114,7 +116,9 @@ def _answering(revision_of: RevisionOf) -> Any:
         except Refused as error:
             response = json_response(schema.Error(error.reason, error.field), error.status)
         except web.HTTPException as error:
-            response = json_response(schema.Error(f"{request.method} {request.path}: {error.reason}"), error.status)
+            response = json_response(
+                schema.Error(f"{request.method} {request.path}: {error.reason}"), error.status
+            )
         except (ConnectionResetError, BrokenPipeError):
             raise
         except Exception as error:
@@ -144,7 +148,9 @@ async def serving(app: web.Application, path: Path) -> AsyncIterator[None]:
 
 def _bind(path: Path) -> socket.socket:
     if len(os.fsencode(path)) > SOCKET_PATH_BYTES_MAX:
-        raise SocketTaken(f"{path} is longer than {SOCKET_PATH_BYTES_MAX} bytes; give a shorter --runtime-dir")
+        raise SocketTaken(
+            f"{path} is longer than {SOCKET_PATH_BYTES_MAX} bytes; give a shorter --runtime-dir"
+        )
     if path.exists():
         if not stat.S_ISSOCK(path.stat().st_mode):
             raise SocketTaken(f"{path} exists and is no socket; remove it or give another --runtime-dir")

@@ -7,7 +7,7 @@ kernel (kernel_views.py).
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from controlplane.api import schema
+from controlplane.api import items
 from controlplane.desired.services import PROTOCOL_NUMBERS, ServiceCompiler
 from controlplane.labels import SOURCE_RESERVED
 from controlplane.model import RESERVED_IDENTITIES, Endpoint, EndpointKey, Labels, Node, NodeKey
@@ -24,7 +24,7 @@ RowState = Callable[[str, str, int], str]
 """(cluster, node, endpoint id) -> "ready", "pending", "error" or "remote"."""
 
 
-def items(kind: str, state: State, where: NodeKey | None, row_state: RowState) -> list[Any]:
+def items_of(kind: str, state: State, where: NodeKey | None, row_state: RowState) -> list[Any]:
     """The items of a kind; `where` is the node that answers, if one does. Raises KeyError."""
     if kind == "endpoint":
         return endpoint_items(state, row_state)
@@ -59,20 +59,20 @@ class Policies:
         return known
 
 
-def endpoint_items(state: State, row_state: RowState) -> list[schema.EndpointItem]:
+def endpoint_items(state: State, row_state: RowState) -> list[items.EndpointItem]:
     """All endpoints of the mesh."""
     policies = Policies(state)
     return [_endpoint(state.endpoints[key], policies, row_state) for key in sorted(state.endpoints)]
 
 
-def endpoint_item(state: State, endpoint: Endpoint, row_state: RowState) -> schema.EndpointItem:
+def endpoint_item(state: State, endpoint: Endpoint, row_state: RowState) -> items.EndpointItem:
     """One."""
     return _endpoint(endpoint, Policies(state), row_state)
 
 
-def _endpoint(endpoint: Endpoint, policies: Policies, row_state: RowState) -> schema.EndpointItem:
+def _endpoint(endpoint: Endpoint, policies: Policies, row_state: RowState) -> items.EndpointItem:
     ingress, egress = policies.enforced(endpoint.cluster, endpoint.labels)
-    return schema.EndpointItem(
+    return items.EndpointItem(
         cluster=endpoint.cluster,
         node=endpoint.node,
         endpoint_id=endpoint.endpoint_id,
@@ -91,8 +91,8 @@ def _endpoint(endpoint: Endpoint, policies: Policies, row_state: RowState) -> sc
     )
 
 
-def _node(state: State, key: NodeKey, node: Node, local: bool) -> schema.NodeItem:
-    return schema.NodeItem(
+def _node(state: State, key: NodeKey, node: Node, local: bool) -> items.NodeItem:
+    return items.NodeItem(
         cluster=node.cluster,
         name=node.name,
         ipv4=next((address for address in node.addresses if ":" not in address), ""),
@@ -105,13 +105,15 @@ def _node(state: State, key: NodeKey, node: Node, local: bool) -> schema.NodeIte
     )
 
 
-def _identities(state: State) -> list[schema.IdentityItem]:
+def _identities(state: State) -> list[items.IdentityItem]:
     reserved = [
-        schema.IdentityItem(number, "", [f"{SOURCE_RESERVED}:{name}"], 0)
+        items.IdentityItem(number, "", [f"{SOURCE_RESERVED}:{name}"], 0)
         for name, number in sorted(RESERVED_IDENTITIES.items(), key=lambda item: item[1])
     ]
     allocated = [
-        schema.IdentityItem(number, identity.cluster, list(identity.labels), state.identity_users.get(number, 0))
+        items.IdentityItem(
+            number, identity.cluster, list(identity.labels), state.identity_users.get(number, 0)
+        )
         for number, identity in sorted(state.identities.items())
     ]
     return reserved + allocated
@@ -127,18 +129,18 @@ class Backends:
         for key, row in rows.items():
             self._sets.setdefault(key.backend_set, []).append((key.slot, row))
 
-    def of(self, address: str, port: int, protocol: str) -> list[schema.BackendItem]:
+    def of(self, address: str, port: int, protocol: str) -> list[items.BackendItem]:
         """In order of their slots."""
         found = self._services.get(ServiceKey(address_bytes(address), port, PROTOCOL_NUMBERS[protocol]))
         return [self._item(row) for _, row in sorted(self._sets.get(found.backend_set, ()))] if found else []
 
-    def _item(self, row: BackendRow) -> schema.BackendItem:
+    def _item(self, row: BackendRow) -> items.BackendItem:
         address = address_text(row.address)
         holder = self._state.addresses.get(address)
-        return schema.BackendItem(address, row.port, holder.cluster if holder else "", "active")
+        return items.BackendItem(address, row.port, holder.cluster if holder else "", "active")
 
 
-def _services(state: State) -> list[schema.ServiceItem]:
+def _services(state: State) -> list[items.ServiceItem]:
     backends = {cluster: Backends(state, cluster) for cluster in {key.cluster for key in state.services}}
     found = []
     for key in sorted(state.services):
@@ -146,7 +148,7 @@ def _services(state: State) -> list[schema.ServiceItem]:
         for port in service.ports:
             for address in service.cluster_ips or ("",):
                 found.append(
-                    schema.ServiceItem(
+                    items.ServiceItem(
                         cluster=service.cluster,
                         namespace=service.namespace,
                         name=service.name,
@@ -156,42 +158,46 @@ def _services(state: State) -> list[schema.ServiceItem]:
                         port_name=port.name,
                         protocol=port.protocol,
                         is_global=service.is_global,
-                        backends=backends[key.cluster].of(address, port.port, port.protocol) if address else [],
+                        backends=backends[key.cluster].of(address, port.port, port.protocol)
+                        if address
+                        else [],
                     )
                 )
     return found
 
 
-def _policies(state: State) -> list[schema.PolicyItem]:
+def _policies(state: State) -> list[items.PolicyItem]:
     policies = Policies(state)
     selected: dict[tuple[str, ...], int] = {}
     for endpoint in state.endpoints.values():
         for parsed in policies.about(endpoint.cluster, endpoint.labels):
             selected[tuple(parsed.key)] = selected.get(tuple(parsed.key), 0) + 1
     return [
-        schema.PolicyItem(key.cluster, key.kind, key.namespace, key.name, selected.get(tuple(key), 0))
+        items.PolicyItem(key.cluster, key.kind, key.namespace, key.name, selected.get(tuple(key), 0))
         for key in sorted(state.policies)
     ]
 
 
-def _addresses(state: State) -> list[schema.IpItem]:
+def _addresses(state: State) -> list[items.IpItem]:
     rows = []
     for endpoint in state.endpoints.values():
         for address in (endpoint.ipv4, endpoint.ipv6):
             if address:
                 name = f"{endpoint.namespace}/{endpoint.workload}"
-                rows.append(_address(address, endpoint.identity, "endpoint", endpoint.cluster, endpoint.node, name))
+                rows.append(
+                    _address(address, endpoint.identity, "endpoint", endpoint.cluster, endpoint.node, name)
+                )
     for address, holder in state.addresses.items():
         if not isinstance(holder, EndpointKey):
             identity = RESERVED_IDENTITIES["remote-node"]
             rows.append(_address(address, identity, "node", holder.cluster, holder.node, holder.node))
     world = RESERVED_IDENTITIES["world"]
-    rows += [schema.IpItem(prefix, world, "reserved", "", "", "world") for prefix in ("0.0.0.0/0", "::/0")]
+    rows += [items.IpItem(prefix, world, "reserved", "", "", "world") for prefix in ("0.0.0.0/0", "::/0")]
     return sorted(rows, key=lambda row: (":" in row.prefix, row.cluster, row.node, row.prefix))
 
 
-def _address(address: str, identity: int, source: str, cluster: str, node: str, name: str) -> schema.IpItem:
-    return schema.IpItem(f"{address}/{128 if ':' in address else 32}", identity, source, cluster, node, name)
+def _address(address: str, identity: int, source: str, cluster: str, node: str, name: str) -> items.IpItem:
+    return items.IpItem(f"{address}/{128 if ':' in address else 32}", identity, source, cluster, node, name)
 
 
 _LISTS: dict[str, Callable[[State], list[Any]]] = {

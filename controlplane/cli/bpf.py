@@ -4,6 +4,7 @@ import argparse
 from collections.abc import Callable
 from typing import Any
 
+from controlplane.cli.at import add_at, asked, say_at
 from controlplane.cli.errors import OK
 from controlplane.cli.listing import address_and_port
 from controlplane.cli.output import add_output, print_document, print_table
@@ -22,7 +23,7 @@ Row = dict[str, Any]
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """One noun per map, each with the verb list."""
-    parser.description = "What the kernel really holds now, read from its maps."
+    parser.description = "What the kernel really holds now, read from its maps; with --at, what it had to hold then."
     nouns = parser.add_subparsers(metavar="MAP", title="maps")
     for kind, text in KINDS.items():
         noun = nouns.add_parser(kind, help=text, description=text, allow_abbrev=False)
@@ -33,13 +34,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         )
         add_output(listing)
         listing.add_argument("--no-headers", action="store_true", help="print rows only")
+        add_at(listing)
         add_target(listing)
         listing.set_defaults(run=run, kind=kind)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """One map."""
-    answer = ask(connect(arguments), f"/v1/bpf/{arguments.kind}")
+    answer = ask(connect(arguments), asked(f"/v1/bpf/{arguments.kind}", {"at": arguments.at}))
+    say_at(arguments, answer)
     if arguments.output in ("json", "yaml"):
         print_document(arguments.output, answer["rows"])
         return OK

@@ -5,6 +5,7 @@ import sys
 from typing import Any
 from urllib.parse import quote, urlencode
 
+from controlplane.cli.at import add_at, say_at
 from controlplane.cli.errors import OK, CommandFailed
 from controlplane.cli.output import add_output, print_document, print_table
 from controlplane.cli.target import add_target, ask, connect
@@ -23,6 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     place.add_argument("-n", "--namespace", default=DEFAULT_NAMESPACE, help="(default: default)")
     place.add_argument("-A", "--all-namespaces", action="store_true", help="in every namespace")
     add_output(parser)
+    add_at(parser)
     add_target(parser)
     parser.set_defaults(run=run)
 
@@ -31,8 +33,9 @@ def run(arguments: argparse.Namespace) -> int:
     """A named one that is absent is a failure."""
     everywhere = arguments.all_namespaces or arguments.kind.lower() in CLUSTER_SCOPED
     namespace = "" if everywhere else arguments.namespace
-    query = urlencode({"namespace": namespace, "name": arguments.name})
-    answer = ask(connect(arguments), f"/v1/get/{quote(arguments.kind)}?{query}")
+    query = {"namespace": namespace, "name": arguments.name} | ({"at": arguments.at} if arguments.at else {})
+    answer = ask(connect(arguments), f"/v1/get/{quote(arguments.kind)}?{urlencode(query)}")
+    say_at(arguments, answer)
     documents = answer["documents"]
     if arguments.name and not documents:
         raise CommandFailed(f"{arguments.kind} {arguments.name!r} not found in {namespace or 'any namespace'}")

@@ -6,6 +6,7 @@ Belongs here: arguments and what is printed. Does not belong here: the lab (cont
 import argparse
 import os
 import sys
+from collections.abc import Callable
 from typing import Any
 
 from controlplane.cli.errors import FAILED, OK, CommandFailed, UsageError
@@ -36,8 +37,18 @@ def _verb(verbs: Any, name: str, text: str, example: str, run: Any) -> argparse.
     parser: argparse.ArgumentParser = verbs.add_parser(
         name, help=text, description=text[0].upper() + text[1:] + ".", epilog=f"Example: {example}", allow_abbrev=False
     )
-    parser.set_defaults(run=run)
+    parser.set_defaults(run=_with_system_programs(run))
     return parser
+
+
+def _with_system_programs(run: Callable[[argparse.Namespace], int]) -> Callable[[argparse.Namespace], int]:
+    """`su` without a login shell leaves root without /usr/sbin, where ip, ethtool and sysctl are."""
+
+    def prepared(arguments: argparse.Namespace) -> int:
+        os.environ["PATH"] = f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin"
+        return run(arguments)
+
+    return prepared
 
 
 def run_up(arguments: argparse.Namespace) -> int:

@@ -4,6 +4,7 @@ import argparse
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from controlplane.cli.at import add_at, asked, say_at
 from controlplane.cli.errors import OK
 from controlplane.cli.output import Cell, add_output, print_document, print_table
 from controlplane.cli.target import add_target, ask, connect
@@ -25,10 +26,12 @@ def add_list(
     )
     add_output(listing)
     listing.add_argument("--no-headers", action="store_true", help="print rows only")
+    add_at(listing)
     add_target(listing)
 
     def run(arguments: argparse.Namespace) -> int:
-        answer = ask(connect(arguments), f"/v1/list/{kind}")
+        answer = ask(connect(arguments), asked(f"/v1/list/{kind}", {"at": arguments.at}))
+        say_at(arguments, answer)
         items = [item for item in answer["items"] if keep is None or keep(item, arguments)]
         if arguments.output in ("json", "yaml"):
             print_document(arguments.output, items)

@@ -31,7 +31,8 @@ GROUPS: dict[str, dict[str, tuple[str, str]]] = {
         "policy": ("policy", "network policies in force"),
         "ip": ("ip", "addresses and prefixes, and whose they are"),
         "bpf": ("bpf", "what the kernel's maps hold"),
-        "log": ("log", "the history: list, follow, show, replay"),
+        "log": ("log", "the history: list, follow, show, bisect, replay"),
+        "diff": ("diff", "what is other between two points of the history"),
     },
     "Change": {
         "apply": ("apply", "put Kubernetes manifests into the log"),
@@ -44,6 +45,11 @@ GROUPS: dict[str, dict[str, tuple[str, str]]] = {
     },
 }
 COMMANDS = {name: entry for group in GROUPS.values() for name, entry in group.items()}
+AT_ENVIRONMENT = "MESHLOG_AT"
+"""The point in the history that commands answer about, where --at says nothing."""
+POINT_FLAGS = ("--at", "--since", "--until")
+OF_NOW = ("status", "verify", "monitor", "apply", "delete")
+"""Commands without a past: under MESHLOG_AT they refuse, instead of answering about another time than was asked."""
 GLOBAL_FLAGS = ("--node", "--socket", "-o", "--output")
 _EPILOG = """Which agent is asked: --node NAME, --socket PATH or MESHLOG_SOCKET; otherwise the only one on this machine.
 Exit status: 0 well, 1 failed, 2 wrong usage. MESHLOG_DEBUG=1 shows where a failure comes from.
@@ -58,7 +64,7 @@ Examples:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; the exit status."""
-    words = list(sys.argv[1:] if argv is None else argv)
+    words = _joined(list(sys.argv[1:] if argv is None else argv))
     try:
         return _run(words)
     except (CommandFailed, UsageError) as error:
@@ -87,6 +93,8 @@ def _run(words: list[str]) -> int:
         words[0] = "version"
     if words[0] not in COMMANDS:
         return _unknown(words[0])
+    if words[0] in OF_NOW and os.environ.get(AT_ENVIRONMENT):
+        raise UsageError(f"{AT_ENVIRONMENT} is set, and {words[0]} is about now only; unset it")
     module = module_of(words[0])
     if hasattr(module, "run_words"):
         run_words: Callable[[Sequence[str]], int] = module.run_words
@@ -100,6 +108,18 @@ def _run(words: list[str]) -> int:
         return USAGE
     status: int = arguments.run(arguments)
     return status
+
+
+def _joined(words: list[str]) -> list[str]:
+    """`--at -10m` as `--at=-10m`: a parser of flags takes "-10m" for a flag otherwise. Behind "--" nothing is touched."""
+    found: list[str] = []
+    rest = iter(words)
+    for word in rest:
+        if word == "--":
+            return [*found, word, *rest]
+        value = next(rest, None) if word in POINT_FLAGS else None
+        found.append(word if value is None else f"{word}={value}")
+    return found
 
 
 def module_of(command: str) -> ModuleType:

@@ -28,9 +28,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Until the stream ends or the user stops it."""
     wanted = {TYPES[name] for name in arguments.type or TYPES}
-    print("Listening for notifications; press Ctrl-C to quit", file=sys.stderr, flush=True)
     try:
-        for notification in connect(arguments).lines("/v1/monitor"):
+        notifications = connect(arguments).lines("/v1/monitor")
+        print("Listening for notifications; press Ctrl-C to quit", file=sys.stderr, flush=True)
+        for notification in notifications:
             if notification["type"] == "lost":
                 print(f"NOTIFICATIONS LOST: {notification['lost']}", file=sys.stderr, flush=True)
                 continue

@@ -14,6 +14,7 @@ from controlplane.cli.target import add_target, ask, connect
 
 PAUSE_S = 0.1
 COLOURS = {"ok": GREEN, "starting": YELLOW}
+ATTACH_MODES = {"tcx": "TCX", "clsact": "Legacy TC (clsact)"}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -100,7 +101,8 @@ def _agent_lines(answer: dict[str, Any], wide: bool) -> list[tuple[str, str]]:
     total = sum(kernel["rows"].values())
     written = sum(kernel["writes_at_start"].values())
     counts = f"{total} rows, {len(kernel['failed'])} failing, {written} written at start"
-    lines = [("Kernel", f"{state}   realized {kernel['realized']} of {kernel['generation']}, {counts}")]
+    mode = ATTACH_MODES.get(answer["attach_mode"], "not attached yet")
+    lines = [("Kernel", f"{state}   realized {kernel['realized']} of {kernel['generation']}, {counts}"), ("Attach Mode", mode)]
     if wide:
         tables = sorted({*kernel["writes_at_start"], *kernel["writes"]})
         at_start, since = kernel["writes_at_start"], kernel["writes"]

@@ -86,4 +86,5 @@ def _reached_by_node(state: State, change: Change) -> dict[str, None]:
 
 
 def _node_state(state: State) -> NodeStateRows:
-    return {t.NodeStateKey(0): t.NodeStateRow(state.policy_epoch)}
+    """No row while nothing has set an epoch: of the kernel's array a row of zeros counts as absent."""
+    return {t.NodeStateKey(0): t.NodeStateRow(state.policy_epoch)} if state.policy_epoch else {}

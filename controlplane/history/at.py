@@ -5,6 +5,7 @@ belong here: how the answer reads (api/), the meaning of a record (projections/)
 """
 
 import asyncio
+import time
 from array import array
 from collections.abc import AsyncIterator, Callable
 
@@ -64,6 +65,7 @@ class Past:
     def __init__(
         self, log: EventLog, newest: Callable[[], int], recent: Recent | None = None,
         recent_start: Callable[[], State | None] | None = None, base: Moment | None = None,
+        now_ns: Callable[[], int] = time.time_ns,
     ) -> None:  # fmt: skip
         """`recent_start` loads the state behind which `recent` begins. `base`: history begins there."""
         self._log = log
@@ -71,6 +73,7 @@ class Past:
         self._recent = recent
         self._recent_start = recent_start
         self._base = base
+        self._now_ns = now_ns
         self._moments: dict[int, Moment] = {}
         self._folding = asyncio.Lock()
         self._revisions: array[int] = array("q")
@@ -89,14 +92,14 @@ class Past:
                 del self._moments[next(iter(self._moments))]
         return known
 
-    async def resolve(self, point: Point, now_ns: int) -> int:
+    async def resolve(self, point: Point) -> int:
         """The revision of a point; of a time, the last record whose writer's clock showed it or less.
 
         Raises LogError, BeforeHistory.
         """
         if point.revision is not None:
             return point.revision
-        time_ns = point.time_at(now_ns)
+        time_ns = point.time_at(self._now_ns())
         async with self._folding:
             try:
                 await self._index()
@@ -120,10 +123,16 @@ class Past:
 
     async def records(self, after: int, through: int) -> AsyncIterator[Record]:
         """Those with `after` < revision <= `through`, in order. Raises LogError."""
-        start = self._position_near(after)
+        start = self.position_near(after)
         async for record in self._read(start, through):
             if record.revision > after:
                 yield record
+
+    def oldest(self, low: int) -> int:
+        """The oldest revision that can be asked for, where history in the log begins after `low`."""
+        if self._base is not None:
+            return self._base.revision
+        return self._recent.start_revision if self._recent is not None else low + 1
 
     async def _folded(self, revision: int) -> Moment:
         start = self._nearest(revision)
@@ -175,7 +184,8 @@ class Past:
         async for record in self._log.read(after, Revision(through)):
             yield record
 
-    def _position_near(self, after: int) -> Position:
+    def position_near(self, after: int) -> Position:
+        """A place to read from that is known and not behind `after`."""
         known = [each.state.position for each in self._moments.values() if each.revision <= after]
         if self._base is not None:
             known.append(self._base.state.position)

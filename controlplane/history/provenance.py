@@ -81,4 +81,5 @@ def origin_of(record: Record, kind: str) -> Origin:
     batch = decode(record.payload)
     names = [type(event).__name__ for event in batch.events]
     fitting = [name for name in names if name.startswith(EVENT_PREFIXES[kind])] or names
-    return Origin(record.revision, record.cluster, record.writer, batch.time_ns, batch.cause, fitting[-1] if fitting else "")
+    name = fitting[-1] if fitting else ""
+    return Origin(record.revision, record.cluster, record.writer, batch.time_ns, batch.cause, name)

@@ -20,7 +20,16 @@ def log_record(record: Record) -> LogRecord:
         batch = codec.decode(record.payload)
     except ValueError as error:
         return LogRecord(
-            record.revision, record.cluster, record.writer, record.sequence, "", 0, 0, [], len(record.payload), str(error)
+            record.revision,
+            record.cluster,
+            record.writer,
+            record.sequence,
+            "",
+            0,
+            0,
+            [],
+            len(record.payload),
+            str(error),
         )
     return LogRecord(
         revision=record.revision,

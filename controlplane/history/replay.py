@@ -58,7 +58,8 @@ async def replay(log: EventLog, through: int | None = None, start: State | None 
         records += 1
         events += _count(record.payload)
     digests = {
-        f"{cluster}/{node}": encoded_rows(state, cluster, node).digests() for cluster, node in sorted(state.nodes)
+        f"{cluster}/{node}": encoded_rows(state, cluster, node).digests()
+        for cluster, node in sorted(state.nodes)
     }
     return ReplayResult(int(state.position.revision), records, events, digests, state.digest())
 

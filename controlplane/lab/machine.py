@@ -5,6 +5,7 @@ them the lab has (topology.py), and processes (processes.py).
 """
 
 import os
+import shutil
 import subprocess
 import time
 from collections.abc import Callable, Sequence
@@ -172,5 +173,5 @@ def ensure_bpffs(target: str) -> bool:
 
 
 def missing_tools(tools: Sequence[str] = REQUIRED_TOOLS) -> list[str]:
-    path = os.environ.get("PATH", "") + ":/usr/sbin:/sbin"
-    return [tool for tool in tools if not any(os.access(f"{d}/{tool}", os.X_OK) for d in path.split(":"))]
+    """Those that are not on the PATH."""
+    return [tool for tool in tools if shutil.which(tool) is None]

@@ -3,7 +3,6 @@
 Belongs here: making each of them, each call safe to repeat. Does not belong here: the order of a whole lab (up.py).
 """
 
-import os
 import sys
 from pathlib import Path
 
@@ -120,13 +119,8 @@ def ensure_agent(node: LabNode) -> bool:
     argv = [meshlog_program(), "agent", "--cluster", node.cluster, "--node", node.name, "--etcd", etcd_endpoint()]
     argv += ["--device", topology.UPLINK, "--bpffs", topology.BPFFS]
     argv += ["--runtime-dir", node.run_dir, "--state-dir", f"{node.run_dir}/state"]
-    processes.start(agent_name(node), argv, node.netns, f"{node.cgroup}/agent", _lab_environment())
+    processes.start(agent_name(node), argv, node.netns, f"{node.cgroup}/agent")
     return True
-
-
-def _lab_environment() -> dict[str, str]:
-    programs = str(Path(sys.executable).parent)
-    return {"PATH": f"{programs}:{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin"}
 
 
 def wait_ready(name: str, socket_path: str, seconds_max: float = START_S_MAX) -> dict[str, object]:

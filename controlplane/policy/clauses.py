@@ -3,6 +3,9 @@
 Belongs here: reading them with refusals. Does not belong here: how a kind puts them together.
 """
 
+import re
+from collections.abc import Iterable
+from ipaddress import IPv4Network, IPv6Network, ip_network
 from typing import Any
 
 from controlplane.fields import Reading, path_of
@@ -11,6 +14,7 @@ from controlplane.model import Labels
 from controlplane.policy.rules import PORT_MAX
 from controlplane.policy.selectors import (
     ANY_SOURCE,
+    DOES_NOT_EXIST,
     IN,
     NOT_IN,
     OPERATORS,
@@ -20,6 +24,23 @@ from controlplane.policy.selectors import (
     exists,
     selector_of,
 )
+
+SOURCE_CIDR = "cidr"
+SOURCE_WITHIN = "within"
+SOURCE_TOUCHES = "touches"
+SOURCE_CIDR_GROUP = "cidrgroup"
+SOURCE_NAME = "fqdn"
+SOURCE_NODE = "node"
+DERIVED_SOURCES = (SOURCE_CIDR, SOURCE_WITHIN, SOURCE_TOUCHES, SOURCE_CIDR_GROUP, SOURCE_NAME, SOURCE_NODE)
+"""Sources of labels that no workload carries: they come from addresses, names and nodes (prefixes.py).
+
+"cidr" is on addresses outside the mesh. "within" is on an end of the mesh all of whose addresses are in the prefix,
+"touches" where one of them is: an ipBlock is about them too, and none may be let in for the sake of another.
+"""
+CIDR_GROUP_NAME = "io.cilium.policy.cidrgroupname/"
+
+PORT_NAME = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?")
+PORT_NAME_CHARS_MAX = 15
 
 SELECTOR_FIELDS = ("matchLabels", "matchExpressions")
 EXPRESSION_FIELDS = ("key", "operator", "values")
@@ -55,6 +76,64 @@ def names_key(selector: Selector, key: str) -> bool:
 def names_key_prefix(selector: Selector, prefix: str) -> bool:
     prefixes = (f"{SOURCE_KUBERNETES}:{prefix}", f"{ANY_SOURCE}:{prefix}")
     return any(requirement.key.startswith(prefixes) for requirement in selector.requirements)
+
+
+def cidr_selector(prefix: str, excepts: Iterable[str] = ()) -> Selector:
+    """Addresses outside the mesh."""
+    return selector_of((exists(f"{SOURCE_CIDR}:{prefix}"), *_not_in(SOURCE_CIDR, excepts)))
+
+
+def block_selectors(prefix: str, excepts: tuple[str, ...]) -> tuple[Selector, ...]:
+    """Every address, of the mesh or not."""
+    inside = selector_of((exists(f"{SOURCE_WITHIN}:{prefix}"), *_not_in(SOURCE_TOUCHES, excepts)))
+    return cidr_selector(prefix, excepts), inside
+
+
+def group_selector(name: str, excepts: Iterable[str] = ()) -> Selector:
+    return selector_of((exists(f"{SOURCE_CIDR_GROUP}:{CIDR_GROUP_NAME}{name}"), *_not_in(SOURCE_CIDR, excepts)))
+
+
+def name_selector(pattern: str) -> Selector:
+    """Addresses outside the mesh that a matching name resolves to."""
+    return selector_of((exists(f"{SOURCE_NAME}:{pattern}"),))
+
+
+def _not_in(source: str, prefixes: Iterable[str]) -> list[Requirement]:
+    return [Requirement(f"{source}:{prefix}", DOES_NOT_EXIST) for prefix in prefixes]
+
+
+def read_prefix(reading: Reading, value: Any, path: str, *, or_address: bool = False) -> str:
+    """A prefix in canonical form, bits beyond its length cleared; "" after a refusal."""
+    text = reading.text(value, path, required=True)
+    if not text:
+        return ""
+    network = network_of(text)
+    if network is None or ("/" not in text and not or_address):
+        reading.refuse(path, value, "must be a prefix such as 10.0.0.0/8 or fd00::/8")
+        return ""
+    return str(network)
+
+
+def network_of(text: str) -> IPv4Network | IPv6Network | None:
+    try:
+        return ip_network(text, strict=False)
+    except ValueError:
+        return None
+
+
+def read_excepts(reading: Reading, value: Any, path: str, prefix: str) -> tuple[str, ...]:
+    """Prefixes inside `prefix`; "" takes any."""
+    found = []
+    outer = network_of(prefix) if prefix else None
+    for number, item in enumerate(reading.sequence(value, path)):
+        where = f"{path}[{number}]"
+        text = read_prefix(reading, item, where)
+        inner = network_of(text) if text else None
+        if inner and outer and not (inner.version == outer.version and inner.subnet_of(outer)):  # type: ignore[arg-type]
+            reading.refuse(where, item, f"must be inside {prefix}")
+        elif text:
+            found.append(text)
+    return tuple(found)
 
 
 class SelectorReader:
@@ -115,7 +194,23 @@ class SelectorReader:
         if not source:
             self.reading.refuse(path, key, "must name the label's source before the colon, as in k8s:app")
             return ""
+        if source in DERIVED_SOURCES:
+            self.reading.refuse(path, key, "comes from addresses; use the fields for CIDRs, groups, names and nodes")
+            return ""
         return self.reading.label_key(bare, path) and key
+
+
+def is_port_name(reading: Reading, text: str, path: str) -> bool:
+    """Whether it is the name of a port (an IANA service name); else refuses it."""
+    good = (
+        len(text) <= PORT_NAME_CHARS_MAX
+        and PORT_NAME.fullmatch(text) is not None
+        and "--" not in text
+        and any(char.isalpha() for char in text)
+    )
+    if not good:
+        reading.refuse(path, text, "must be a number, or a name of a-z, 0-9 and -, at most 15 characters, one a letter")
+    return good
 
 
 def read_port(reading: Reading, value: Any, path: str, end_value: Any, end_path: str) -> tuple[int, int] | None:

@@ -4,7 +4,6 @@ Belongs here: which kinds exist, metadata, and the version of the meaning. Does 
 (network_policy.py, cilium.py).
 """
 
-from collections.abc import Mapping
 from typing import Any
 
 import msgspec
@@ -14,20 +13,23 @@ from controlplane.model import ObjectKey
 from controlplane.policy.cilium import CiliumPolicyParser
 from controlplane.policy.network_policy import NetworkPolicyParser
 from controlplane.policy.rules import ParsedPolicy
+from controlplane.policy.settings import DEFAULTS, PolicySettings
 
 PARSER_VERSION = 1
 """The meaning that a manifest is given when it is applied; the event records it, and replay asks for it again."""
 
 NETWORK_POLICY = "NetworkPolicy"
 CILIUM_NETWORK_POLICY = "CiliumNetworkPolicy"
-API_VERSIONS = {NETWORK_POLICY: "networking.k8s.io/v1", CILIUM_NETWORK_POLICY: "cilium.io/v2"}
-PARSERS: Mapping[str, type[NetworkPolicyParser] | type[CiliumPolicyParser]] = {
-    NETWORK_POLICY: NetworkPolicyParser,
-    CILIUM_NETWORK_POLICY: CiliumPolicyParser,
+CILIUM_CLUSTERWIDE = "CiliumClusterwideNetworkPolicy"
+API_VERSIONS = {
+    NETWORK_POLICY: "networking.k8s.io/v1",
+    CILIUM_NETWORK_POLICY: "cilium.io/v2",
+    CILIUM_CLUSTERWIDE: "cilium.io/v2",
 }
+WITHOUT_NAMESPACE = (CILIUM_CLUSTERWIDE,)
 
 POLICY_FIELDS = ("apiVersion", "kind", "metadata", "spec", "status")
-UNSUPPORTED = {"specs": "is not supported yet; write one document with one spec each"}
+CILIUM_FIELDS = (*POLICY_FIELDS, "specs")
 DEFAULT_NAMESPACE = "default"
 
 
@@ -37,35 +39,60 @@ def canonical(manifest: dict[str, Any]) -> str:
 
 
 def parse(
-    kind: str, manifest: dict[str, Any], cluster: str, parser_version: int = PARSER_VERSION
+    kind: str,
+    manifest: dict[str, Any],
+    cluster: str,
+    parser_version: int = PARSER_VERSION,
+    settings: PolicySettings = DEFAULTS,
 ) -> ParsedPolicy | tuple[Refusal, ...]:
     """All refusals at once; never a policy that is understood in part."""
     reading = Reading()
     if parser_version != PARSER_VERSION:
         reading.refuse("", parser_version, f"this version reads policies of parser {PARSER_VERSION}")
         return tuple(reading.refusals)
-    if kind not in PARSERS:
-        reading.refuse("kind", kind, f"must be one of {', '.join(PARSERS)}")
+    if kind not in API_VERSIONS:
+        reading.refuse("kind", kind, f"must be one of {', '.join(API_VERSIONS)}")
         return tuple(reading.refusals)
-    document = reading.mapping(manifest, "", POLICY_FIELDS, UNSUPPORTED if kind == CILIUM_NETWORK_POLICY else None)
+    document = reading.mapping(manifest, "", POLICY_FIELDS if kind == NETWORK_POLICY else CILIUM_FIELDS)
     if document.get("kind", kind) != kind:
         reading.refuse("kind", document["kind"], f"must be {kind}")
     if document.get("apiVersion", API_VERSIONS[kind]) != API_VERSIONS[kind]:
         reading.refuse("apiVersion", document["apiVersion"], f"must be {API_VERSIONS[kind]}")
     metadata = reading.mapping(document.get("metadata"), "metadata")
     name = reading.dns_subdomain(metadata.get("name"), "metadata.name")
-    namespace = reading.dns_label(metadata.get("namespace", DEFAULT_NAMESPACE), "metadata.namespace")
-    spec = document.get("spec")
-    if spec is None and not reading.refusals:
-        reading.refuse("spec", None, "is required")
-    parsed = PARSERS[kind](reading, ObjectKey(cluster, kind, namespace, name)).parse(spec)
-    return tuple(reading.refusals) or parsed
+    namespace = ""
+    if kind not in WITHOUT_NAMESPACE:
+        namespace = reading.dns_label(metadata.get("namespace", DEFAULT_NAMESPACE), "metadata.namespace")
+    key = ObjectKey(cluster, kind, namespace, name)
+    if kind == NETWORK_POLICY:
+        spec = document.get("spec")
+        if spec is None and not reading.refusals:
+            reading.refuse("spec", None, "is required")
+        found = NetworkPolicyParser(reading, key, settings).parse(spec)
+    else:
+        found = _cilium(reading, CiliumPolicyParser(reading, key, settings), document)
+    return tuple(reading.refusals) or found
 
 
-def parse_text(kind: str, text: str, cluster: str, parser_version: int) -> ParsedPolicy | tuple[Refusal, ...]:
+def _cilium(reading: Reading, parser: CiliumPolicyParser, document: dict[str, Any]) -> ParsedPolicy:
+    """`spec`, and `specs` beside it or in its place: each selects and enforces for itself."""
+    specs = [(document["spec"], "spec")] if "spec" in document else []
+    listed = reading.sequence(document.get("specs"), "specs")
+    specs += [(item, f"specs[{number}]") for number, item in enumerate(listed)]
+    if not specs:
+        if not reading.refusals:
+            reading.refuse("spec", None, "is required")
+        specs = [({"endpointSelector": {}}, "spec")]
+    first, *more = (parser.parse(*item) for item in specs)
+    return msgspec.structs.replace(first, more=tuple(more))
+
+
+def parse_text(
+    kind: str, text: str, cluster: str, parser_version: int, settings: PolicySettings = DEFAULTS
+) -> ParsedPolicy | tuple[Refusal, ...]:
     """The same from the stored form."""
     try:
         manifest = msgspec.json.decode(text)
     except msgspec.MsgspecError as error:
         return (Refusal("", "", f"the stored manifest is not JSON: {error}"),)
-    return parse(kind, manifest, cluster, parser_version)
+    return parse(kind, manifest, cluster, parser_version, settings)

@@ -3,7 +3,9 @@
 Belongs here: the fields of this kind and their meaning. The meaning is that of the Kubernetes API reference and of
 "Network Policies" in its concepts: an absent or empty `from` is every source, absent or empty `ports` every port,
 absent or empty `policyTypes` is Ingress, and Egress where there is an egress rule. Rules of a direction that
-`policyTypes` leaves out have no effect, as there. Selectors reach the policy's own cluster only.
+`policyTypes` leaves out have no effect, as there. Selectors reach the policy's own cluster only, unless the settings
+say otherwise. An ipBlock is about every address in it, of the mesh too, as in Kubernetes; a named port is the number
+that the destination's workload gives the name.
 """
 
 from typing import Any
@@ -13,18 +15,23 @@ from controlplane.labels import NAMESPACE_LABEL_PREFIX, SOURCE_KUBERNETES
 from controlplane.model import ObjectKey
 from controlplane.policy.clauses import (
     SelectorReader,
+    block_selectors,
     in_any_namespace,
     in_cluster,
     in_namespace,
+    is_port_name,
+    read_excepts,
     read_port,
+    read_prefix,
 )
-from controlplane.policy.rules import PROTOCOLS, ParsedPolicy, PortRange, Rule
+from controlplane.policy.rules import PROTOCOLS, NamedPort, ParsedPolicy, PortRange, Rule
 from controlplane.policy.selectors import Selector
+from controlplane.policy.settings import DEFAULTS, PolicySettings
 from datapath.abi.types import POLICY_EGRESS, POLICY_INGRESS
 
 SPEC_FIELDS = ("podSelector", "policyTypes", "ingress", "egress")
-PEER_FIELDS = ("podSelector", "namespaceSelector")
-PEER_UNSUPPORTED = {"ipBlock": "is not supported yet; select pods by podSelector and namespaceSelector"}
+PEER_FIELDS = ("podSelector", "namespaceSelector", "ipBlock")
+BLOCK_FIELDS = ("cidr", "except")
 PORT_FIELDS = ("protocol", "port", "endPort")
 POLICY_TYPES = ("Ingress", "Egress")
 
@@ -32,9 +39,10 @@ POLICY_TYPES = ("Ingress", "Egress")
 class NetworkPolicyParser:
     """Parses one manifest; refusals are in `reading`."""
 
-    def __init__(self, reading: Reading, key: ObjectKey) -> None:
+    def __init__(self, reading: Reading, key: ObjectKey, settings: PolicySettings = DEFAULTS) -> None:
         self.reading = reading
         self.key = key
+        self.settings = settings
         self.pods = SelectorReader(reading, f"{SOURCE_KUBERNETES}:")
         self.namespaces = SelectorReader(reading, f"{SOURCE_KUBERNETES}:{NAMESPACE_LABEL_PREFIX}")
 
@@ -47,13 +55,15 @@ class NetworkPolicyParser:
         rules = (ingress if "Ingress" in types else []) + (egress if "Egress" in types else [])
         return ParsedPolicy(
             key=self.key,
-            subject=self._own(subject, in_namespace(self.key.namespace)),
+            subject=subject.narrowed(in_cluster(self.key.cluster), in_namespace(self.key.namespace)),
             enforce_ingress="Ingress" in types,
             enforce_egress="Egress" in types,
             rules=tuple(rules),
         )
 
     def _own(self, selector: Selector, *more: Any) -> Selector:
+        if not self.settings.default_local_cluster:
+            return selector.narrowed(*more)
         return selector.narrowed(in_cluster(self.key.cluster), *more)
 
     def _types(self, value: Any, has_egress: bool) -> list[str]:
@@ -68,46 +78,58 @@ class NetworkPolicyParser:
             origin = f"{path}[{number}]"
             fields = self.reading.mapping(item, origin, (peers_field, "ports"))
             peers = self._peers(fields.get(peers_field), path_of(origin, peers_field))
-            ports = self._ports(fields.get("ports"), path_of(origin, "ports"))
-            rules.append(Rule(direction, False, peers, ports, origin))
+            ports, named = self._ports(fields.get("ports"), path_of(origin, "ports"))
+            rules.append(Rule(direction, False, peers, ports, origin, named))
         return rules
 
     def _peers(self, value: Any, path: str) -> tuple[Selector, ...] | None:
         listed = self.reading.sequence(value, path)
         if not listed:
             return None
-        return tuple(self._peer(item, f"{path}[{n}]") for n, item in enumerate(listed))
+        return tuple(found for n, item in enumerate(listed) for found in self._peer(item, f"{path}[{n}]"))
 
-    def _peer(self, value: Any, path: str) -> Selector:
+    def _peer(self, value: Any, path: str) -> tuple[Selector, ...]:
         before = len(self.reading.refusals)
-        fields = self.reading.mapping(value, path, PEER_FIELDS, PEER_UNSUPPORTED)
+        fields = self.reading.mapping(value, path, PEER_FIELDS)
         if not fields and len(self.reading.refusals) == before:
-            self.reading.refuse(path, value, "needs podSelector, namespaceSelector or both")
+            self.reading.refuse(path, value, "needs podSelector, namespaceSelector or both; or ipBlock")
+        if "ipBlock" in fields:
+            if len(fields) > 1:
+                self.reading.refuse(path_of(path, "ipBlock"), fields["ipBlock"], "cannot be combined with selectors")
+            return self._block(fields["ipBlock"], path_of(path, "ipBlock"))
+        return (self._workloads(fields, path),)
+
+    def _block(self, value: Any, path: str) -> tuple[Selector, ...]:
+        fields = self.reading.mapping(value, path, BLOCK_FIELDS)
+        prefix = read_prefix(self.reading, fields.get("cidr"), path_of(path, "cidr"))
+        return block_selectors(prefix, read_excepts(self.reading, fields.get("except"), path_of(path, "except"), prefix))
+
+    def _workloads(self, fields: dict[str, Any], path: str) -> Selector:
         pods = self.pods.read(fields.get("podSelector"), path_of(path, "podSelector"))
         if "namespaceSelector" not in fields:
             return self._own(pods, in_namespace(self.key.namespace))
         namespaces = self.namespaces.read(fields["namespaceSelector"], path_of(path, "namespaceSelector"))
         return self._own(pods, in_any_namespace(), *namespaces.requirements)
 
-    def _ports(self, value: Any, path: str) -> tuple[PortRange, ...] | None:
+    def _ports(self, value: Any, path: str) -> tuple[tuple[PortRange, ...] | None, tuple[NamedPort, ...]]:
         listed = self.reading.sequence(value, path)
         if not listed:
-            return None
-        ranges = [self._port(item, f"{path}[{n}]") for n, item in enumerate(listed)]
-        return tuple(sorted({found for found in ranges if found}))
+            return None, ()
+        found = [self._port(item, f"{path}[{n}]") for n, item in enumerate(listed)]
+        ranges = {each for each in found if isinstance(each, PortRange)}
+        return tuple(sorted(ranges)), tuple(sorted({each for each in found if isinstance(each, NamedPort)}))
 
-    def _port(self, value: Any, path: str) -> PortRange | None:
+    def _port(self, value: Any, path: str) -> PortRange | NamedPort | None:
         fields = self.reading.mapping(value, path, PORT_FIELDS)
         protocol_path, port_path, end_path = (path_of(path, name) for name in PORT_FIELDS)
         protocol = self.reading.one_of(fields.get("protocol"), protocol_path, tuple(PROTOCOLS), "TCP")
         port, end = fields.get("port"), fields.get("endPort")
-        if isinstance(port, str):
-            self.reading.refuse(port_path, port, "named ports are not supported yet; write the number")
-            return None
-        if port is None:
+        if port is None or isinstance(port, str):
             if end is not None:
-                self.reading.refuse(end_path, end, "needs a port")
-            return PortRange(PROTOCOLS[protocol])
+                self.reading.refuse(end_path, end, "needs a port number")
+            if port is None:
+                return PortRange(PROTOCOLS[protocol])
+            return NamedPort(PROTOCOLS[protocol], port) if is_port_name(self.reading, port, port_path) else None
         if port == 0:
             self.reading.refuse(port_path, port, "must be a number from 1 to 65535")
             return None

@@ -1,13 +1,13 @@
 """What applying a record answers with. Belongs here: the shape of a change and of a refusal; not what causes them."""
 
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import msgspec
 
 Kind = Literal["cluster", "node", "namespace", "workload", "identity", "endpoint", "service", "backends", "policy"]
 
 
-class Change(NamedTuple):
+class Change(msgspec.Struct, frozen=True, gc=False):
     """One thing of the state became another. `old` None: it is new; `new` None: it is gone.
 
     `key` is the key in the state's dict of that kind: a cluster's name, NodeKey, EndpointKey, an identity's number,

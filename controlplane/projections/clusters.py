@@ -101,14 +101,13 @@ def cluster_left(state: "State", record: Record, event: ClusterLeft, changes: li
         return f"only {OPERATOR} may write it"
     name = record.cluster
     old = state.clusters.pop(name, None)
-    if old is None:
-        return ""
-    del state.pod_spans[name]
+    state.pod_spans.pop(name, None)
     for key in sorted(key for key in state.nodes if key.cluster == name):
         remove_node(state, record, key, changes)
     _forget_identities(state, name, changes)
     state.forget_objects(name, changes)
-    changes.append(Change("cluster", name, old, None))
+    if old is not None:
+        changes.append(Change("cluster", name, old, None))
     return ""
 
 

@@ -3,9 +3,10 @@
 Belongs here: their three events and every index over endpoints. Does not belong here: choosing (commands/endpoint.py).
 """
 
+import re
 from typing import TYPE_CHECKING
 
-from controlplane.addresses import is_mac, packed_address
+from controlplane.addresses import packed_address
 from controlplane.events import EndpointCreated, EndpointDeleted, EndpointRelabelled
 from controlplane.model import Endpoint, EndpointKey, Labels, NodeKey
 from controlplane.projections.change import Change
@@ -18,6 +19,9 @@ if TYPE_CHECKING:
 OPERATOR = "operator"
 ENDPOINT_ID_MAX = 65535
 IFINDEX_MAX = 2**31 - 1
+MAC_CHARS = 17
+MACS = re.compile(r"(?:[0-9a-f]{2}(?::[0-9a-f]{2}){5}){2}")
+"""The endpoint's and the host side's, one behind the other."""
 OCTETS = frozenset(map(str, range(256)))
 """What may follow the last dot of an IPv4 address."""
 
@@ -45,7 +49,7 @@ def endpoint_created(state: "State", record: Record, event: EndpointCreated, cha
     if fault:
         return fault
     held[key] = None
-    state.last_created[NodeKey(cluster, node)] = (new.ipv4, new.ipv6)
+    state.last_created[cluster, node] = (new.ipv4, new.ipv6)  # type: ignore[index]
     hold_endpoint(state, key, new)
     changes.append(Change("endpoint", key, None, new))
     return ""
@@ -71,7 +75,8 @@ def _endpoint_fault(state: "State", new: Endpoint) -> str:
     if (new.cluster, new.node, new.container_id, new.interface) in state.attachments:
         return f"container {new.container_id!r}, interface {new.interface!r} has an endpoint already"
     device = new.device
-    if not 1 <= device.ifindex <= IFINDEX_MAX or not (is_mac(device.mac) and is_mac(device.host_mac)):
+    macs = device.mac + device.host_mac
+    if not 1 <= device.ifindex <= IFINDEX_MAX or len(device.mac) != MAC_CHARS or MACS.fullmatch(macs) is None:
         return f"device {device.name!r}: right is an ifindex above 0 and MACs like 02:00:00:00:00:01"
     return ""
 

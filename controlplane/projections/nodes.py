@@ -53,6 +53,7 @@ def node_joined(state: "State", record: Record, event: NodeJoined, changes: list
     state.nodes[key] = new
     if old is None:
         state.node_endpoints[key] = {}
+        state.last_created[key] = ("", "")
     changes.append(Change("node", key, old, new))
     return ""
 
@@ -147,7 +148,7 @@ def remove_node(state: "State", record: Record, key: NodeKey, changes: list[Chan
         remove_endpoint(state, record, endpoint_key, changes)
     node = state.nodes.pop(key)
     del state.node_endpoints[key]
-    state.last_created.pop(key, None)
+    del state.last_created[key]
     state.block_spans.pop(key, None)
     state.block_heads.clear()
     for block in node.blocks:

@@ -141,7 +141,7 @@ class State:
         self.policies: dict[ObjectKey, Policy] = {}
 
         self.last_created: dict[NodeKey, tuple[str, str]] = {}
-        """ipv4 and ipv6 of the node's endpoint that was created last: where the search for free ones goes on."""
+        """For each node, ipv4 and ipv6 of the endpoint created last, or "": where the search for free ones goes on."""
         self.last_identity: dict[str, int] = {}
         """By cluster, the number given out last."""
         self.identity_unused_since: dict[int, int] = {}
@@ -192,13 +192,12 @@ class State:
             return ()
         changes: list[Change] = []
         for event in batch.events:
-            kind = type(event)
             if isinstance(event, e.Unknown):
                 self.unknown_tags[event.tag] = self.unknown_tags.get(event.tag, 0) + 1
                 continue
-            refusal = PROJECTIONS[kind](self, record, event, changes)
+            refusal = PROJECTIONS[type(event)](self, record, event, changes)
             if refusal:
-                self._refuse(record, kind.__name__, refusal)
+                self._refuse(record, type(event).__name__, refusal)
         for change in changes:
             if change.kind in EPOCH_KINDS:
                 self.policy_epoch = revision
@@ -219,10 +218,6 @@ class State:
         """The endpoint of an attachment."""
         key = self.attachments.get((cluster, node, container_id, interface))
         return None if key is None else self.endpoints[key]
-
-    def identity_of(self, cluster: str, labels: tuple[str, ...]) -> int | None:
-        """The number that the cluster has given to these labels."""
-        return self.identity_numbers.get((cluster, labels))
 
     def forget_objects(self, cluster: str, changes: list[Change]) -> None:
         """Everything of a cluster that its platform declared."""

@@ -114,5 +114,3 @@ async def fold(log: EventLog, state: State, through: int | None = None) -> State
         if applied % 512 == 0:
             await asyncio.sleep(0)
     return state
-
-

@@ -88,5 +88,7 @@ class NetlinkDevices:
 
     def _create(self, key: str, netns: str, interface: str, mtu_bytes: int, owner: str) -> Device:
         name = netlink.device_name(key)
-        facts = self._netlink().create_endpoint_device(name, netns, interface, mtu_bytes, f"{self._owner_prefix}:{owner}")
+        facts = self._netlink().create_endpoint_device(
+            name, netns, interface, mtu_bytes, f"{self._owner_prefix}:{owner}"
+        )
         return Device(facts.ifname, facts.ifindex, facts.mac.hex(":"), facts.host_mac.hex(":"))

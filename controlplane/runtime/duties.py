@@ -26,8 +26,14 @@ class Duties:
     """One cluster's. `held`: this process does them now; `reports`: what was read in the last round."""
 
     def __init__(
-        self, log: EventLog, follower: Follower, writer: Writer, clock: Clock, settings: OperatorSettings,
-        counters: Counters, wishes: Sequence[Any],
+        self,
+        log: EventLog,
+        follower: Follower,
+        writer: Writer,
+        clock: Clock,
+        settings: OperatorSettings,
+        counters: Counters,
+        wishes: Sequence[Any],
     ) -> None:
         self.held = False
         self.reports: Sequence[NodeReport] = ()

@@ -42,8 +42,15 @@ class Endpoints:
     """The endpoints of one node. Requests for one attachment follow each other; others run side by side."""
 
     def __init__(
-        self, settings: AgentSettings, follower: Follower, writer: Writer, reconciler: Reconciler, devices: Devices,
-        clock: Clock, counters: Counters, mtu_bytes: int,
+        self,
+        settings: AgentSettings,
+        follower: Follower,
+        writer: Writer,
+        reconciler: Reconciler,
+        devices: Devices,
+        clock: Clock,
+        counters: Counters,
+        mtu_bytes: int,
     ) -> None:
         self._settings = settings
         self._follower = follower
@@ -58,7 +65,9 @@ class Endpoints:
 
     def find(self, container_id: str, interface: str) -> Endpoint | None:
         """The endpoint of an attachment, as the log has it."""
-        return self._follower.state.endpoint_of(self._settings.cluster, self._settings.node, container_id, interface)
+        return self._follower.state.endpoint_of(
+            self._settings.cluster, self._settings.node, container_id, interface
+        )
 
     async def create(self, request: schema.EndpointRequest) -> schema.EndpointResult:
         """Returns when packets can flow. On any failure nothing of it stays. Raises EndpointRefused."""
@@ -78,10 +87,14 @@ class Endpoints:
         if found is None:
             problems.append(f"device {endpoint.device.name} is gone")
         elif found != endpoint.device.ifindex:
-            problems.append(f"device {endpoint.device.name} has ifindex {found}, the log says {endpoint.device.ifindex}")
+            problems.append(
+                f"device {endpoint.device.name} has ifindex {found}, the log says {endpoint.device.ifindex}"
+            )
         revision = self._follower.state.revision
         if self._reconciler.realized_generation < revision:
-            problems.append(f"the kernel is realized through {self._reconciler.realized_generation} of {revision}")
+            problems.append(
+                f"the kernel is realized through {self._reconciler.realized_generation} of {revision}"
+            )
         problems += [f"{row.table}: {row.reason}" for row in self._reconciler.status().not_done]
         return problems
 
@@ -91,7 +104,10 @@ class Endpoints:
         devices = await self._devices.list()
         own = self._follower.state.endpoints_of(NodeKey(self._settings.cluster, self._settings.node))
         gone = [endpoint for endpoint in own if devices.get(endpoint.device.name) != endpoint.device.ifindex]
-        commands = [DeleteEndpoint(self._settings.node, endpoint.endpoint_id, "its device is gone") for endpoint in gone]
+        commands = [
+            DeleteEndpoint(self._settings.node, endpoint.endpoint_id, "its device is gone")
+            for endpoint in gone
+        ]
         await self._writer.submit_all(commands)
         kept = {endpoint.device.name for endpoint in own} - {endpoint.device.name for endpoint in gone}
         orphans = sorted(set(devices) - kept)
@@ -105,7 +121,9 @@ class Endpoints:
         """One at a time for an attachment, and to the end even if the caller has gone away."""
         return await asyncio.shield(asyncio.ensure_future(self._locked((container_id, interface), work)))
 
-    async def _locked(self, attachment: tuple[str, str], work: Coroutine[Any, Any, type_Result]) -> type_Result:
+    async def _locked(
+        self, attachment: tuple[str, str], work: Coroutine[Any, Any, type_Result]
+    ) -> type_Result:
         lock = self._locks.setdefault(attachment, asyncio.Lock())
         try:
             async with lock:
@@ -144,7 +162,9 @@ class Endpoints:
         """The same request again: make sure that the inside is configured, and give the same answer."""
         if (present.namespace, present.workload) != (request.namespace, request.workload):
             raise EndpointRefused(
-                409, f"this attachment belongs to {present.namespace}/{present.workload}; delete it first", "workload"
+                409,
+                f"this attachment belongs to {present.namespace}/{present.workload}; delete it first",
+                "workload",
             )
         revision = self._follower.state.revision
         await self._realize(request, present, revision)
@@ -160,7 +180,9 @@ class Endpoints:
                 raise EndpointRefused(422, str(error), "netns") from None
         # Left by a creation that died half-way: the log knows no endpoint for it.
         if not await self._devices.delete(device_name(key)):
-            raise EndpointRefused(409, f"{request.interface!r} exists already in {request.netns}", "interface")
+            raise EndpointRefused(
+                409, f"{request.interface!r} exists already in {request.netns}", "interface"
+            )
         try:
             return await self._devices.create(key, request.netns, request.interface, mtu_bytes, owner)
         except DatapathError as error:
@@ -184,13 +206,17 @@ class Endpoints:
     def _created(self, written: Written, request: schema.EndpointRequest) -> Endpoint:
         endpoint = self.find(request.container_id, request.interface)
         if endpoint is None:
-            raise EndpointRefused(409, f"the endpoint was deleted again right after revision {written.revision}")
+            raise EndpointRefused(
+                409, f"the endpoint was deleted again right after revision {written.revision}"
+            )
         return endpoint
 
     async def _realize(self, request: schema.EndpointRequest, endpoint: Endpoint, revision: int) -> None:
         """The inside and the rows do not depend on each other, so they are made at the same time."""
         addresses = [address for address in (endpoint.ipv4, endpoint.ipv6) if address]
-        configured = self._devices.configure(request.netns, request.interface, addresses, endpoint.device.host_mac)
+        configured = self._devices.configure(
+            request.netns, request.interface, addresses, endpoint.device.host_mac
+        )
         realized = self._reconciler.wait_realized(revision, self._settings.endpoint_ready_s)
         try:
             _, failed = await asyncio.gather(configured, realized)
@@ -198,7 +224,8 @@ class Endpoints:
             raise EndpointRefused(422, f"configuring {request.interface!r}: {error}", "netns") from None
         except TimeoutError:
             raise EndpointRefused(
-                504, f"the kernel did not hold revision {revision} after {self._settings.endpoint_ready_s:g} s"
+                504,
+                f"the kernel did not hold revision {revision} after {self._settings.endpoint_ready_s:g} s",
             ) from None
         own = [row for row in failed if row.generation >= revision]
         if own:
@@ -257,5 +284,3 @@ class Endpoints:
             revision=revision,
             already_there=already_there,
         )
-
-

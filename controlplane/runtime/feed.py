@@ -1,6 +1,6 @@
 """From the follower's changes to the reconciler's offers.
 
-Belongs here: when rows are derived, and from which state. Does not belong here: deriving (desired/), writing (datapath).
+Belongs here: when rows are derived, and from which state. Does not belong here: deriving (desired/), writing rows.
 """
 
 import structlog
@@ -17,7 +17,12 @@ class Feed:
     """One node's. Everything that came while rows were derived goes with the next offer."""
 
     def __init__(
-        self, follower: Follower, deriver: Deriver, reconciler: Reconciler, relabelling: Relabelling, counters: Counters
+        self,
+        follower: Follower,
+        deriver: Deriver,
+        reconciler: Reconciler,
+        relabelling: Relabelling,
+        counters: Counters,
     ) -> None:
         self._follower = follower
         self._deriver = deriver

@@ -24,10 +24,14 @@ EXIT_BAD_FLAG = 2
 type_Settings = TypeVar("type_Settings", bound=CommonSettings)
 
 
-def parser_of(program: str, description: str, kind: type[CommonSettings], helps: Mapping[str, str]) -> argparse.ArgumentParser:
+def parser_of(
+    program: str, description: str, kind: type[CommonSettings], helps: Mapping[str, str]
+) -> argparse.ArgumentParser:
     """A parser with a flag for every field; those without a help text are bounds, which rarely change."""
     parser = argparse.ArgumentParser(prog=program, description=description)
-    parser.add_argument("--config", default="", metavar="FILE", help="settings by name, TOML, or JSON where it ends so")
+    parser.add_argument(
+        "--config", default="", metavar="FILE", help="settings by name, TOML, or JSON where it ends so"
+    )
     hints = setting_hints(kind)
     for field in sorted(msgspec.structs.fields(kind), key=lambda field: field.name not in helps):
         shown = "" if field.required else f" (default: {_shown(field.default)})"
@@ -39,7 +43,9 @@ def parser_of(program: str, description: str, kind: type[CommonSettings], helps:
     return parser
 
 
-def settings_from(parser: argparse.ArgumentParser, kind: type[type_Settings], argv: Sequence[str] | None) -> type_Settings:
+def settings_from(
+    parser: argparse.ArgumentParser, kind: type[type_Settings], argv: Sequence[str] | None
+) -> type_Settings:
     """The settings of this process. Ends it with exit code 2 and one line where they are wrong."""
     given = vars(parser.parse_args(argv))
     config = given.pop("config")

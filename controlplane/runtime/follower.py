@@ -27,7 +27,13 @@ class Follower:
     """One state and how far it is. `state` is replaced by another object after a repair: never keep it."""
 
     def __init__(
-        self, log: EventLog, state: State, clock: Clock, settings: CommonSettings, counters: Counters, refold: Refold
+        self,
+        log: EventLog,
+        state: State,
+        clock: Clock,
+        settings: CommonSettings,
+        counters: Counters,
+        refold: Refold,
     ) -> None:
         self.state = state
         self.applied_revision = state.revision
@@ -117,7 +123,7 @@ class Follower:
 
     def _bookmark(self, bookmark: Bookmark) -> None:
         self.applied_revision = max(self.applied_revision, bookmark.revision)
-        self.state.store_id = self._log.cluster_id
+        self.state.store_id = self._log.cluster_id  # type: ignore[attr-defined]
         self.in_sync = True
         self.repairing = ""
         self._wake()

@@ -76,6 +76,7 @@ class Node:
         self.settings = parts.settings
         self.follower = parts.follower
         self.writer = parts.writer
+        self.page_records_max = parts.settings.log_page_records_max
         self.past = Past(parts.log, self.revision, parts.follower.recent, parts.checkpoints.start)
         self.ready = False
         self.ready_after_s: float | None = None
@@ -115,7 +116,7 @@ class Node:
         return encoded_rows(self.parts.follower.state, self.cluster, self.where.node)
 
     def row_state(self, cluster: str, node: str, endpoint_id: int) -> str:
-        """"ready", "pending", "error"; "remote" of another node's endpoint."""
+        """ "ready", "pending", "error"; "remote" of another node's endpoint."""
         if (cluster, node) != self.where:
             return "remote"
         endpoint = self.follower.state.endpoints.get(EndpointKey(cluster, node, endpoint_id))
@@ -178,6 +179,7 @@ class Node:
             refused_events=status.refused_events(state),
             write_mode="log" if connection.connected and follower.in_sync else "read-only",
             start_source=parts.start_source,
+            attach_mode=parts.kernel.attach_mode,
         )
 
     # --- start ------------------------------------------------------------------------------------------------
@@ -238,7 +240,9 @@ class Node:
             raise WriterFailed(f"this node may not join: {outcome.reason}")
         gone, orphans = await parts.endpoints.remove_stale()
         self.joined = True
-        self._logger.info("joined", revision=outcome.revision, endpoints_removed=gone, devices_removed=orphans)
+        self._logger.info(
+            "joined", revision=outcome.revision, endpoints_removed=gone, devices_removed=orphans
+        )
 
     async def _wait_block(self) -> None:
         """Without addresses for its endpoints a node cannot do its work."""

@@ -49,7 +49,9 @@ def locked(directory: Path) -> Iterator[None]:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             owner = os.pread(descriptor, 32, 0).decode(errors="replace").strip()
-            raise PlaceTaken(f"{directory} is in use by process {owner or 'unknown'}; stop it first") from None
+            raise PlaceTaken(
+                f"{directory} is in use by process {owner or 'unknown'}; stop it first"
+            ) from None
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, str(os.getpid()).encode(), 0)
         yield

@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Callable
 import uvloop
 
 from controlplane.api.server import SocketTaken
+from controlplane.runtime.flags import EXIT_BAD_FLAG
 from controlplane.runtime.place import PlaceTaken
 from controlplane.runtime.underlay import UnderlayError
 from controlplane.settings import SettingsError
@@ -38,10 +39,10 @@ def run_process(program: str, run: Callable[[asyncio.Event], Awaitable[None]]) -
 
 
 def complain(program: str, error: BaseException) -> int:
-    """One line, and the exit code."""
+    """One line, and the exit code: 2 for a wrong setting, 1 for everything else."""
     text = " ".join(str(error).split()) or type(error).__name__
     print(f"{program}: {text}", file=sys.stderr)
-    return EXIT_FAILED
+    return EXIT_BAD_FLAG if isinstance(error, SettingsError) else EXIT_FAILED
 
 
 async def _with_signals(run: Callable[[asyncio.Event], Awaitable[None]]) -> None:

@@ -50,7 +50,12 @@ class Reporter:
     """Sends this node's report now and then."""
 
     def __init__(
-        self, log: EventLog, writer: Writer, follower: Follower, reconciler: Reconciler, clock: Clock,
+        self,
+        log: EventLog,
+        writer: Writer,
+        follower: Follower,
+        reconciler: Reconciler,
+        clock: Clock,
         settings: AgentSettings,
     ) -> None:
         self._log = log

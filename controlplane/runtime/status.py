@@ -54,7 +54,9 @@ def log_problems(connection: schema.LogConnection, in_sync: bool) -> list[str]:
     """What is wrong between a process and the log, in words."""
     problems = []
     if not connection.connected:
-        problems.append(f"the log is away: {connection.last_error or 'no endpoint answers'}; serving what is held")
+        problems.append(
+            f"the log is away: {connection.last_error or 'no endpoint answers'}; serving what is held"
+        )
     if connection.repairing:
         problems.append(f"the log is being folded again: {connection.repairing}")
     elif not in_sync and connection.connected:
@@ -115,10 +117,14 @@ def kernel_samples(reconciler: Reconciler, metrics: Sequence[Row]) -> list[Sampl
         for action, number in (("delete", count.deletes), ("put", count.puts)):
             samples.append(("map_writes_total", (("action", action), ("map_name", table)), number))
     for row in metrics:
-        name, labels = "forward", (("direction", row["direction"]),)
+        name = "drop" if row["reason_code"] else "forward"
+        labels: Labels = (("direction", row["direction"]),)
         if row["reason_code"]:
-            name, labels = "drop", (("direction", row["direction"]), ("reason", row["reason"]))
-        samples += [(f"{name}_count_total", labels, row["packets"]), (f"{name}_bytes_total", labels, row["bytes"])]
+            labels += (("reason", row["reason"]),)
+        samples += [
+            (f"{name}_count_total", labels, row["packets"]),
+            (f"{name}_bytes_total", labels, row["bytes"]),
+        ]
     return samples
 
 
@@ -140,13 +146,16 @@ def has_block(node: Node | None) -> bool:
 
 
 def endpoint_state(endpoint: Endpoint | None, report: Report, generation: int) -> str:
-    """"error" where the kernel refuses a row of its device or addresses; "pending" until all of them are written."""
+    """ "error" where the kernel refuses a row of its device or addresses; "pending" until all of them are written."""
     if endpoint is None:
         return "pending"
     addresses = {address_bytes(address) for address in (endpoint.ipv4, endpoint.ipv6) if address}
     for row in report.not_done:
         key = decode_key(row.table, row.key)
-        if getattr(key, "address", None) in addresses or getattr(key, "ifindex", 0) == endpoint.device.ifindex:
+        if (
+            getattr(key, "address", None) in addresses
+            or getattr(key, "ifindex", 0) == endpoint.device.ifindex
+        ):
             return row.state
     return "ready" if report.realized_generation >= generation else "pending"
 
@@ -158,7 +167,9 @@ def health(ready: bool, problems: Sequence[str]) -> str:
     return "degraded" if problems else "ok"
 
 
-def kernel_status(reconciler: Reconciler, generation: int, writes_at_start: dict[str, int]) -> schema.KernelStatus:
+def kernel_status(
+    reconciler: Reconciler, generation: int, writes_at_start: dict[str, int]
+) -> schema.KernelStatus:
     """How far the kernel is."""
     report = reconciler.status()
     writes = {table: count.puts + count.deletes for table, count in report.writes.items()}

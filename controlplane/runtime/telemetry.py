@@ -73,7 +73,9 @@ def prometheus_text(samples: Sequence[tuple[str, Labels, float]], described: Map
             lines.append(f"# TYPE {METRIC_PREFIX}{name} {'counter' if name.endswith('_total') else 'gauge'}")
             previous = name
         text = ",".join(f'{key}="{_escaped(label)}"' for key, label in labels)
-        lines.append(f"{METRIC_PREFIX}{name}{{{text}}} {value:.17g}" if text else f"{METRIC_PREFIX}{name} {value:.17g}")
+        lines.append(
+            f"{METRIC_PREFIX}{name}{{{text}}} {value:.17g}" if text else f"{METRIC_PREFIX}{name} {value:.17g}"
+        )
     return "\n".join(lines) + "\n"
 
 

@@ -45,9 +45,11 @@ def enter_netns(path: str) -> None:
     except KernelError as error:
         raise UnderlayError(f"--netns: {error}") from None
     try:
-        netlink.netns.setns(descriptor)
+        netlink.netns.setns(descriptor)  # type: ignore[attr-defined]  # os.setns came with Python 3.12
     except OSError as error:
-        raise UnderlayError(f"--netns: {path!r} is no network namespace that can be entered: {error.strerror}") from None
+        raise UnderlayError(
+            f"--netns: {path!r} is no network namespace that can be entered: {error.strerror}"
+        ) from None
     finally:
         os.close(descriptor)
 
@@ -56,7 +58,9 @@ def find_underlay(name: str) -> Underlay:
     """The facts of the device called so; of the default route's device for "". Raises UnderlayError."""
     chosen = name or _default_device()
     if not chosen:
-        raise UnderlayError("there is no default route to find the device of other nodes by; name it with --device")
+        raise UnderlayError(
+            "there is no default route to find the device of other nodes by; name it with --device"
+        )
     try:
         ifindex = socket.if_nametoindex(chosen)
     except OSError:

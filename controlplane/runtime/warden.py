@@ -24,8 +24,15 @@ class Warden:
     """An operator's parts at work."""
 
     def __init__(
-        self, settings: OperatorSettings, clock: Clock, counters: Counters, log: EventLog, checkpoints: Checkpoints,
-        follower: Follower, writer: Writer, duties: Duties,
+        self,
+        settings: OperatorSettings,
+        clock: Clock,
+        counters: Counters,
+        log: EventLog,
+        checkpoints: Checkpoints,
+        follower: Follower,
+        writer: Writer,
+        duties: Duties,
     ) -> None:
         self.settings = settings
         self.cluster = settings.cluster
@@ -33,6 +40,7 @@ class Warden:
         self.log = log
         self.follower = follower
         self.writer = writer
+        self.page_records_max = settings.log_page_records_max
         self.past = Past(log, self.revision, follower.recent, checkpoints.start)
         self._clock = clock
         self._counters = counters

@@ -71,7 +71,12 @@ class Writer:
     """Commands of one author, one batch in flight. `run` must be running for `submit` to return."""
 
     def __init__(
-        self, log: EventLog, follower: Follower, author: Author, clock: Clock, settings: CommonSettings,
+        self,
+        log: EventLog,
+        follower: Follower,
+        author: Author,
+        clock: Clock,
+        settings: CommonSettings,
         counters: Counters,
     ) -> None:
         self.author = author
@@ -161,7 +166,9 @@ class Writer:
             await self._follower.wait_applied(revision, self._settings.wait_applied_s)
             return self._settle(group, taken, revision)
         group[0].fail(
-            WriterFailed(f"{type(group[0].command).__name__} met a conflict in {self._settings.decide_again_max} rounds")
+            WriterFailed(
+                f"{type(group[0].command).__name__} met a conflict in {self._settings.decide_again_max} rounds"
+            )
         )
         return group[1:]
 
@@ -249,8 +256,13 @@ class _Scratch:
         self._bytes += len(payload)
         self._state.apply(
             Record(
-                Revision(self._state.revision + 1), self._author.cluster, self._author.writer,
-                self._state.sequences.get(name, 0) + 1, 0, 0, payload,
+                Revision(self._state.revision + 1),
+                self._author.cluster,
+                self._author.writer,
+                self._state.sequences.get(name, 0) + 1,
+                0,
+                0,
+                payload,
             )
         )
         self._unseen = []

@@ -17,7 +17,13 @@ class RowFailure(NamedTuple):
 
 
 class Kernel(Protocol):
-    """One node: its maps, links, routes and neighbours. Only what carries our mark is dumped, changed or removed."""
+    """One node: its maps, links, routes and neighbours. Only what carries our mark is dumped, changed or removed.
+
+    A row of zeros in node_state, an array, counts as absent: it can be put, and is not dumped. `attach_mode`: how
+    programs are attached, "tcx" or "clsact"; "" before the first open.
+    """
+
+    attach_mode: str
 
     def open(self) -> None:
         """Load the programs or take up the pinned ones; create maps that are missing. Changes nothing that is

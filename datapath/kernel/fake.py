@@ -15,6 +15,9 @@ from datapath.tables import RUNTIME_MAPS, TABLES
 
 Observer = Callable[[str, str, bytes], None]
 
+ARRAYS = ("node_state",)
+"""Tables that the kernel holds in an array, in which a row of zeros is no row."""
+
 
 class Crash(Exception):
     """Stands for kill -9 of the agent, in the middle of its writes."""
@@ -42,6 +45,7 @@ class FakeKernel:
     def __init__(self, memory: KernelMemory | None = None, observer: Observer | None = None) -> None:
         self.memory = memory if memory is not None else KernelMemory()
         self._observer = observer
+        self.attach_mode = ""
         self._is_open = False
         self._row_faults: dict[tuple[str, bytes], tuple[int, int]] = {}
         self._call_faults: dict[tuple[str, str], int] = {}
@@ -62,6 +66,7 @@ class FakeKernel:
 
     def open(self) -> None:
         self._is_open = True
+        self.attach_mode = "tcx"
 
     def close(self) -> None:
         self._is_open = False
@@ -83,6 +88,8 @@ class FakeKernel:
                 continue
             self._count()
             held[key] = value
+            if table in ARRAYS and not any(value):
+                del held[key]
             self._observe("put", table, key)
         if interrupted:
             raise KernelError(f"put into {table}: injected", errno.EIO)

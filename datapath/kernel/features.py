@@ -7,18 +7,27 @@ without it.
 import errno
 import functools
 import os
-import struct
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
 from datapath.errors import FeatureUnsupported, KernelError, NotRoot
 from datapath.kernel import libbpf, uapi
+from datapath.kernel.clsact import has_clsact
+from datapath.kernel.libbpf import CALL, EXIT, MOVE_IMMEDIATE, instruction
 from datapath.kernel.links import has_tcx
 
 KERNEL_BTF = Path("/sys/kernel/btf/vmlinux")
 FUNCTION_REDIRECT_NEIGH, FUNCTION_REDIRECT_PEER = 152, 155
-MOVE_IMMEDIATE, CALL, EXIT = 0xB7, 0x85, 0x95
+
+MINIMUM_KERNEL = "5.15"
+"""The oldest kernel that is promised to do: every required feature is older."""
+
+ATTACH_FORMS = {"tcx": "TCX links", "clsact": "clsact filters"}
+"""How programs can be attached, and the feature that it takes; the better one first. What a link adds: it is
+replaced in 10 us instead of 1 ms, and it cannot be removed without its pin."""
+
+AUTO = "auto"
 
 
 class FeatureState(NamedTuple):
@@ -29,14 +38,10 @@ class FeatureState(NamedTuple):
     required: bool
 
 
-def _instruction(code: int, registers: int = 0, immediate: int = 0) -> bytes:
-    return struct.pack("<BBhi", code, registers, 0, immediate)
-
-
 def has_function(number: int, arguments: tuple[int, ...]) -> bool:
     """Loads a program that calls a function of the kernel with constant arguments."""
-    moves = b"".join(_instruction(MOVE_IMMEDIATE, i + 1, argument) for i, argument in enumerate(arguments))
-    body = moves + _instruction(CALL, 0, number) + _instruction(MOVE_IMMEDIATE, 0, 0) + _instruction(EXIT)
+    moves = b"".join(instruction(MOVE_IMMEDIATE, i + 1, argument) for i, argument in enumerate(arguments))
+    body = moves + instruction(CALL, 0, number) + instruction(MOVE_IMMEDIATE, 0, 0) + instruction(EXIT)
     fd, code = libbpf.program_load(uapi.PROG_TYPE_SCHED_CLS, body)
     if code == errno.EPERM:
         raise NotRoot("loading a program needs root (CAP_BPF and CAP_NET_ADMIN)")
@@ -70,7 +75,8 @@ class _Feature(NamedTuple):
 
 
 FEATURES: Mapping[str, _Feature] = {
-    "TCX links": _Feature("6.6", True, has_tcx),
+    "TCX links": _Feature("6.6", False, has_tcx),
+    "clsact filters": _Feature("4.13", False, has_clsact),
     "bpf_redirect_peer": _Feature("5.10", True, lambda: has_function(FUNCTION_REDIRECT_PEER, (1, 0))),
     "bpf_redirect_neigh": _Feature("5.10", True, lambda: has_function(FUNCTION_REDIRECT_NEIGH, (1, 0, 0, 0))),
     "LPM trie maps": _Feature(
@@ -80,7 +86,7 @@ FEATURES: Mapping[str, _Feature] = {
     "ring buffers": _Feature(
         "5.8", True, lambda: _has_map(uapi.MAP_TYPE_RINGBUF, 0, 0, os.sysconf("SC_PAGE_SIZE"))
     ),
-    "map batches": _Feature("5.13", True, _has_batches),
+    "map batches": _Feature("5.13", False, _has_batches),
     "kernel BTF": _Feature("5.2", False, KERNEL_BTF.exists),
 }
 
@@ -95,7 +101,24 @@ def probe() -> Mapping[str, FeatureState]:
 
 
 def require() -> None:
-    """Raises FeatureUnsupported for the first feature that is missing and needed."""
+    """Raises FeatureUnsupported for the first feature that is missing and needed. Which form of attachment
+    there is, attach_mode says."""
     for name, found in probe().items():
         if found.required and not found.is_supported:
             raise FeatureUnsupported(name, found.minimum)
+
+
+def attach_mode(wanted: str = AUTO) -> str:
+    """The form of attachment to use, a key of ATTACH_FORMS: `wanted`, or with "auto" the best that this kernel
+    has. Raises FeatureUnsupported where there is none."""
+    found = probe()
+    if wanted != AUTO:
+        feature = found[ATTACH_FORMS[wanted]]
+        if not feature.is_supported:
+            raise FeatureUnsupported(ATTACH_FORMS[wanted], feature.minimum)
+        return wanted
+    for mode, name in ATTACH_FORMS.items():
+        if found[name].is_supported:
+            return mode
+    both = " or ".join(ATTACH_FORMS.values())
+    raise FeatureUnsupported(f"hook for programs ({both})", found[ATTACH_FORMS["clsact"]].minimum)

@@ -29,6 +29,18 @@ LOG_CHARACTERS_MAX = 16384
 LOG_BUFFER_BYTES = 1 << 20
 ATTR_BYTES = 144
 LEVEL_INFO = 1
+CLONE_NEWNET = 0x40000000
+
+MOVE_IMMEDIATE, CALL, EXIT = 0xB7, 0x85, 0x95
+
+
+def instruction(code: int, registers: int = 0, immediate: int = 0) -> bytes:
+    """One of a raw program, for probes."""
+    return struct.pack("<BBhi", code, registers, 0, immediate)
+
+
+RETURN_ZERO = instruction(MOVE_IMMEDIATE) + instruction(EXIT)
+"""The shortest program."""
 
 
 @functools.cache
@@ -76,6 +88,15 @@ def lacks_privilege() -> bool:
     effective = int(status.partition("CapEff:")[2].split()[0], 16)
     has_bpf = effective & (1 << CAP_BPF | 1 << CAP_SYS_ADMIN)
     return not (has_bpf and effective & 1 << CAP_NET_ADMIN)
+
+
+def unshare_netns() -> None:
+    """Moves the calling thread to a new network namespace, which goes with the thread. Raises NotRoot."""
+    if _libc().unshare(CLONE_NEWNET):
+        code = ctypes.get_errno()
+        if code == errno.EPERM:
+            raise NotRoot("a new network namespace needs root (CAP_SYS_ADMIN)")
+        raise kernel_error("unshare", "network namespace", code)
 
 
 def _address(value: bytes | bytearray) -> int:

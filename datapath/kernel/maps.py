@@ -19,6 +19,9 @@ from datapath.kernel.api import RowFailure
 CHUNK_ROWS_MAX = 8192
 """Rows per lookup; more than any hash bucket holds, which is the least that the kernel takes."""
 
+SINGLE_ROUNDS_MAX = 2
+"""How often a map may be walked through, key by key, before what was found must do."""
+
 PER_CPU = (uapi.MAP_TYPE_PERCPU_HASH, uapi.MAP_TYPE_PERCPU_ARRAY, uapi.MAP_TYPE_LRU_PERCPU_HASH)
 ARRAYS = (uapi.MAP_TYPE_ARRAY, uapi.MAP_TYPE_PERCPU_ARRAY)
 
@@ -35,6 +38,9 @@ class Map:
     refuses.
 
     An array has no absent rows. Here a row of zeros counts as absent: it is not dumped, and delete writes it.
+
+    Batches came to hashes and arrays with Linux 5.6, to tries and per-CPU arrays with 5.13. Where they are
+    missing (ENOTSUPP for the kind of map, EINVAL for the call as such), rows go one by one.
     """
 
     def __init__(self, fd: int) -> None:
@@ -45,23 +51,17 @@ class Map:
             (self.info.value_size + 7) // 8 * 8 * possible_cpus() if per_cpu else self.info.value_size
         )
         """Of one row; in a per-CPU map every CPU's value, each in a multiple of 8 bytes."""
+        self._has_batches = True
 
     def dump(self) -> dict[bytes, bytes]:
         """All rows, of a map that may change meanwhile."""
         key_size = self.info.key_size
         if not key_size:
             raise KernelError(f"map {self.info.name} is a ring buffer: it has no rows to dump")
-        chunk = min(self.info.max_entries, CHUNK_ROWS_MAX)
-        rows: dict[bytes, bytes] = {}
-        for keys, values, count in libbpf.map_lookup_batches(self.fd, key_size, self.value_bytes, chunk):
-            found = np.frombuffer(keys, dtype=f"V{key_size}", count=count).tolist()
-            rows.update(
-                zip(
-                    found,
-                    np.frombuffer(values, dtype=f"V{self.value_bytes}", count=count).tolist(),
-                    strict=True,
-                )
-            )
+        rows = self._dump_batches() if self._has_batches else None
+        if rows is None:
+            self._has_batches = False
+            rows = self._dump_singly()
         if self.info.type in ARRAYS:
             absent = bytes(self.value_bytes)
             return {key: value for key, value in rows.items() if value != absent}
@@ -79,19 +79,22 @@ class Map:
         keys = b"".join([key for key, _ in rows])
         values = b"".join([value for _, value in rows])
         done = 0
-        while done < len(rows):
+        while done < len(rows) and self._has_batches:
             written, code = libbpf.map_update_batch(self.fd, keys, values, len(rows), done)
-            if code == uapi.ENOTSUPP:
-                return failures + self._put_singly(rows[done:])
             done += written
-            if code:
+            if code == uapi.ENOTSUPP:
+                self._has_batches = False
+            elif code:
                 # The row that stopped the batch is tried alone. If the map is full, so are those after it
                 # likely.
-                failures += self._put_singly(rows[done : done + 1])
+                refused = self._put_singly(rows[done : done + 1])
+                failures += refused
                 done += 1
-                if code == errno.E2BIG:
-                    return failures + self._put_singly(rows[done:])
-        return failures
+                if code == errno.EINVAL and not refused:
+                    self._has_batches = False
+                elif code == errno.E2BIG:
+                    break
+        return failures + self._put_singly(rows[done:])
 
     def delete(self, keys: Sequence[bytes]) -> tuple[int, list[RowFailure]]:
         """Removes rows: how many were there, and what failed. What is absent is no failure."""
@@ -106,21 +109,22 @@ class Map:
         fitting = [key for key in keys if len(key) == size]
         joined = b"".join(fitting)
         done = removed = 0
-        while done < len(fitting):
+        while done < len(fitting) and self._has_batches:
             gone, code = libbpf.map_delete_batch(self.fd, joined, len(fitting), done)
             removed += gone
             done += gone
-            if code == 0:
-                break
-            # The batch stopped at a key that is absent, or that fails for a reason of its own.
-            if code != errno.ENOENT:
-                code = libbpf.map_delete(self.fd, fitting[done])
-            if code == 0:
-                removed += 1
-            elif code != errno.ENOENT:
-                failures.append(RowFailure(fitting[done], uapi.describe(code), code))
-            done += 1
-        return removed, failures
+            if code == uapi.ENOTSUPP:
+                self._has_batches = False
+            elif code:
+                # The batch stopped at a key that is absent, or that fails for a reason of its own.
+                alone, refused = (0, []) if code == errno.ENOENT else self._delete_singly(fitting[done : done + 1])
+                if code == errno.EINVAL and not refused:
+                    self._has_batches = False
+                removed += alone
+                failures += refused
+                done += 1
+        alone, refused = self._delete_singly(fitting[done:])
+        return removed + alone, failures + refused
 
     def close(self) -> None:
         """Lets go of the descriptor."""
@@ -154,6 +158,44 @@ class Map:
                 )
                 failures.append(RowFailure(key, reason or uapi.describe(code), code))
         return failures
+
+    def _delete_singly(self, keys: Sequence[bytes]) -> tuple[int, list[RowFailure]]:
+        codes = [libbpf.map_delete(self.fd, key) for key in keys]
+        failures = [
+            RowFailure(key, uapi.describe(code), code)
+            for key, code in zip(keys, codes, strict=True)
+            if code not in (0, errno.ENOENT)
+        ]
+        return codes.count(0), failures
+
+    def _dump_batches(self) -> dict[bytes, bytes] | None:
+        """All rows, or None where this map cannot be read so."""
+        key_size = self.info.key_size
+        chunk = min(self.info.max_entries, CHUNK_ROWS_MAX)
+        rows: dict[bytes, bytes] = {}
+        try:
+            for keys, values, count in libbpf.map_lookup_batches(self.fd, key_size, self.value_bytes, chunk):
+                found = np.frombuffer(keys, dtype=f"V{key_size}", count=count).tolist()
+                held = np.frombuffer(values, dtype=f"V{self.value_bytes}", count=count).tolist()
+                rows.update(zip(found, held, strict=True))
+        except KernelError as error:
+            if error.errno in (uapi.ENOTSUPP, errno.EINVAL):
+                return None
+            raise
+        return rows
+
+    def _dump_singly(self) -> dict[bytes, bytes]:
+        """Key after key. Where one is removed meanwhile the kernel begins again, hence the bound."""
+        rows: dict[bytes, bytes] = {}
+        key = None
+        for _ in range(SINGLE_ROUNDS_MAX * self.info.max_entries):
+            key = libbpf.map_next_key(self.fd, key, self.info.key_size)
+            if key is None:
+                break
+            value = self.lookup(key)
+            if value is not None:
+                rows[key] = value
+        return rows
 
     def _clear(self, keys: Sequence[bytes]) -> tuple[int, list[RowFailure]]:
         absent = bytes(self.value_bytes)

@@ -1,10 +1,11 @@
 """The kernel's network objects: endpoint devices, routes and neighbours, in the caller's network namespace.
 
-Belongs here: every use of pyroute2, and the mark by which ours are told from others'. Does not belong here:
+Belongs here: every use of pyroute2, clsact filters too, and the mark by which ours are told from others'. Does not belong here:
 which routes there should be, and who gets which device. Addresses are the 16 bytes of datapath/tables.py.
 
 Ours are: routes and permanent neighbours with protocol number 77 ("M", unused in /etc/iproute2/rt_protos),
-and devices whose ifalias begins with "meshlog:". Nothing else is changed or removed.
+devices whose ifalias begins with "meshlog:", and clsact filters whose name does. Nothing else is changed or
+removed.
 
 Each Netlink has a thread that lives in its namespace and owns the sockets: entering one by thread costs 0.1
 ms, by process 5. In that thread runs a plain event loop, whatever the policy of the program is: pyroute2
@@ -16,6 +17,7 @@ import errno
 import hashlib
 import os
 import socket
+import sys
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -23,6 +25,7 @@ from typing import Any, NamedTuple, TypeVar
 
 from pyroute2 import AsyncIPRoute, netns
 from pyroute2.netlink.exceptions import NetlinkError
+from pyroute2.protocols import ETH_P_ALL
 
 from datapath.codec import address_bytes, address_text, prefix_text
 from datapath.errors import KernelError, NotRoot
@@ -40,6 +43,15 @@ GATEWAY_IPV4 = "169.254.1.1"
 GATEWAY_IPV6 = "fe80::1"
 """An endpoint's next hops. No device has these addresses: a permanent neighbour entry leads to the host
 side."""
+
+CLSACT_PARENTS = {"ingress": 0xFFFFFFF2, "egress": 0xFFFFFFF3}
+FILTER_PREFIX = "meshlog:"
+FILTER_PRIORITY, FILTER_HANDLE = 1, PROTOCOL
+"""Our place among the filters of a hook: the first, as one before ours could let packets by; and the same at
+every start."""
+
+FILTER_ID, DIRECT_ACTION = 11, 1
+"""TCA_BPF_ID and TCA_BPF_FLAG_ACT_DIRECT of linux/pkt_cls.h."""
 
 NODAD = 0x02
 """IFA_F_NODAD: usable at once. With duplicate detection an address waits 2 s."""
@@ -72,6 +84,15 @@ class Device(NamedTuple):
     host_mac: bytes
     owner: str
     mtu: int
+
+
+class Filter(NamedTuple):
+    """A clsact filter of ours. `program_id` is what the kernel says, 0 where the program's word would not
+    count."""
+
+    ifindex: int
+    hook: str
+    program_id: int
 
 
 def device_name(key: str) -> str:
@@ -269,6 +290,58 @@ class Netlink:
                     failures.append((key, code))
         return failures
 
+    # Filters
+
+    def list_filters(self) -> list[Filter]:
+        """Our clsact filters of every device."""
+        return [
+            Filter(ifindex, hook, _filter_program_id(found))
+            for ifindex in self._clsact_ifindexes()
+            for hook in CLSACT_PARENTS
+            if (found := self._filter(ifindex, hook)) is not None and _is_our_filter(found)
+        ]
+
+    def put_filter(self, ifindex: int, hook: str, name: str, program_fd: int, program_id: int) -> int:
+        """Makes a filter of ours, or puts another program behind it, with no moment without one; the errno, or
+        0. EEXIST: one of another owner has our place, or the device has another qdisc there."""
+        held = self._filter(ifindex, hook)
+        if held is not None:
+            if not _is_our_filter(held):
+                return errno.EEXIST
+            if _filter_program_id(held) == program_id:
+                return 0
+            return self._set_filter("replace-filter", ifindex, hook, name, program_fd)
+        code = self._try("tc", "add", "clsact", index=ifindex)
+        if code == errno.EEXIST and ifindex in self._clsact_ifindexes():
+            code = 0
+        return code or self._set_filter("add-filter", ifindex, hook, name, program_fd)
+
+    def delete_filter(self, ifindex: int, hook: str) -> int:
+        """Removes a filter of ours; the errno, or 0. What is absent is no failure."""
+        held = self._filter(ifindex, hook)
+        if held is None or not _is_our_filter(held):
+            return 0
+        code = self._try("tc", "del-filter", "bpf", **_filter_place(ifindex, hook))
+        return 0 if code in (errno.ENOENT, errno.ENODEV) else code
+
+    def _set_filter(self, how: str, ifindex: int, hook: str, name: str, program_fd: int) -> int:
+        return self._try(
+            "tc", how, "bpf", fd=program_fd, name=FILTER_PREFIX + name, direct_action=True,
+            **_filter_place(ifindex, hook),
+        )  # fmt: skip
+
+    def _filter(self, ifindex: int, hook: str) -> Any | None:
+        """What is at our place of a hook, whoever's."""
+        parent = CLSACT_PARENTS[hook]
+        for found in self._ask("list filters", "get_filters", index=ifindex, parent=parent):
+            if (found["info"] >> 16, found["handle"]) == (FILTER_PRIORITY, FILTER_HANDLE):
+                return found
+        return None
+
+    def _clsact_ifindexes(self) -> list[int]:
+        qdiscs = self._ask("list qdiscs", "get_qdiscs")
+        return sorted(found["index"] for found in qdiscs if found.get_attr("TCA_KIND") == "clsact")
+
     # Inside an endpoint's namespace
 
     def configure_endpoint_side(self, ifname: str, addresses: Sequence[bytes], gateway_mac: bytes) -> None:
@@ -375,6 +448,32 @@ def open_netns(path: str) -> int:
 def _route_arguments(key: RouteKey) -> dict[str, Any]:
     prefix = prefix_text(key.prefix_length, key.address)
     return {"family": _family(key.address), "dst": prefix, "table": MAIN_TABLE, "proto": PROTOCOL}
+
+
+def _filter_place(ifindex: int, hook: str) -> dict[str, Any]:
+    return {
+        "index": ifindex, "parent": CLSACT_PARENTS[hook], "handle": FILTER_HANDLE, "prio": FILTER_PRIORITY,
+        "protocol": ETH_P_ALL,
+    }  # fmt: skip
+
+
+def _is_our_filter(found: Any) -> bool:
+    options = found.get_attr("TCA_OPTIONS")
+    if found.get_attr("TCA_KIND") != "bpf" or not options:
+        return False
+    return (options.get_attr("TCA_BPF_NAME") or "").startswith(FILTER_PREFIX)
+
+
+def _filter_program_id(found: Any) -> int:
+    options = found.get_attr("TCA_OPTIONS")
+    if not (options.get_attr("TCA_BPF_FLAGS") or 0) & DIRECT_ACTION:
+        return 0
+    for attribute in options["attrs"]:
+        # pyroute2 has no name for the program's number and keeps its bytes.
+        if attribute[0] == "UNKNOWN" and attribute[1]["header"]["type"] == FILTER_ID:
+            raw = attribute[1]
+            return int.from_bytes(raw.data[raw.offset + 4 : raw.offset + 8], sys.byteorder)
+    return 0
 
 
 def _is_ipv4(address: bytes) -> bool:

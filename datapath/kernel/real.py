@@ -18,6 +18,8 @@ from datapath.abi.types import STRUCTS
 from datapath.errors import KernelError
 from datapath.kernel import features, uapi
 from datapath.kernel.api import RowFailure
+from datapath.kernel.attachments import Attachments, Form
+from datapath.kernel.clsact import Filters
 from datapath.kernel.links import Links
 from datapath.kernel.maps import Map
 from datapath.kernel.netlink import Netlink
@@ -35,31 +37,43 @@ class RealKernel:
     `pin_root`.
 
     `underlay_ifindex`: the device that leads to the other nodes; 0: none. `notify_verdicts`: a notification
-    for every new flow, not only for drops. Links are made in the calling thread's namespace, so open and
-    put must be called there.
+    for every new flow, not only for drops. `attach`: the form of attachments, "tcx" or "clsact"; "auto" takes
+    the better one that this kernel has. Links are made in the calling thread's namespace, so open and put must
+    be called there.
     """
 
     def __init__(
-        self, pin_root: Path, objects_dir: Path, underlay_ifindex: int, notify_verdicts: bool = True
+        self,
+        pin_root: Path,
+        objects_dir: Path,
+        underlay_ifindex: int,
+        notify_verdicts: bool = True,
+        attach: str = features.AUTO,
     ) -> None:
         self._pin_root = pin_root
+        self._attach = attach
+        self.attach_mode = ""
         constants = {
             "config_underlay_ifindex": underlay_ifindex,
             "config_notify_verdicts": int(notify_verdicts),
         }
         self.objects = ObjectSet(pin_root, objects_dir, constants)
-        self._open_links: Links | None = None
+        self._open_attachments: Attachments | None = None
         self._open_netlink: Netlink | None = None
 
     def open(self) -> None:
         """As the Protocol says; may be called again. Raises KernelError where `pin_root` is not in a bpffs,
-        LayoutMismatch, NotRoot."""
+        LayoutMismatch, NotRoot, FeatureUnsupported."""
         self.close()
         features.require()
+        self.attach_mode = features.attach_mode(self._attach)
         refuse_other_filesystem(self._pin_root)
         self.objects.open()
-        self._open_links = Links(self._pin_root / "links", self.objects.programs)
         self._open_netlink = Netlink()
+        forms: dict[str, Form] = {"tcx": Links(self._pin_root / "links"), "clsact": Filters(self._open_netlink)}
+        chosen = forms.pop(self.attach_mode)
+        (former,) = forms.values()
+        self._open_attachments = Attachments(chosen, former, self.objects.programs)
         self._remove_unused_programs()
 
     def dump(self, table: str) -> Mapping[bytes, bytes]:
@@ -68,7 +82,7 @@ class RealKernel:
         if found.map:
             return self._map(found.map).dump()
         read: Mapping[str, Callable[[], Mapping[Any, Any]]] = {
-            "attachments": self._links.dump,
+            "attachments": self._attachments.dump,
             "routes": self._netlink.dump_routes,
             "neighbours": self._netlink.dump_neighbours,
         }
@@ -133,13 +147,13 @@ class RealKernel:
         """As the Protocol says. Closing twice is no failure."""
         if self._open_netlink is not None:
             self._open_netlink.close()
-        self._open_links = self._open_netlink = None
+        self._open_attachments = self._open_netlink = None
         self.objects.close()
 
     @property
-    def _links(self) -> Links:
-        assert self._open_links is not None, "open() comes first"
-        return self._open_links
+    def _attachments(self) -> Attachments:
+        assert self._open_attachments is not None, "open() comes first"
+        return self._open_attachments
 
     @property
     def _netlink(self) -> Netlink:
@@ -151,16 +165,16 @@ class RealKernel:
         return self.objects.maps[name]
 
     def _put_attachment(self, key: AttachmentKey, row: Any) -> int:
-        self._links.put(key, row)
+        self._attachments.put(key, row)
         return 0
 
     def _delete_attachment(self, key: AttachmentKey) -> int:
-        self._links.delete(key)
+        self._attachments.delete(key)
         return 0
 
     def _remove_unused_programs(self) -> None:
         if self.objects.has_unused:
-            self.objects.remove_unused(self._links.program_ids())
+            self.objects.remove_unused(self._attachments.program_ids())
 
 
 def _attempt(key: bytes, call: Callable[[], int]) -> list[RowFailure]:

@@ -47,8 +47,17 @@ async def _with_etcd(row: Callable[[str], Awaitable[Row]]) -> Row:
 
 def _batch_of_100() -> bytes:
     event = EndpointCreated(
-        "n1", 7, "shop", "frontend", ("k8s:app=frontend",), 65792, "10.1.0.5", "fd00:1::5",
-        Device("mlaabbccdd", 12, "02:00:00:00:00:01", "02:00:00:00:00:02"), "c0ffee", "eth0",
+        "n1",
+        7,
+        "shop",
+        "frontend",
+        ("k8s:app=frontend",),
+        65792,
+        "10.1.0.5",
+        "fd00:1::5",
+        Device("mlaabbccdd", 12, "02:00:00:00:00:01", "02:00:00:00:00:02"),
+        "c0ffee",
+        "eth0",
     )
     return encode(Batch(1, 1, 0, (event,) * 100))
 

@@ -32,7 +32,14 @@ def measure() -> list[Row]:
             node.settle()
             ns = run(node) - wrapper_ns
         rows.append(
-            Row(what, f"{ns} ns", f"Cilium 1.19.4: {cilium_ns} ns", f"{ns / cilium_ns:.2f}", f"< {limit_ns} ns", ns < limit_ns)
+            Row(
+                what,
+                f"{ns} ns",
+                f"Cilium 1.19.4: {cilium_ns} ns",
+                f"{ns / cilium_ns:.2f}",
+                f"< {limit_ns} ns",
+                ns < limit_ns,
+            )
         )
     return rows
 
@@ -45,7 +52,9 @@ def _wrapper_ns() -> int:
         source = Path(__file__).with_name("empty.bpf.c")
         subprocess.run(["clang", "-O2", "-g", "-target", "bpf", headers, "-c", source, "-o", compiled], check=True)
         with load_private(compiled, {}) as loaded:
-            raw = packets.frame("10.0.0.1", "10.0.0.2", packets.TCP, packets.tcp(1, 2), source_mac=bytes(6), dest_mac=bytes(6))
+            raw = packets.frame(
+                "10.0.0.1", "10.0.0.2", packets.TCP, packets.tcp(1, 2), source_mac=bytes(6), dest_mac=bytes(6)
+            )
             return _median(lambda: loaded.test_run("empty", raw).duration_ns, REPEAT)
 
 

@@ -105,7 +105,9 @@ def _cold_start() -> Row:
     )
 
 
-def _write_row(what: str, endpoints: int, services: int, tables: tuple[str, ...], cilium_s: float, limit_s: float) -> Row:
+def _write_row(
+    what: str, endpoints: int, services: int, tables: tuple[str, ...], cilium_s: float, limit_s: float
+) -> Row:
     base, full = _state(1), _state(max(endpoints, 1), services)
     with _kernel() as realization:
         deriver = Deriver(CLUSTER, OBSERVER)
@@ -115,7 +117,14 @@ def _write_row(what: str, endpoints: int, services: int, tables: tuple[str, ...]
         _converge(realization, desired)
         spent = time.perf_counter() - start
     assert all(desired.tables[table] for table in tables)
-    return Row(what, f"{spent:.3f} s", f"Cilium 1.19.4: {cilium_s} s", f"{spent / cilium_s:.2f}", f"< {limit_s} s", spent < limit_s)
+    return Row(
+        what,
+        f"{spent:.3f} s",
+        f"Cilium 1.19.4: {cilium_s} s",
+        f"{spent / cilium_s:.2f}",
+        f"< {limit_s} s",
+        spent < limit_s,
+    )
 
 
 def _services() -> Row:
@@ -136,7 +145,11 @@ def _p99_ms(endpoints: int) -> float:
     with _kernel() as realization:
         deriver = Deriver(CLUSTER, OBSERVER)
         _converge(realization, deriver.full(state))
-        gone = (Written(f"node.{node_name(n)}", (EndpointDeleted(node_name(n), place),)) for n in range(5) for place in range(1, 101))
+        gone = (
+            Written(f"node.{node_name(n)}", (EndpointDeleted(node_name(n), place),))
+            for n in range(5)
+            for place in range(1, 101)
+        )
         for record in list(records(gone, state.revision))[:CHANGES]:
             start = time.process_time()
             _converge(realization, deriver.update(state, (state.apply(record),)))

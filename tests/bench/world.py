@@ -65,9 +65,7 @@ def world(endpoints: int, services: int = 0) -> Iterator[Written]:
     blocks = [str(IPv4Network((int(POD_CIDR[0]) + (n << 8), 24))) for n in range(nodes)]
     yield from _batched("operator", [AddressBlockAssigned(node_name(n), (blocks[n],)) for n in range(nodes)])
     numbers = [CLUSTER_ID << 16 | 256 + app for app in range(min(IDENTITIES, endpoints))]
-    yield from _batched(
-        "node.n0", [IdentityAllocated(number, labels_of(app)) for app, number in enumerate(numbers)]
-    )
+    yield from _batched("node.n0", [IdentityAllocated(number, labels_of(app)) for app, number in enumerate(numbers)])
     for n in range(nodes):
         yield from _node(n, endpoints, numbers)
     yield from _batched("operator", list(_services(services)))
@@ -84,8 +82,17 @@ def _node(n: int, endpoints: int, numbers: list[int]) -> Iterator[Written]:
         f"node.{node_name(n)}",
         [
             EndpointCreated(
-                node_name(n), place + 1, "shop", f"w{i}", labels_of(app), numbers[app],
-                str(IPv4Address(base + place + 2)), "", device(i), f"c{i}", "eth0",
+                node_name(n),
+                place + 1,
+                "shop",
+                f"w{i}",
+                labels_of(app),
+                numbers[app],
+                str(IPv4Address(base + place + 2)),
+                "",
+                device(i),
+                f"c{i}",
+                "eth0",
             )
             for place, (i, app) in enumerate(zip(mine, apps, strict=True))
         ],

@@ -43,6 +43,7 @@ def steps(largest: int = 40) -> st.SearchStrategy[list[Step]]:
     """Numbers from which `history` makes wishes."""
     return st.lists(
         st.tuples(st.integers(0, 23), st.integers(0, 5), st.integers(0, 3), st.integers(0, 3)),
+        min_size=largest // 4,
         max_size=largest,
     )
 

@@ -33,13 +33,9 @@ def mesh() -> Log:
     """Both clusters and all three nodes, with blocks 10.<cluster>.<node>.0/24 and fd00:<cluster>:0:<node>::/64."""
     log = Log()
     for cluster, number in CLUSTER_IDS.items():
-        log.write(
-            cluster,
-            "operator",
-            e.ClusterJoined(
-                number, (f"10.{number}.0.0/16", f"fd00:{number}::/48"), (24, 64), (f"172.{number}.0.0/24", f"fd01:{number}::/112")
-            ),
-        )  # fmt: skip
+        pods = (f"10.{number}.0.0/16", f"fd00:{number}::/48")
+        services = (f"172.{number}.0.0/24", f"fd01:{number}::/112")
+        log.write(cluster, "operator", e.ClusterJoined(number, pods, (24, 64), services))
     for (cluster, node), addresses in UNDERLAY.items():
         number, place = CLUSTER_IDS[cluster], node[1:]
         log.write(cluster, f"node.{node}", e.NodeJoined(node, addresses, underlay_device(cluster, node)))

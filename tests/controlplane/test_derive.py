@@ -223,3 +223,14 @@ def test_a_node_that_has_not_joined_has_only_what_all_nodes_have() -> None:
     log = mesh()
     tables = Deriver("east", "n9").full(log.state).tables
     assert [name for name, rows in tables.items() if rows] == ["ipcache", "node_state"]
+
+
+def test_a_workload_that_is_relabelled_leaves_its_service() -> None:
+    """By the change alone: the labels it had say which services it was behind."""
+    log = mesh()
+    add_endpoint(log, "east", "n1", "web", 11)
+    accept(log, EAST, service("web", "east"))
+    deriver = Deriver("east", "n1")
+    deriver.full(log.state)
+    changes = log.write("east", "operator", e.WorkloadApplied("shop", "web", {"app": "db"}))
+    assert [row.count for row in deriver.update(log.state, [changes]).tables["services"].values()] == [0]

@@ -5,7 +5,7 @@ import pytest
 
 from controlplane import events as e
 from controlplane.codec import encode
-from controlplane.model import EndpointKey, NodeKey
+from controlplane.model import Device, EndpointKey, NodeKey
 from controlplane.projections.change import Change
 from controlplane.projections.state import REFUSED_EVENTS_MAX, State, StateDamaged
 from kvstore.types import Record, Revision
@@ -50,7 +50,7 @@ def test_a_right_endpoint_is_taken(log: Log) -> None:
     key = EndpointKey("east", "n1", 7)
     assert changes == (Change("endpoint", key, None, log.state.endpoints[key]),)
     assert log.state.addresses["10.1.1.9"] == key
-    assert log.state.identity_users == {NUMBER: 1}
+    assert (log.state.identity_users, log.state.identity_unused_since) == ({NUMBER: 1}, {})
     assert log.state.workload_endpoints["east", "shop", "web"] == (key,)
 
 
@@ -70,8 +70,9 @@ def test_a_right_endpoint_is_taken(log: Log) -> None:
         ({"ipv6": "::ffff:10.1.1.9"}, "::ffff:10.1.1.9"),
         ({"ipv6": "FD00:1:0:1::9"}, "FD00:1:0:1::9"),
         ({"ipv4": "", "ipv6": ""}, "needs an address"),
-        ({"device": device(9).__class__("ml9", 0, "", "")}, "ifindex"),
-        ({"device": device(9).__class__("ml9", 9, "02", "")}, "MAC"),
+        ({"device": Device("ml9", 0, "", "")}, "ifindex"),
+        ({"device": Device("ml9", 9, "02", "")}, "MAC"),
+        ({"device": Device("ml9", 9, "02:00:00:00:00", ":0902:00:01:00:00:09")}, "MAC"),
     ],
 )
 def test_a_wrong_endpoint_is_refused(log: Log, other: dict[str, object], reason: str) -> None:
@@ -196,7 +197,7 @@ def test_an_address_of_a_gone_block_is_refused(log: Log) -> None:
     log.write("east", "node.n1", created())
     log.write("east", "operator", e.NodeLeft("n1", "dead"))
     log.write("east", "node.n1", e.NodeJoined("n1", ("192.168.0.1",), device(2)))
-    assert "is in no block" in refusal(log, "east", "node.n1", created())
+    assert "is in no block" in refusal(log, "east", "node.n1", created(ipv6=""))
 
 
 def test_repeating_changes_nothing(log: Log) -> None:
@@ -288,3 +289,21 @@ def test_encoded_batches_are_what_records_hold(log: Log) -> None:
     """The payload of a record of these tests is made by the product's own encoder."""
     assert log.records[0].payload == encode(e.Batch(1, 0, 0, (e.ClusterJoined(
         1, ("10.1.0.0/16", "fd00:1::/48"), (24, 64), ("172.1.0.0/24", "fd01:1::/112")),)))  # fmt: skip
+
+
+def test_a_record_again_is_not_applied() -> None:
+    """Not even one whose events would change something a second time."""
+    record = record_of([], "east", "operator", (e.NamespaceLabelled("shop", {}), e.NamespaceRemoved("shop")))
+    state = State()
+    assert len(state.apply(record)) == 2
+    assert state.apply(record) == ()
+
+
+def test_what_happens_to_a_copy_does_not_happen_to_the_original(log: Log) -> None:
+    """Every index of endpoints is the copy's own."""
+    log.write("east", "node.n1", created())
+    copy, saved = log.state.copy(), log.state.save()
+    copy.apply(record_of(log.records, "east", "node.n1", (e.EndpointDeleted("n1", 7),)))
+    assert copy.endpoints_of(NodeKey("east", "n1")) == ()
+    assert len(log.state.endpoints_of(NodeKey("east", "n1"))) == 1
+    assert log.state.save() == saved

@@ -126,5 +126,5 @@ def test_a_map_can_be_made_smaller(objects_dir: Path) -> None:
 
 def test_resizing_an_unknown_map_is_refused(objects_dir: Path) -> None:
     """The error lists the maps that there are."""
-    with pytest.raises(KernelError, match="has no map nothing; it has .*services"):
+    with pytest.raises(KernelError, match=r"has no map nothing; it has .*services"):
         load_private(objects_dir / "endpoint.bpf.o", max_entries={"nothing": 1})

@@ -59,7 +59,11 @@ class Machine:
         code = f"from controlplane.{name} import main; raise SystemExit(main())"
         with (self.where / f"{name}.log").open("ab") as log:
             self.processes[name] = subprocess.Popen(
-                [sys.executable, "-c", code, *flags], cwd=ROOT, stdin=subprocess.DEVNULL, stdout=log, stderr=log
+                [sys.executable, "-c", code, *flags],
+                cwd=ROOT,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
             )
 
     def start_operator(self) -> None:
@@ -68,11 +72,16 @@ class Machine:
             "--service-cidr", "10.96.0.0/20", "--embedded-etcd", self._etcd, "--runtime-dir", str(self.where / "op"),
             "--state-dir", str(self.where / "op-state"),
         ])  # fmt: skip
-        wait_for("an operator that is ready", lambda: request(self.operator_socket, "GET", "/v1/status")["ready"])
+        wait_for(
+            "an operator that is ready", lambda: request(self.operator_socket, "GET", "/v1/status")["ready"]
+        )
 
     def start_agent(self) -> dict[str, Any]:
         self.start("agent", self.agent_flags)
-        wait_for("an agent that is ready", lambda: self.processes["agent"].poll() is None and self.status()["ready"])
+        wait_for(
+            "an agent that is ready",
+            lambda: self.processes["agent"].poll() is None and self.status()["ready"],
+        )
         return self.status()
 
     def end(self, name: str, how: signal.Signals) -> int:
@@ -88,7 +97,13 @@ class Machine:
 
     def create(self, netns: str) -> dict[str, Any]:
         self.ask("POST", "/v1/apply", {"documents": [{"document": POD}]})
-        body = {"container_id": "c1", "interface": "eth0", "netns": netns, "namespace": "shop", "workload": "web"}
+        body = {
+            "container_id": "c1",
+            "interface": "eth0",
+            "netns": netns,
+            "namespace": "shop",
+            "workload": "web",
+        }
         return self.ask("POST", "/v1/endpoints", body)
 
 
@@ -100,7 +115,9 @@ def machine(bpffs: Path, objects_dir: Path, make_namespace: Callable[[], Any]) -
     node.run("ip", "address", "add", "192.168.77.1/24", "dev", "up0")
     node.run("ip", "link", "set", "up0", "up")
     node.run("ip", "link", "set", "up1", "up")
-    where = Path(tempfile.mkdtemp(prefix="mlt-", dir="/tmp"))  # short: a unix socket's path has at most 107 bytes
+    where = Path(
+        tempfile.mkdtemp(prefix="mlt-", dir="/tmp")
+    )  # short: a unix socket's path has at most 107 bytes
     made = Machine(where, bpffs, objects_dir, node.path)
     try:
         made.start_operator()
@@ -159,14 +176,22 @@ def test_failed_creation_leaves_nothing(machine: Machine, make_namespace: Callab
     """A creation that is refused names the field, and its device is gone again."""
     machine.start_agent()
     pod = make_namespace()
-    body = {"container_id": "c1", "interface": "eth0", "netns": pod.path, "namespace": "shop", "workload": "nobody"}
+    body = {
+        "container_id": "c1",
+        "interface": "eth0",
+        "netns": pod.path,
+        "namespace": "shop",
+        "workload": "nobody",
+    }
     with pytest.raises(ApiRefused, match="nobody") as refused:
         machine.ask("POST", "/v1/endpoints", body)
     assert (refused.value.status, refused.value.field) == (422, "workload")
     assert "eth0" not in pod.run("ip", "link", "show")
 
 
-def test_endpoint_whose_device_is_gone_leaves_the_log(machine: Machine, make_namespace: Callable[[], Any]) -> None:
+def test_endpoint_whose_device_is_gone_leaves_the_log(
+    machine: Machine, make_namespace: Callable[[], Any]
+) -> None:
     """A device that vanished while the agent was down takes its endpoint out of the log at the next start."""
     machine.start_agent()
     pod = make_namespace()
@@ -183,7 +208,12 @@ def test_second_agent_in_one_place_is_refused(machine: Machine) -> None:
     machine.start_agent()
     code = "from controlplane.agent import main; raise SystemExit(main())"
     second = subprocess.run(
-        [sys.executable, "-c", code, *machine.agent_flags], cwd=ROOT, capture_output=True, text=True, timeout=DEADLINE_S
+        [sys.executable, "-c", code, *machine.agent_flags],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=DEADLINE_S,
     )
     assert second.returncode == 1
     assert second.stderr.count("\n") == 1
@@ -195,7 +225,12 @@ def test_wrong_device_is_told_in_one_line(machine: Machine) -> None:
     flags = [*machine.agent_flags, "--device", "nope0"]
     code = "from controlplane.agent import main; raise SystemExit(main())"
     found = subprocess.run(
-        [sys.executable, "-c", code, *flags], cwd=ROOT, capture_output=True, text=True, timeout=DEADLINE_S
+        [sys.executable, "-c", code, *flags],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=DEADLINE_S,
     )
     assert found.returncode == 1
     assert "--device: there is no device 'nope0' here; there are: lo, up0, up1" in found.stderr

@@ -9,6 +9,7 @@ import tempfile
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
+from typing import Self
 
 import msgspec
 import pytest
@@ -118,7 +119,7 @@ class Cut:
         self.open = True
         self._tasks: set[asyncio.Task[None]] = set()
 
-    async def __aenter__(self) -> "Cut":
+    async def __aenter__(self) -> Self:
         self._server = await asyncio.start_unix_server(self._joined, path=self.front)
         return self
 
@@ -463,7 +464,7 @@ asyncio.run(main())
 @pytest.mark.parametrize("kind", ["bound", "detached"])
 async def test_the_end_of_the_starter(folder, kind):
     """Its starter killed, a bound etcd ends too and a detached one still takes writes."""
-    starter = subprocess.Popen(
+    starter = subprocess.Popen(  # noqa: ASYNC220 - a process whose end is the test
         [sys.executable, "-c", STARTER, str(folder / "etcd"), kind],
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=Path(__file__).parents[2],
     )  # fmt: skip

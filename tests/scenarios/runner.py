@@ -128,7 +128,7 @@ def event_of(name: str, fields: dict[str, Any]) -> Event:
     kind = EVENT_TYPES[name]
     values = [fields.pop(field, None) for field in kind.__struct_fields__]
     if fields:
-        raise ValueError(f"{name} has no field {sorted(fields)[0]!r}")
+        raise ValueError(f"{name} has no field {', '.join(fields)}")
     while values and values[-1] is None:
         values.pop()
     event: Event = msgspec.convert([name, *values], kind)

@@ -95,7 +95,14 @@ class SimulatedAgent:
         self.log = MemoryLog(self.mesh.store)
         self.kernel = FakeKernel(self.memory)
         self.work: Node = build_node(
-            self._settings, self._underlay, self.mesh.clock, self.log, self.kernel, self.devices, None, InlineWorker()
+            self._settings,
+            self._underlay,
+            self.mesh.clock,
+            self.log,
+            self.kernel,
+            self.devices,
+            None,
+            InlineWorker(),
         )
         self.running = asyncio.create_task(self._run())
 
@@ -147,7 +154,9 @@ class SimulatedMesh:
                 )
 
     def _start_operator(self, cluster: str, number: int) -> None:
-        settings = OperatorSettings(cluster=cluster, cluster_id=number, retry_s=0.02, duty_s=0.1, node_dead_s=1e9)
+        settings = OperatorSettings(
+            cluster=cluster, cluster_id=number, retry_s=0.02, duty_s=0.1, node_dead_s=1e9
+        )
         log, counters = MemoryLog(self.store), Counters()
 
         async def refold(error: Exception) -> State:
@@ -158,7 +167,9 @@ class SimulatedMesh:
         cidrs, lengths = (f"10.{number}.0.0/16", f"fd00:{number}::/48"), (24, 64)
         wish = JoinCluster(number, cidrs, lengths, (f"10.96.{number * 16}.0/20",))
         duties = Duties(log, follower, writer, self.clock, settings, counters, (wish,))
-        self._background += [asyncio.create_task(part) for part in (follower.run(), writer.run(), duties.run())]
+        self._background += [
+            asyncio.create_task(part) for part in (follower.run(), writer.run(), duties.run())
+        ]
 
     async def _pass_time(self) -> None:
         while True:
@@ -184,6 +195,8 @@ class SimulatedMesh:
         await self.wait("every kernel at the last record", lambda: all(map(self._is_level, self.agents)))
 
     def _is_level(self, agent: SimulatedAgent) -> bool:
+        if not agent.is_running:  # a crash that was still due
+            agent.start()
         report = agent.work.parts.reconciler.status()
         last = self.store.records[-1].revision if self.store.records else 0
         return (
@@ -206,5 +219,3 @@ class SimulatedMesh:
         for task in self._background:
             task.cancel()
         await asyncio.gather(*self._background, return_exceptions=True)
-
-

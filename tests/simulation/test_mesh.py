@@ -23,7 +23,7 @@ from tests.simulation.mesh import SimulatedAgent, SimulatedMesh
 STEPS = 60
 APPS = ("web", "api", "db")
 RACES = {"IdentityReleased"}
-"""An identity may be taken again by an agent that has not seen its release yet; every state then refuses the release."""
+"""An agent that has not seen a release yet may take the identity again; every state then refuses the release."""
 
 
 def seeds() -> list[int]:

@@ -3,11 +3,13 @@
 import json
 from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qs, urlsplit
 
 import msgspec
 import pytest
 
 from controlplane.api import schema
+from controlplane.cli import target
 from tests.controlplane.cli.conftest import Run
 from tests.controlplane.cli.fake_agent import FakeAgent
 
@@ -19,7 +21,7 @@ STATUS: dict[str, Any] = {
     "kernel": {"generation": 50, "realized": 50, "in_sync": True, "rows": {"done": 5, "pending": 0, "error": 0},
                "failed": [], "writes_at_start": {"ipcache": 0}, "writes": {}},
     "counts": {"endpoints": 2}, "unknown_events": 0, "refused_events": [], "write_mode": "batch",
-    "start_source": "checkpoint",
+    "start_source": "checkpoint", "attach_mode": "clsact",
 }
 VERIFICATION: dict[str, Any] = {
     "revision": 50, "equal": False, "differences": [{"table": "ipcache", "key": "prefix=10.1.0.5/32",
@@ -129,6 +131,27 @@ def test_apply_sends_nothing_if_a_file_is_broken(agent: FakeAgent, run: Run, tmp
     assert "a.yaml" in err
 
 
+def test_apply_finds_the_cluster_by_name(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """--cluster asks the operator of that cluster, and a name that nobody here has is wrong usage."""
+    monkeypatch.setattr(target, "LAB_ROOT", str(tmp_path))
+    (tmp_path / "a.yaml").write_text(MANIFEST)
+    operators = []
+    for cluster in ("east", "west"):
+        (tmp_path / cluster).mkdir()
+        operators.append(FakeAgent(tmp_path / cluster / "operator.sock"))
+        operators[-1].answers["GET", "/v1/status"] = (200, {"cluster": cluster})
+        operators[-1].answers["POST", "/v1/apply"] = (200, {"revision": 5, "results": [result(source=cluster)]})
+    try:
+        answer = json.loads(run("apply", "-f", str(tmp_path / "a.yaml"), "--cluster", "west", "-o", "json")[1])
+        assert answer["results"][0]["source"] == "west"
+        assert run("apply", "-f", str(tmp_path / "a.yaml"), "--cluster", "north")[0] == 2
+    finally:
+        for operator in operators:
+            operator.close()
+
+
 def test_get_prints_one_named_object_as_it_is(agent: FakeAgent, run: Run) -> None:
     """A named object is printed alone, several in a List, as kubectl does."""
     document = {"kind": "Namespace", "metadata": {"name": "shop"}}
@@ -149,7 +172,8 @@ def test_get_keeps_to_the_namespace(agent: FakeAgent, run: Run) -> None:
     agent.answers["GET", "/v1/get/pod"] = (200, {"revision": 1, "documents": []})
     run("get", "pod", "-n", "shop")
     run("get", "pod", "-A")
-    assert [asked[1] for asked in agent.asked] == ["/v1/get/pod?namespace=shop&name=", "/v1/get/pod?namespace=&name="]
+    asked = [parse_qs(urlsplit(target).query).get("namespace", [""]) for _, target, _ in agent.asked]
+    assert asked == [["shop"], [""]]
 
 
 def serve_records(agent: FakeAgent, records: list[dict[str, Any]]) -> None:

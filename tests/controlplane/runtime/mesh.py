@@ -28,7 +28,12 @@ class Part:
 
     def __init__(self, store: MemoryStore, writer: str, cluster: str = "east") -> None:
         settings = AgentSettings(
-            cluster=cluster, node="n1", retry_s=0.01, retry_s_max=0.02, wait_applied_s=WAIT_S, decide_again_max=4
+            cluster=cluster,
+            node="n1",
+            retry_s=0.01,
+            retry_s_max=0.02,
+            wait_applied_s=WAIT_S,
+            decide_again_max=4,
         )
         self.log = MemoryLog(store)
         self.counters = Counters()

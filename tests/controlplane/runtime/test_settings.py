@@ -1,5 +1,8 @@
 """Settings: where they come from, and what is said of wrong ones."""
 
+import subprocess
+import sys
+
 import pytest
 
 from controlplane.settings import (
@@ -60,3 +63,20 @@ def test_block_sizes_follow_pod_cidrs():
     wide = read_settings(OperatorSettings, {**OPERATOR, "pod_cidr": cidrs, "block_size": ["8", "64"]}, {})
     with pytest.raises(SettingsError, match="between 17 and 30"):
         block_prefixes(wide)
+
+
+@pytest.mark.parametrize(
+    ("program", "flags", "told"),
+    [
+        ("agent", ["--cluster", "east"], "give --node"),
+        ("agent", ["--cluster", "east", "--node", "n1"], "--etcd"),
+        ("operator", ["--cluster", "east", "--cluster-id", "1", "--etcd", "h:1"], "--pod-cidr"),
+        ("operator", ["--cluster", "east", "--cluster-id", "x"], "--cluster-id"),
+    ],
+)
+def test_wrong_flags_end_with_exit_code_2(program, flags, told):
+    """A process with wrong flags says so in one line on stderr and ends with exit code 2."""
+    code = f"from controlplane.{program} import main; raise SystemExit(main())"
+    found = subprocess.run([sys.executable, "-c", code, *flags], capture_output=True, text=True, check=False)
+    assert found.returncode == 2
+    assert told in found.stderr and found.stderr.count("\n") == 1

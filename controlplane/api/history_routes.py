@@ -1,0 +1,108 @@
+"""The routes that ask about the past: a point, what a record did, what is other between two points.
+
+Belongs here: requests to answers over a Readable mesh. Does not belong here: folding (history/at.py), comparing
+(history/changes.py), explaining (history/why.py).
+"""
+
+import asyncio
+from typing import Any
+
+from aiohttp import web
+
+from controlplane.api import kernel_views, schema
+from controlplane.api.asking import asked_moment, asked_node, moment_at
+from controlplane.api.reading_routes import Readable
+from controlplane.api.server import Refused, json_response
+from controlplane.history import changes
+from controlplane.history.at import Moment, Past
+from controlplane.history.records import log_record, time_text
+from controlplane.history.replay import encoded_rows
+from controlplane.model import NodeKey
+from controlplane.projections.state import State
+from kvstore.errors import LogError
+from kvstore.types import Record
+
+NODES_MAX = 16
+"""Nodes whose kernels are derived for one question; of more, the node that answers and those named only."""
+
+
+def routes(mesh: Readable) -> list[web.RouteDef]:
+    """The table."""
+    serve = _HistoryRoutes(mesh)
+    return [
+        web.get("/v1/at", serve.at),
+        web.get("/v1/effects/{revision}", serve.effects),
+        web.get("/v1/diff", serve.diff),
+    ]
+
+
+async def desired_rows(past: Past, where: NodeKey, kind: str, request: web.Request) -> web.Response | None:
+    """What the kernel had to hold at the point asked for; None where none is. Raises Refused."""
+    if not request.query.get("at"):
+        return None
+    if kind not in kernel_views.KIND_TABLES:
+        right = ", ".join(kernel_views.KIND_TABLES)
+        raise Refused(400, f"{kind} is written by the programs and not in the log; right with --at: {right}", "at")
+    moment = await asked_moment(past, request)
+    assert moment is not None
+    rows = await asyncio.to_thread(_kernel_rows, moment.state, where, kind)
+    return json_response(schema.KernelRows(kind, moment.revision, rows, time_text(moment.time_ns)))
+
+
+def _kernel_rows(state: State, where: NodeKey, kind: str) -> list[kernel_views.Row]:
+    return kernel_views.kernel_rows(kind, encoded_rows(state, *where).tables)
+
+
+def standing(moment: Moment) -> schema.Standing:
+    """Its revision and time."""
+    return schema.Standing(moment.revision, time_text(moment.time_ns) if moment.time_ns else "")
+
+
+class _HistoryRoutes:
+    def __init__(self, mesh: Readable) -> None:
+        self._mesh = mesh
+
+    async def at(self, request: web.Request) -> web.Response:
+        return json_response(standing(await self._asked(request, "at")))
+
+    async def _asked(self, request: web.Request, name: str) -> Moment:
+        """The point named, or now."""
+        moment = await asked_moment(self._mesh.past, request, name)
+        return moment or await moment_at(self._mesh.past, self._mesh.follower.applied_revision, name)
+
+    async def effects(self, request: web.Request) -> web.Response:
+        text = request.match_info["revision"]
+        if not text.isascii() or not text.isdigit():
+            raise Refused(400, f"{text!r} is not a revision, which is a whole number", "revision")
+        record = await self._record(int(text))
+        before = await moment_at(self._mesh.past, int(text) - 1, "revision")
+        nodes = self._nodes(request, before.state)
+        things, rows, refused = await asyncio.to_thread(changes.effects, before.state, record, nodes)
+        names = ["/".join(where) for where in nodes]
+        return json_response(schema.Effects(log_record(record), refused, things, rows, names))
+
+    async def _record(self, revision: int) -> Record:
+        try:
+            async for record in self._mesh.past.records(revision - 1, revision):
+                return record
+        except LogError as error:
+            raise Refused(503, f"the log cannot be read: {error}") from None
+        raise Refused(404, f"no record has revision {revision}", "revision")
+
+    def _nodes(self, request: web.Request, state: State) -> list[NodeKey]:
+        if request.query.get("node"):
+            named = asked_node(request, state, self._mesh.cluster, self._mesh.where)
+            return [named] if named else []
+        if len(state.nodes) <= NODES_MAX:
+            return sorted(state.nodes)
+        return [self._mesh.where] if self._mesh.where else []
+
+    async def diff(self, request: web.Request) -> web.Response:
+        before, after = await self._asked(request, "from"), await self._asked(request, "to")
+        things = await asyncio.to_thread(changes.thing_changes, before.state, after.state)
+        rows: list[Any] = []
+        if request.query.get("tables") == "1" or request.query.get("node"):
+            known = after if len(after.state.nodes) >= len(before.state.nodes) else before
+            for where in self._nodes(request, known.state):
+                rows += await asyncio.to_thread(changes.node_row_changes, before.state, after.state, where)
+        return json_response(schema.Difference(standing(before), standing(after), things, rows))

@@ -1,0 +1,94 @@
+"""The items of /v1/list, one type for each kind.
+
+Belongs here: values, and nothing else. Does not belong here: the other shapes of the API (schema.py), how an item is
+made (views.py).
+"""
+
+import msgspec
+
+
+class NodeItem(msgspec.Struct, frozen=True):
+    """`pod_cidrs` are the node's address blocks; `local` is true of the node that answers."""
+
+    cluster: str
+    name: str
+    ipv4: str
+    ipv6: str
+    pod_cidrs: list[str]
+    device: str
+    labels: list[str]
+    endpoints: int
+    local: bool
+
+
+class EndpointItem(msgspec.Struct, frozen=True):
+    """`state`: "ready", "pending" or "error" on this node, "remote" elsewhere; "recorded" on this node in the past.
+    Enforcement is of the identity."""
+
+    cluster: str
+    node: str
+    endpoint_id: int
+    namespace: str
+    workload: str
+    ingress_enforced: bool
+    egress_enforced: bool
+    identity: int
+    labels: list[str]
+    ipv4: str
+    ipv6: str
+    device: str
+    container_id: str
+    interface: str
+    state: str
+
+
+class IdentityItem(msgspec.Struct, frozen=True):
+    """`cluster` is "" for a reserved identity; `endpoints`: how many use the number."""
+
+    number: int
+    cluster: str
+    labels: list[str]
+    endpoints: int
+
+
+class BackendItem(msgspec.Struct, frozen=True):
+    address: str
+    port: int
+    cluster: str
+    state: str
+
+
+class ServiceItem(msgspec.Struct, frozen=True):
+    """One frontend of a service. `type`: "ClusterIP" or "Headless" (then `address` is "")."""
+
+    cluster: str
+    namespace: str
+    name: str
+    type: str
+    address: str
+    port: int
+    port_name: str
+    protocol: str
+    is_global: bool
+    backends: list[BackendItem]
+
+
+class PolicyItem(msgspec.Struct, frozen=True):
+    """`selected`: how many endpoints the policy is about."""
+
+    cluster: str
+    kind: str
+    namespace: str
+    name: str
+    selected: int
+
+
+class IpItem(msgspec.Struct, frozen=True):
+    """A prefix and whose it is. `source`: "endpoint", "node", "reserved"."""
+
+    prefix: str
+    identity: int
+    source: str
+    cluster: str
+    node: str
+    name: str

@@ -1,0 +1,107 @@
+"""The settings that change what policies mean, by the names that Cilium's users know. Pure.
+
+Belongs here: their values, defaults, and reading them from a document. Does not belong here: settings of processes
+(controlplane/settings.py).
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+
+from controlplane.fields import Reading, Refusal
+
+DEFAULT = "default"
+ALWAYS = "always"
+NEVER = "never"
+ENFORCEMENTS = (DEFAULT, ALWAYS, NEVER)
+LOCALHOST = ("auto", "always", "policy")
+CIDR_NODES = "nodes"
+
+
+class PolicySettings(msgspec.Struct, frozen=True, array_like=True):
+    """`enforcement`: default (where a policy selects), always, never. `audit`: what would be denied goes on, and is said.
+
+    `allow_localhost` "policy": the node's host needs to be allowed like everyone; "auto" and "always" let it in.
+    `default_local_cluster`: a selector that names no cluster is about its own. `cidr_match_nodes`: a CIDR selects
+    nodes too. `node_labels`: nodes carry their labels, for fromNodes and toNodes. `host_firewall`: host policies count.
+    """
+
+    enforcement: str = DEFAULT
+    audit: bool = False
+    allow_localhost: str = "auto"
+    default_local_cluster: bool = True
+    host_firewall: bool = False
+    cidr_match_nodes: bool = False
+    node_labels: bool = False
+
+
+DEFAULTS = PolicySettings()
+
+ALIASES = {
+    "policyEnforcementMode": "enable-policy",
+    "policyAuditMode": "policy-audit-mode",
+    "policyCIDRMatchMode": "policy-cidr-match-mode",
+    "nodeSelectorLabels": "enable-node-selector-labels",
+    "hostFirewall.enabled": "enable-host-firewall",
+    "cluster.name": "cluster-name",
+    "clustermesh.policyDefaultLocalCluster": "policy-default-local-cluster",
+}
+"""The same settings as values of the Helm chart."""
+
+NAMES = (
+    "cluster-name",
+    "enable-policy",
+    "policy-audit-mode",
+    "allow-localhost",
+    "policy-default-local-cluster",
+    "enable-host-firewall",
+    "policy-cidr-match-mode",
+    "enable-node-selector-labels",
+)
+
+
+def read_policy_settings(document: Any) -> tuple[str, PolicySettings] | tuple[Refusal, ...]:
+    """The cluster's name ("" where none is given) and the settings; all refusals at once."""
+    reading = Reading()
+    given: dict[str, Any] = {}
+    for key, value in _flat(reading.mapping(document, ""), "").items():
+        name = ALIASES.get(key, key)
+        if name in given:
+            reading.refuse(key, value, f"stands twice, under this name and as {name}")
+        given[name] = value
+    fields = reading.mapping(given, "", NAMES)
+    settings = PolicySettings(
+        enforcement=reading.one_of(fields.get("enable-policy"), "enable-policy", ENFORCEMENTS, DEFAULT),
+        audit=_flag(reading, fields, "policy-audit-mode", False),
+        allow_localhost=reading.one_of(fields.get("allow-localhost"), "allow-localhost", LOCALHOST, "auto"),
+        default_local_cluster=_flag(reading, fields, "policy-default-local-cluster", True),
+        host_firewall=_flag(reading, fields, "enable-host-firewall", False),
+        cidr_match_nodes=_cidr_match_nodes(reading, fields.get("policy-cidr-match-mode")),
+        node_labels=_flag(reading, fields, "enable-node-selector-labels", False),
+    )
+    cluster = fields.get("cluster-name")
+    name = reading.dns_label(cluster, "cluster-name") if cluster is not None else ""
+    return tuple(reading.refusals) or (name, settings)
+
+
+def _flat(document: Mapping[str, Any], prefix: str) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for key, value in document.items():
+        if isinstance(value, dict):
+            found.update(_flat(value, f"{prefix}{key}."))
+        else:
+            found[prefix + key] = value
+    return found
+
+
+def _flag(reading: Reading, fields: Mapping[str, Any], name: str, default: bool) -> bool:
+    """A ConfigMap holds "true" as text."""
+    value = fields.get(name)
+    return reading.flag({"true": True, "false": False}.get(value, value) if isinstance(value, str) else value, name, default)
+
+
+def _cidr_match_nodes(reading: Reading, value: Any) -> bool:
+    listed = value.replace(",", " ").split() if isinstance(value, str) else reading.sequence(value, "policy-cidr-match-mode")
+    modes = [reading.one_of(item, "policy-cidr-match-mode", (CIDR_NODES,)) for item in listed]
+    return CIDR_NODES in modes
