@@ -69,7 +69,8 @@ class Client:
     async def list(self, kind: str) -> schema.Listing:
         """`items` converted to the kind's type."""
         listing = await self.call("GET", f"/v1/list/{quote(kind)}", schema.Listing)
-        return msgspec.structs.replace(listing, items=msgspec.convert(listing.items, list[ITEM_TYPES[kind]]))
+        wanted = list[ITEM_TYPES[kind]]  # type: ignore[valid-type]  # the kind is known only now
+        return msgspec.structs.replace(listing, items=msgspec.convert(listing.items, wanted))
 
     async def get(self, kind: str, namespace: str = "", name: str = "") -> schema.Documents:
         """Manifests in force; "" stands for all."""

@@ -12,9 +12,9 @@ from controlplane.desired.services import PROTOCOL_NUMBERS, ServiceCompiler
 from controlplane.labels import SOURCE_RESERVED
 from controlplane.model import RESERVED_IDENTITIES, Endpoint, EndpointKey, Labels, Node, NodeKey
 from controlplane.policy.manifests import parse_text
-from controlplane.policy.resolve import enforces
+
 from controlplane.policy.rules import ParsedPolicy
-from controlplane.policy.verdict import policies_of
+from controlplane.policy.verdict import enforces, policies_of
 from controlplane.projections.state import State
 from datapath.abi.types import POLICY_EGRESS, POLICY_INGRESS
 from datapath.codec import address_bytes, address_text
@@ -30,6 +30,8 @@ def items_of(kind: str, state: State, where: NodeKey | None, row_state: RowState
         return endpoint_items(state, row_state)
     if kind == "node":
         return [_node(state, key, state.nodes[key], key == where) for key in sorted(state.nodes)]
+    if kind == "ip":
+        return _addresses(state, where)
     return _LISTS[kind](state)
 
 
@@ -178,7 +180,7 @@ def _policies(state: State) -> list[items.PolicyItem]:
     ]
 
 
-def _addresses(state: State) -> list[items.IpItem]:
+def _addresses(state: State, where: NodeKey | None) -> list[items.IpItem]:
     rows = []
     for endpoint in state.endpoints.values():
         for address in (endpoint.ipv4, endpoint.ipv6):
@@ -189,7 +191,7 @@ def _addresses(state: State) -> list[items.IpItem]:
                 )
     for address, holder in state.addresses.items():
         if not isinstance(holder, EndpointKey):
-            identity = RESERVED_IDENTITIES["remote-node"]
+            identity = RESERVED_IDENTITIES["host" if holder == where else "remote-node"]
             rows.append(_address(address, identity, "node", holder.cluster, holder.node, holder.node))
     world = RESERVED_IDENTITIES["world"]
     rows += [items.IpItem(prefix, world, "reserved", "", "", "world") for prefix in ("0.0.0.0/0", "::/0")]
@@ -204,5 +206,4 @@ _LISTS: dict[str, Callable[[State], list[Any]]] = {
     "identity": _identities,
     "service": _services,
     "policy": _policies,
-    "ip": _addresses,
 }

@@ -76,5 +76,7 @@ def _print(arguments: argparse.Namespace, answer: dict[str, Any]) -> None:
         if result["accepted"]:
             print(f"{what} {result['action']}{tried}")
         else:
-            field = f"{result['field']}: " if result["field"] else ""
+            # A manifest's own refusals name each field in the reason already.
+            named = not result["field"] or result["reason"].startswith(f"{result['field']}: ")
+            field = "" if named else f"{result['field']}: "
             print(f"{result['source']}: {what} refused: {field}{result['reason']}", file=sys.stderr)

@@ -5,17 +5,23 @@ Belongs here: how records read, and pages. Does not belong here: what a record m
 """
 
 import argparse
-from collections.abc import Iterable, Iterator
+import os
+import sys
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from controlplane.api.connection import Connection
 from controlplane.api.quickclient import ApiRefused, ApiUnavailable
+from controlplane.cli.at import POINT, asked
+from controlplane.cli.diff import print_rows, print_things
 from controlplane.cli.errors import OK, CommandFailed
+from controlplane.cli.main import AT_ENVIRONMENT
 from controlplane.cli.output import FORMATS, add_output, print_document, print_table
 from controlplane.cli.target import add_target, ask, connect
 
 HEADER = ("REVISION", "TIME", "CLUSTER", "WRITER", "EVENTS")
 WIDE = ("SEQUENCE", "BYTES", "CAUSE")
+EFFECTS = ("refused", "things", "rows", "nodes")
 PAGE_RECORDS = 5000
 NAMING_FIELDS = ("node", "namespace", "name", "workload", "endpoint_id", "number", "identity", "ipv4", "ipv6", "blocks")
 """Fields that tell one event from another of its kind, in the order they are shown."""
@@ -28,13 +34,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     listing = _verb(verbs, "list", "records, oldest first", "meshlog log list --after 40 -o wide", ["ls"])
     listing.add_argument("--after", type=int, default=0, metavar="REV", help="only later ones (default: all)")
     listing.add_argument("--limit", type=int, metavar="N", help="at most so many")
+    _add_filters(listing)
+    _add_bounds(listing)
     listing.set_defaults(run=run_list)
     following = _verb(verbs, "follow", "records as they come, until Ctrl-C", "meshlog log follow", [])
     following.add_argument("--after", type=int, metavar="REV", help="begin after this one (default: now)")
+    _add_filters(following)
     following.set_defaults(run=run_follow)
     showing = _verb(verbs, "show", "one record, whole", "meshlog log show 42", [])
     showing.add_argument("revision", type=int)
+    showing.add_argument("--of", default="", metavar="NODE", help="effects on this node's tables only")
+    showing.add_argument("--no-effects", action="store_true", help="the record alone")
     showing.set_defaults(run=run_show, output="yaml")
+    _add_bisect(verbs)
     replaying = _verb(
         verbs, "replay", "fold the log from its first record; digests of what each node's kernel must hold",
         "meshlog log replay --through 40", [],
@@ -58,9 +70,59 @@ def _verb(verbs: Any, name: str, text: str, example: str, aliases: list[str]) ->
     return parser
 
 
+def _add_bisect(verbs: Any) -> None:
+    bisecting = _verb(
+        verbs, "bisect", "the first revision at which a check fails",
+        "meshlog log bisect --since=-1h --check 'meshlog why --from shop/cart --to shop/db --port 5432/TCP --quiet'", [],
+    )  # fmt: skip
+    bisecting.add_argument("--check", required=True, metavar="COMMAND",
+                           help="run by the shell with MESHLOG_AT set; exit status 0: it holds, 125: it cannot say")
+    _add_filters(bisecting)
+    _add_bounds(bisecting)
+    bisecting.set_defaults(run=run_bisect)
+
+
+def _add_filters(parser: argparse.ArgumentParser) -> None:
+    which = parser.add_argument_group("which records")
+    which.add_argument("--kind", default="", help="an event's name or its beginning: policy, EndpointCreated")
+    which.add_argument("--object", default="", help="NAME or NAMESPACE/NAME of what an event is about")
+    which.add_argument("--namespace", "-n", default="", help="of what an event is about")
+    which.add_argument("--writer", default="", help="who wrote it: operator, node.n1, n1")
+    which.add_argument("--cluster", default="", help="whose log it is in")
+    which.add_argument("--on", default="", metavar="NODE", help="about this node, or written by it")
+    which.add_argument("--cause", type=int, metavar="REV", help="that this revision led to")
+
+
+def _add_bounds(parser: argparse.ArgumentParser) -> None:
+    when = parser.add_argument_group("when")
+    when.add_argument("--since", default="", metavar="POINT", help=POINT)
+    when.add_argument("--until", default=os.environ.get(AT_ENVIRONMENT, ""), metavar="POINT",
+                      help=f"the last one (default: {AT_ENVIRONMENT}, else now)")
+
+
+def _filters(arguments: argparse.Namespace) -> dict[str, Any]:
+    names = ("kind", "object", "namespace", "writer", "cluster", "cause")
+    return {"node": arguments.on, **{name: getattr(arguments, name) for name in names}}
+
+
+def run_bisect(arguments: argparse.Namespace) -> int:
+    """Asks the check at revisions of the records chosen, and at the one before the first of them."""
+    from controlplane.cli.bisect import run_bisect as search
+
+    query = {**_filters(arguments), "since": arguments.since, "until": arguments.until}
+    records = [record["revision"] for record in _pages(connect(arguments), 0, None, query)]
+    before = [records[0] - 1] if records and (arguments.since or _chosen(arguments)) and records[0] > 1 else []
+    return search(arguments, [*before, *records])
+
+
+def _chosen(arguments: argparse.Namespace) -> bool:
+    return any(value not in ("", None) for value in _filters(arguments).values())
+
+
 def run_list(arguments: argparse.Namespace) -> int:
     """Fetched page by page."""
-    records = list(_pages(connect(arguments), arguments.after, arguments.limit))
+    query = {**_filters(arguments), "since": arguments.since, "until": arguments.until}
+    records = list(_pages(connect(arguments), arguments.after, arguments.limit, query))
     if arguments.output in ("json", "yaml"):
         print_document(arguments.output, records)
         return OK
@@ -69,11 +131,13 @@ def run_list(arguments: argparse.Namespace) -> int:
     return OK
 
 
-def _pages(connection: Connection, after: int, limit: int | None) -> Iterator[dict[str, Any]]:
+def _pages(
+    connection: Connection, after: int, limit: int | None, query: Mapping[str, Any]
+) -> Iterator[dict[str, Any]]:
     remaining = limit
     while remaining is None or remaining > 0:
         size = PAGE_RECORDS if remaining is None else min(PAGE_RECORDS, remaining)
-        page = list(_lines(connection, f"/v1/log?after={after}&limit={size}"))
+        page = list(_lines(connection, asked("/v1/log", {"after": after, "limit": size, **query})))
         yield from page
         if len(page) < size:
             return
@@ -88,7 +152,7 @@ def run_follow(arguments: argparse.Namespace) -> int:
     if after is None:
         after = ask(connection, "/v1/status")["log"]["applied_revision"]
     try:
-        for record in _lines(connection, f"/v1/log?after={after}&follow=1"):
+        for record in _lines(connection, asked("/v1/log", {"after": after, "follow": 1, **_filters(arguments)})):
             _print_one(arguments.output, record)
     except KeyboardInterrupt:
         pass
@@ -111,12 +175,25 @@ def _print_one(form: str, record: dict[str, Any]) -> None:
 
 
 def run_show(arguments: argparse.Namespace) -> int:
-    """As YAML unless asked otherwise."""
-    record = ask(connect(arguments), f"/v1/log/{arguments.revision}")
+    """The record, and what it did in the mesh and in kernels; as YAML unless asked otherwise."""
+    connection = connect(arguments, 120.0)
+    record = ask(connection, f"/v1/log/{arguments.revision}")
+    effects = None
+    if not arguments.no_effects:
+        try:
+            effects = ask(connection, asked(f"/v1/effects/{arguments.revision}", {"node": arguments.of}))
+        except CommandFailed as error:
+            print(f"what it changed cannot be told: {error}", file=sys.stderr)
     if arguments.output in ("json", "yaml"):
-        print_document(arguments.output, record)
-    else:
-        print_table([(*HEADER, *WIDE)], [_row(record, True)])
+        whole = record if effects is None else {**record, **{name: effects[name] for name in EFFECTS}}
+        print_document(arguments.output, whole)
+        return OK
+    print_table([(*HEADER, *WIDE)], [_row(record, True)])
+    if effects is not None:
+        for refusal in effects["refused"]:
+            print(f"refused: {refusal}")
+        print_things(effects["things"])
+        print_rows(effects["rows"])
     return OK
 
 

@@ -10,7 +10,7 @@ import msgspec
 
 from controlplane.api.schema import LogRecord
 
-OBJECT_FIELDS = ("name", "workload", "service", "endpoint_id", "number", "identity", "ipv4", "ipv6", "container_id", "node")
+OBJECT_FIELDS = ("name", "workload", "service", "endpoint_id", "number", "identity", "ipv4", "ipv6", "container_id")
 
 
 class RecordFilter(msgspec.Struct, frozen=True):
@@ -53,6 +53,9 @@ class RecordFilter(msgspec.Struct, frozen=True):
         if slash and event.get("namespace") != namespace:
             return False
         wanted = name if slash else namespace
-        if event["event"].startswith("Namespace") and wanted == event.get("namespace"):
+        kind = str(event["event"])
+        if (kind.startswith("Namespace") and wanted == event.get("namespace")) or (
+            kind.startswith(("Node", "AddressBlock")) and wanted == event.get("node")
+        ):
             return True
         return any(str(event[field]) == wanted for field in OBJECT_FIELDS if event.get(field))

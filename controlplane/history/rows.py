@@ -19,11 +19,13 @@ MAC_BYTES = (6, 8)
 
 def row_name(table: str, key: Any) -> str:
     """A key in one line, as it can be typed: "10.1.0.5/32", "10.96.0.4:80/TCP", or field=value pairs."""
-    if table in ("services",):
+    if table == "services":
         address = codec.address_text(key.address)
         return f"{f'[{address}]' if ':' in address else address}:{key.port}/{protocol_name(key.protocol)}"
     fields = row_fields(table, key)
-    return str(next(iter(fields.values()))) if len(fields) == 1 else " ".join(f"{name}={fields[name]}" for name in fields)
+    if len(fields) == 1:
+        return str(next(iter(fields.values())))
+    return " ".join(f"{name}={value}" for name, value in fields.items())
 
 
 def row_fields(table: str, row: Any) -> dict[str, Any]:

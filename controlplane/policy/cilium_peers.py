@@ -13,6 +13,7 @@ from controlplane.fields import Reading, path_of
 from controlplane.labels import CLUSTER_KEY, NAMESPACE_KEY, NAMESPACE_LABEL_PREFIX, SOURCE_RESERVED
 from controlplane.model import ObjectKey
 from controlplane.policy.clauses import (
+    ANY_GROUP,
     SOURCE_CIDR_GROUP,
     SOURCE_NODE,
     SelectorReader,
@@ -173,8 +174,7 @@ class PeerReader:
         if given[0] == "cidrGroupRef":
             return (group_selector(self.reading.dns_subdomain(fields["cidrGroupRef"], where), excepts),)
         found = self.groups.read(fields["cidrGroupSelector"], where)
-        any_group = exists(f"{SOURCE_CIDR_GROUP}:")
-        return (found.narrowed(any_group, *(Requirement(f"cidr:{each}", DOES_NOT_EXIST) for each in excepts)),)
+        return (found.narrowed(exists(ANY_GROUP), *(Requirement(f"cidr:{each}", DOES_NOT_EXIST) for each in excepts)),)
 
     def _nodes(self, value: Any, path: str) -> tuple[Selector, ...]:
         if not self.settings.node_labels:

@@ -38,6 +38,8 @@ DERIVED_SOURCES = (SOURCE_CIDR, SOURCE_WITHIN, SOURCE_TOUCHES, SOURCE_CIDR_GROUP
 "touches" where one of them is: an ipBlock is about them too, and none may be let in for the sake of another.
 """
 CIDR_GROUP_NAME = "io.cilium.policy.cidrgroupname/"
+ANY_GROUP = "cidrgroup:io.cilium.policy.cidrgroup"
+"""On every prefix of every group, so that a selector without requirements is about groups only."""
 
 PORT_NAME = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?")
 PORT_NAME_CHARS_MAX = 15

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from controlplane.policy.rules import ANY_PROTOCOL, PORT_MAX, ParsedPolicy, PortRange, Rule
 from controlplane.policy.selectors import Selector
+from controlplane.policy.verdict import enforces
 from datapath.abi.types import (
     POLICY_EGRESS,
     POLICY_INGRESS,
@@ -51,12 +52,6 @@ def shape_of(piece: PortPiece) -> int:
     """The bit of the shape by which the programs look the row up."""
     protocol, _, prefix = piece
     return POLICY_SHAPE_L3 if protocol == ANY_PROTOCOL else POLICY_SHAPE_PORT_0 << prefix
-
-
-def enforces(policies: Iterable[ParsedPolicy], direction: int) -> bool:
-    if direction == POLICY_INGRESS:
-        return any(policy.enforce_ingress for policy in policies)
-    return any(policy.enforce_egress for policy in policies)
 
 
 def effective_rules(policies: Sequence[ParsedPolicy]) -> tuple[Rule, ...]:

@@ -141,9 +141,9 @@ class FakeKernel:
     @staticmethod
     def _device_needed(table: str, key: bytes, value: bytes) -> int | None:
         if table in ("attachments", "neighbours"):
-            return codec.decode_key(table, key).ifindex
+            return int(codec.decode_key(table, key).ifindex)
         if table == "routes":
-            return codec.decode_row(table, value).ifindex
+            return int(codec.decode_row(table, value).ifindex)
         return None
 
     def _takes_row_fault(self, table: str, key: bytes) -> int:

@@ -1,6 +1,7 @@
 """The promises of datapath/kernel/api.py, kept by the fake and by the running kernel alike."""
 
 import errno
+import functools
 import os
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -13,10 +14,15 @@ from datapath.errors import KernelError, LayoutMismatch
 from datapath.kernel import libbpf, uapi
 from datapath.kernel.api import Kernel
 from datapath.kernel.fake import FakeKernel, KernelMemory
+from datapath.kernel.features import ATTACH_FORMS
+from datapath.kernel.netlink import Netlink
 from datapath.kernel.real import RealKernel
 from datapath.tables import NO_ADDRESS, TABLES
 
-REAL = pytest.mark.kernel("TCX links")
+REAL = pytest.mark.kernel("bpf_redirect_peer")
+FORMS = [pytest.param(form, marks=[REAL, pytest.mark.kernel(name)]) for form, name in ATTACH_FORMS.items()]
+"""Both forms of attachment, each forced."""
+
 ABSENT_IFINDEX = 4_000_000
 Rows = dict[bytes, bytes]
 
@@ -42,7 +48,7 @@ class World(NamedTuple):
 
 
 @pytest.fixture
-def real_world(namespace: Any, bpffs: Path, objects_dir: Path) -> Iterator[Callable[..., Any]]:
+def make_real(namespace: Any, bpffs: Path, objects_dir: Path) -> Iterator[Callable[..., Any]]:
     """Makes open RealKernels in one namespace; closes them all afterwards."""
     made: list[Any] = []
 
@@ -57,6 +63,18 @@ def real_world(namespace: Any, bpffs: Path, objects_dir: Path) -> Iterator[Calla
         kernel.close()
 
 
+@pytest.fixture(params=FORMS)
+def form(request: pytest.FixtureRequest) -> str:
+    """Each form of attachment in turn."""
+    return str(request.param)
+
+
+@pytest.fixture
+def real_world(make_real: Callable[..., Any], form: str) -> Callable[..., Any]:
+    """Makes open RealKernels that attach in this form."""
+    return functools.partial(make_real, attach=form)
+
+
 def add_device(namespace: Any, name: str) -> int:
     """A veth in the namespace, up; its ifindex."""
     namespace.run("ip", "link", "add", "name", name, "type", "veth", "peer", "name", f"{name}x")
@@ -64,7 +82,7 @@ def add_device(namespace: Any, name: str) -> int:
     return int(namespace.run("ip", "-o", "link", "show", "dev", name).split(":")[0])
 
 
-@pytest.fixture(params=["fake", pytest.param("real", marks=REAL)])
+@pytest.fixture(params=["fake", *FORMS])
 def world(request: pytest.FixtureRequest) -> World:
     """One node, in memory or in the kernel."""
     if request.param == "fake":
@@ -78,7 +96,8 @@ def world(request: pytest.FixtureRequest) -> World:
         return World(make_fake, (2, 3), lambda _, name, rows: memory.runtime[name].update(rows))
     namespace = request.getfixturevalue("namespace")
     ifindexes = add_device(namespace, "a"), add_device(namespace, "b")
-    return World(request.getfixturevalue("real_world"), ifindexes, write_real_runtime)
+    make_real = functools.partial(request.getfixturevalue("make_real"), attach=request.param)
+    return World(make_real, ifindexes, write_real_runtime)
 
 
 def write_real_runtime(kernel: Any, name: str, rows: Rows) -> None:
@@ -255,6 +274,22 @@ def test_a_full_table_refuses_the_rows_over_its_size(world: World) -> None:
     assert len(kernel.dump("devices")) == 4096
 
 
+def test_a_row_of_zeros_in_node_state_is_no_row(world: World) -> None:
+    """The kernel's array cannot tell it from none: it can be put, takes the place of the row there, and is not
+    dumped."""
+    kernel = world.make()
+    key = codec.encode_key("node_state", tables.NodeStateKey(0))
+    for epoch in (0, 42, 0):
+        row = codec.encode_row("node_state", tables.NodeStateRow(epoch))
+        assert list(kernel.put("node_state", [(key, row)])) == []
+        assert dict(kernel.dump("node_state")) == ({key: row} if epoch else {})
+
+
+def test_an_open_kernel_says_how_programs_are_attached(world: World) -> None:
+    """One of the two forms."""
+    assert world.make().attach_mode in ATTACH_FORMS
+
+
 def test_removing_runtime_rows_counts_those_that_were_there(world: World) -> None:
     """The caller learns how many entries it really removed."""
     kernel = world.make()
@@ -276,6 +311,18 @@ def attach(kernel: Any, ifindex: int) -> tuple[bytes, bytes]:
     return key, row
 
 
+def program_ids_at_ingress(form: str, ifindex: int) -> list[int]:
+    """What the kernel says runs there in a form. Called in the namespace."""
+    if form == "tcx":
+        return list(libbpf.program_query(ifindex, uapi.TCX_INGRESS))
+    netlink = Netlink()
+    try:
+        found = netlink.list_filters()
+        return [each.program_id for each in found if (each.ifindex, each.hook) == (ifindex, "ingress")]
+    finally:
+        netlink.close()
+
+
 @REAL
 def test_opening_again_loads_nothing(real_world: Callable[..., Any], namespace: Any) -> None:
     """A restart with the same programs takes up the pinned ones: the same program stays behind the link."""
@@ -292,14 +339,14 @@ def test_opening_again_loads_nothing(real_world: Callable[..., Any], namespace: 
 
 @REAL
 def test_links_of_a_device_that_is_gone_are_collected(
-    real_world: Callable[..., Any], namespace: Any, bpffs: Path
+    real_world: Callable[..., Any], namespace: Any, bpffs: Path, form: str
 ) -> None:
-    """The link is not dumped, and its pin goes."""
+    """The attachment is not dumped, and a link's pin goes."""
     ifindex = add_device(namespace, "a")
     kernel = real_world()
     attach(kernel, ifindex)
     links = bpffs / "meshlog" / "n1" / "links"
-    assert len(list(links.iterdir())) == 1
+    assert len(list(links.iterdir())) == (form == "tcx")
     namespace.run("ip", "link", "del", "dev", "a")
     assert kernel.dump("attachments") == {}
     assert list(links.iterdir()) == []
@@ -431,14 +478,14 @@ def test_a_per_cpu_row_holds_every_cpu(real_world: Callable[..., Any]) -> None:
 
 @REAL
 def test_packets_go_through_the_attached_program_after_the_agent_is_gone(
-    real_world: Callable[..., Any], namespace: Any
+    real_world: Callable[..., Any], namespace: Any, form: str
 ) -> None:
-    """A pinned link stays when every descriptor is closed."""
+    """A pinned link, and a filter, stay when every descriptor is closed."""
     ifindex = add_device(namespace, "a")
     kernel = real_world()
     attach(kernel, ifindex)
     programs = {program.id for program in kernel.kernel.objects.programs.values()}
     kernel.close()
-    attached = namespace.call(libbpf.program_query, ifindex, uapi.TCX_INGRESS)
+    attached = namespace.call(program_ids_at_ingress, form, ifindex)
     assert len(attached) == 1
     assert set(attached) <= programs

@@ -5,6 +5,7 @@ from controlplane.commands.service import ApplyService, ReportBackends
 from controlplane.commands.types import Author
 from controlplane.desired.derive import Deriver
 from controlplane.model import Backend, ServicePort
+from controlplane.projections.state import State
 from datapath import tables as t
 from datapath.abi.types import ENDPOINT_HOST, IPCACHE_REMOTE_ENDPOINT, SERVICE_CLUSTER_IP
 from datapath.codec import address_text, prefix_bytes
@@ -195,6 +196,11 @@ def test_global_twins_share_backends() -> None:
     assert backends_of(log, "172.2.0.10", cluster="west") == [(east.ipv4, 8080), (west.ipv4, 8080)]
     accept(log, WEST, service("web", "west", is_global=True))
     assert backends_of(log, "172.1.0.10") == [(east.ipv4, 8080), (west.ipv4, 8080)]
+
+
+def test_node_state_has_no_row_before_the_first_epoch() -> None:
+    """The kernel's array cannot tell a row of zeros from none, so none is asked for."""
+    assert Deriver("east", "n1").full(State()).tables["node_state"] == {}
 
 
 def test_node_state_holds_the_epoch() -> None:

@@ -39,7 +39,7 @@ UNMAPPED = {
     RouteRow: st.builds(RouteRow, st.integers(1, 9), ADDRESSES),
     NeighbourKey: st.builds(NeighbourKey, st.integers(1, 9), ADDRESSES),
     NeighbourRow: st.builds(NeighbourRow, st.binary(min_size=6, max_size=6)),
-    NodeStateRow: st.builds(NodeStateRow, st.integers(0, 2**62)),
+    NodeStateRow: st.builds(NodeStateRow, st.integers(1, 2**62)),
 }
 
 Tables = dict[str, dict[Any, Any]]

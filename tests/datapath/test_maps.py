@@ -1,5 +1,6 @@
 """One map: which rows fail, and what arrays, per-CPU maps and maps without batches need."""
 
+import errno
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -8,6 +9,21 @@ from datapath.kernel import libbpf, uapi
 from datapath.kernel.maps import Map, possible_cpus
 
 pytestmark = pytest.mark.kernel("LPM trie maps")
+
+
+BATCHES = (uapi.MAP_LOOKUP_BATCH, uapi.MAP_UPDATE_BATCH, uapi.MAP_DELETE_BATCH)
+
+
+@pytest.fixture(params=[0, uapi.ENOTSUPP, errno.EINVAL], ids=["batches", "not of this map", "not of this kernel"], autouse=True)
+def batches(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With this kernel's batches, and with the two answers of an older one to each of them."""
+    ask = libbpf._bpf_or_errno
+
+    def refuse(command: int, attr: bytearray) -> tuple[int, int]:
+        return (-1, request.param) if command in BATCHES else ask(command, attr)
+
+    if request.param:
+        monkeypatch.setattr(libbpf, "_bpf_or_errno", refuse)
 
 
 @pytest.fixture
@@ -88,6 +104,25 @@ def test_a_per_cpu_value_pads_each_cpu_to_8_bytes(make: Callable[..., Map]) -> N
     value = b"".join((number + 1).to_bytes(8, "little") for number in range(possible_cpus()))
     assert table.put([(key(1), value)]) == []
     assert table.dump() == {key(1): value}
+
+
+def test_without_batches_each_row_costs_one_call(
+    make: Callable[..., Map], request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a map has refused once is not asked again: three rows, three calls (with batches one)."""
+    table = make(uapi.MAP_TYPE_HASH, size=16)
+    rows = [(key(number), bytes(8)) for number in range(3)]
+    table.put(rows)
+    calls, ask = [], libbpf._bpf_or_errno
+
+    def count(command: int, attr: bytearray) -> tuple[int, int]:
+        calls.append(command)
+        return ask(command, attr)
+
+    monkeypatch.setattr(libbpf, "_bpf_or_errno", count)
+    table.put(rows)
+    has_batches = request.node.callspec.id == "batches"
+    assert calls == ([uapi.MAP_UPDATE_BATCH] if has_batches else [uapi.MAP_UPDATE_ELEM] * 3)
 
 
 def test_a_map_without_batches_is_written_row_by_row(make: Callable[..., Map]) -> None:

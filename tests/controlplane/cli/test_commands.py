@@ -52,6 +52,14 @@ def test_status_of_a_healthy_agent_exits_0(agent: FakeAgent, run: Run) -> None:
     assert "realized 50 of 50, 5 rows, 0 failing, 0 written at start" in out
 
 
+@pytest.mark.parametrize(("mode", "shown"), [("tcx", "TCX"), ("clsact", "Legacy TC (clsact)"), ("", "not attached yet")])
+def test_status_says_how_programs_are_attached(agent: FakeAgent, run: Run, mode: str, shown: str) -> None:
+    """In a line of its own."""
+    agent.answers["GET", "/v1/status"] = (200, STATUS | {"attach_mode": mode})
+    lines = [line.split(None, 2) for line in run("status")[1].splitlines()]
+    assert [line[2] for line in lines if line[:2] == ["Attach", "Mode:"]] == [shown]
+
+
 def test_status_without_etcd_says_since_when(agent: FakeAgent, run: Run) -> None:
     """The log is away: exit 1, and the line names the moment and the reason."""
     log = STATUS["log"] | {"connected": False, "unavailable_since": 1_700_000_000.0, "last_error": "refused"}

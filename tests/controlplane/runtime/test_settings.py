@@ -80,3 +80,11 @@ def test_wrong_flags_end_with_exit_code_2(program, flags, told):
     found = subprocess.run([sys.executable, "-c", code, *flags], capture_output=True, text=True, check=False)
     assert found.returncode == 2
     assert told in found.stderr and found.stderr.count("\n") == 1
+
+
+def test_a_form_of_attachment_that_is_none_is_refused():
+    """What is not one of the three names is told by its flag; the default lets the kernel choose."""
+    assert read_settings(AgentSettings, AGENT, {}).attach_mode == "auto"
+    assert read_settings(AgentSettings, {**AGENT, "attach_mode": "clsact"}, {}).attach_mode == "clsact"
+    with pytest.raises(SettingsError, match="--attach-mode: 'xdp' is not usable"):
+        read_settings(AgentSettings, {**AGENT, "attach_mode": "xdp"}, {})
