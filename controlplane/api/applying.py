@@ -11,6 +11,10 @@ from controlplane.api.schema import ObjectResult, SourcedDocument
 from controlplane.commands.types import Decision, Rejection
 from controlplane.events import Event
 from controlplane.kubernetes_objects import command_of, name_of, removal_of
+from controlplane.model import ObjectKey
+from controlplane.projections.namespaces import namespace_key
+from controlplane.projections.state import State
+from controlplane.projections.workloads import workload_key
 from controlplane.runtime.writer import Written
 
 
@@ -20,9 +24,10 @@ class ReadDocument(msgspec.Struct, frozen=True):
     command: Any
     result: ObjectResult
     removal: bool
+    is_new: bool = False
 
 
-def read(found: SourcedDocument, cluster: str, removal: bool) -> ReadDocument:
+def read(found: SourcedDocument, cluster: str, removal: bool, state: State) -> ReadDocument:
     """The command of one manifest; every refusal is in the result's reason, the first one's field beside it."""
     kind, namespace, name = name_of(found.document)
     command = removal_of(found.document) if removal else command_of(found.document, cluster)
@@ -32,9 +37,18 @@ def read(found: SourcedDocument, cluster: str, removal: bool) -> ReadDocument:
             found.source, kind, namespace, name, False, False, "rejected", reason, command[0].field
         )
         return ReadDocument(None, refused, removal)
-    return ReadDocument(
-        command, ObjectResult(found.source, kind, namespace, name, True, False, "unchanged"), removal
-    )
+    unchanged = ObjectResult(found.source, kind, namespace, name, True, False, "unchanged")
+    return ReadDocument(command, unchanged, removal, not _is_known(state, cluster, kind, namespace, name))
+
+
+def _is_known(state: State, cluster: str, kind: str, namespace: str, name: str) -> bool:
+    """Whether the mesh has something of this kind and name."""
+    if kind == "Namespace":
+        return namespace_key(cluster, name) in state.namespaces
+    if kind == "Pod":
+        return workload_key(cluster, namespace, name) in state.workloads
+    key = ObjectKey(cluster, kind, namespace, name)
+    return key in state.services or key in state.backend_slices or key in state.policies
 
 
 def result(item: ReadDocument, outcome: Decision | Written | Rejection) -> ObjectResult:
@@ -44,11 +58,13 @@ def result(item: ReadDocument, outcome: Decision | Written | Rejection) -> Objec
             item.result, accepted=False, action="rejected", reason=outcome.reason, field=outcome.field
         )
     return msgspec.structs.replace(
-        item.result, changed=bool(outcome.events), action=_action(item.removal, outcome.events)
+        item.result, changed=bool(outcome.events), action=_action(item, outcome.events)
     )
 
 
-def _action(removal: bool, events: tuple[Event, ...]) -> str:
-    if removal:
+def _action(item: ReadDocument, events: tuple[Event, ...]) -> str:
+    if item.removal:
         return "deleted" if events else "absent"
-    return "configured" if events else "unchanged"
+    if not events:
+        return "unchanged"
+    return "created" if item.is_new else "configured"

@@ -99,7 +99,8 @@ class _MeshRoutes:
 
     async def _change(self, request: web.Request, removal: bool) -> web.Response:
         body = await read_body(request, schema.ApplyRequest)
-        read = [applying.read(found, self._mesh.cluster, removal) for found in body.documents]
+        state = self._mesh.follower.state
+        read = [applying.read(found, self._mesh.cluster, removal, state) for found in body.documents]
         commands = [item.command for item in read if item.command is not None]
         if body.dry_run:
             outcomes: list[Any] = list(self._mesh.writer.preview(commands))

@@ -12,7 +12,6 @@ from controlplane.desired.services import PROTOCOL_NUMBERS, ServiceCompiler
 from controlplane.labels import SOURCE_RESERVED
 from controlplane.model import RESERVED_IDENTITIES, Endpoint, EndpointKey, Labels, Node, NodeKey
 from controlplane.policy.manifests import parse_text
-
 from controlplane.policy.rules import ParsedPolicy
 from controlplane.policy.verdict import enforces, policies_of
 from controlplane.projections.state import State

@@ -50,6 +50,8 @@ class Origins:
         self.since = since
         self.held: dict[Thing, Origin] = {}
         self.gone: dict[Thing, Origin] = {}
+        self.gone_names: dict[Thing, tuple[str, str]] = {}
+        """Namespace and workload of endpoints that are gone."""
 
     def of(self, kind: str, key: Any) -> Origin | None:
         """Of a thing that is there."""
@@ -66,13 +68,18 @@ class Origins:
                 continue
             self.held.pop(thing, None)
             self.gone[thing] = origin
+            if change.kind == "endpoint":
+                self.gone_names[thing] = (change.old.namespace, change.old.workload)
             if len(self.gone) > GONE_MAX:
-                del self.gone[next(iter(self.gone))]
+                oldest = next(iter(self.gone))
+                del self.gone[oldest]
+                self.gone_names.pop(oldest, None)
 
     def copy(self) -> "Origins":
         """Another that can be changed without this one."""
         new = Origins(self.since)
         new.held, new.gone = self.held.copy(), self.gone.copy()
+        new.gone_names = self.gone_names.copy()
         return new
 
 

@@ -148,6 +148,10 @@ class AddressLabels:
         """Of an address that nobody in the mesh has."""
         return _world_labels(self._world.of_address(address))
 
+    def of_prefix(self, prefix: str) -> Labels:
+        """What holds for all of its addresses."""
+        return _world_labels(self._world.of(ip_network(prefix)))
+
     def of_anywhere(self) -> Labels:
         """Of the world at large: what holds for all of its addresses."""
         return _world_labels([each for prefix in EVERY_PREFIX for each in self._world.of(ip_network(prefix))])

@@ -164,13 +164,13 @@ def _judge(
                     rules.append(rule)
     if denied:
         return Side(DENY_EXPLICIT, tuple(denied))
-    if not enforces(policies, direction, settings) and not any(rule.requests for rule in rules):
-        return Side(ALLOW)
-    if not rules:
-        return Side(DENY_DEFAULT)
+    enforced = enforces(policies, direction, settings)
     if not any(rule.requests for rule in rules):
-        return Side(ALLOW, tuple(allowed))
-    return Side(REDIRECT, tuple(allowed), requests=_judge_request(rules, request) if request.is_known else "")
+        if not enforced:
+            return Side(ALLOW)
+        return Side(ALLOW, tuple(allowed)) if rules else Side(DENY_DEFAULT)
+    answer = (_judge_request(rules, request) if enforced else ALLOW) if request.is_known else ""
+    return Side(REDIRECT, tuple(allowed), requests=answer)
 
 
 def _judge_request(rules: Sequence[Rule], request: Request) -> str:

@@ -240,7 +240,7 @@ class Endpoints:
                         DeleteEndpoint(self._settings.node, endpoint.endpoint_id, "its creation failed")
                     )
             await self._devices.delete(device.name)
-        except Exception as error:  # noqa: BLE001 the next start removes what is left; the first failure is the one to report
+        except Exception as error:
             self._logger.error("undoing a failed creation failed", device=device.name, reason=str(error))
 
     async def _delete(self, container_id: str, interface: str) -> schema.EndpointRemoval:

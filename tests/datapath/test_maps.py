@@ -14,7 +14,10 @@ pytestmark = pytest.mark.kernel("LPM trie maps")
 BATCHES = (uapi.MAP_LOOKUP_BATCH, uapi.MAP_UPDATE_BATCH, uapi.MAP_DELETE_BATCH)
 
 
-@pytest.fixture(params=[0, uapi.ENOTSUPP, errno.EINVAL], ids=["batches", "not of this map", "not of this kernel"], autouse=True)
+REFUSALS = {"batches": 0, "not of this map": uapi.ENOTSUPP, "not of this kernel": errno.EINVAL}
+
+
+@pytest.fixture(params=REFUSALS.values(), ids=REFUSALS, autouse=True)
 def batches(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """With this kernel's batches, and with the two answers of an older one to each of them."""
     ask = libbpf._bpf_or_errno

@@ -8,7 +8,7 @@ import pytest
 from controlplane.cli.main import COMMANDS, module_of, parser_of
 from tests.guards.sources import ROOT
 
-DOCUMENTS = [path for path in [ROOT / "README.md", ROOT / "ARCHITECTURE.md", *sorted((ROOT / "docs").glob("*.md"))]]
+DOCUMENTS = [ROOT / "README.md", ROOT / "ARCHITECTURE.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 
 def shell_lines() -> list[tuple[str, str]]:

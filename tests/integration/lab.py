@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,21 @@ def well(*words: str) -> str:
     done = meshlog(*words)
     assert done.returncode == 0, f"meshlog {' '.join(words)}: {done.returncode}\n{done.stdout}\n{done.stderr}"
     return done.stdout
+
+
+def begun(*words: str) -> None:
+    """Run the program until it has printed a line; then end it. Fails the test if it ends by itself."""
+    with subprocess.Popen(
+        [PROGRAM, *words], env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    ) as program:
+        assert program.stdout
+        guard = threading.Timer(SECONDS_MAX, program.kill)
+        guard.start()
+        line = program.stdout.readline()
+        is_running = program.poll() is None
+        program.terminate()
+        guard.cancel()
+    assert line and is_running, f"meshlog {' '.join(words)} ended: {line}"
 
 
 def answer(*words: str) -> Any:

@@ -129,14 +129,20 @@ def machine(bpffs: Path, objects_dir: Path, make_namespace: Callable[[], Any]) -
         shutil.rmtree(where)
 
 
-def test_killed_agent_comes_back_without_a_write(machine: Machine, make_namespace: Callable[[], Any]) -> None:
-    """After kill -9 and a restart with nothing changed the kernel gets no write, and all three digests are equal."""
+@pytest.mark.parametrize("mode", ["tcx", "clsact"])
+def test_killed_agent_comes_back_without_a_write(
+    machine: Machine, make_namespace: Callable[[], Any], mode: str
+) -> None:
+    """After kill -9 and a restart with nothing changed the kernel gets no write, and all three digests are equal:
+    in both forms of attachment."""
+    machine.agent_flags += ["--attach-mode", mode]
     machine.start_agent()
     made = machine.create(make_namespace().path)
     assert made["addresses"][0]["address"].startswith("10.1.0.")
     machine.end("agent", signal.SIGKILL)
     status = machine.start_agent()
     assert sum(status["kernel"]["writes_at_start"].values()) == 0
+    assert status["attach_mode"] == mode
     assert machine.ask("GET", "/v1/list/endpoint")["items"][0]["state"] == "ready"
     assert machine.ask("GET", "/v1/verify")["equal"]
 

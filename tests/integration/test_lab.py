@@ -2,6 +2,8 @@
 
 import json
 import os
+import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -12,6 +14,8 @@ from typing import Any
 import pytest
 
 from tests.integration import lab
+
+ROOT = Path(__file__).parents[2]
 
 pytestmark = [pytest.mark.kernel("TCX links"), pytest.mark.kernel("bpf_redirect_peer")]
 
@@ -49,6 +53,21 @@ def test_the_story_is_told_twice_and_leaves_no_trace() -> None:
     told()
     lab.well("lab", "down")
     assert lab.traces() == []
+
+
+def test_the_commands_of_the_readme_run() -> None:
+    """Every `meshlog` command that README shows works on a mesh as `make mesh` leaves it; those that never end are
+    ended once they have begun."""
+    lab.well("lab", "up")
+    blocks = re.findall(r"```sh\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    lines = [line.partition(" #")[0] for block in blocks for line in block.splitlines()]
+    commands = [shlex.split(line)[1:] for line in lines if line.startswith("meshlog ")]
+    assert commands
+    for words in commands:
+        if words[0] == "monitor":
+            lab.begun(*words)
+        else:
+            lab.well(*words)
 
 
 def test_a_second_up_changes_nothing() -> None:

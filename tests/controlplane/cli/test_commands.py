@@ -52,7 +52,9 @@ def test_status_of_a_healthy_agent_exits_0(agent: FakeAgent, run: Run) -> None:
     assert "realized 50 of 50, 5 rows, 0 failing, 0 written at start" in out
 
 
-@pytest.mark.parametrize(("mode", "shown"), [("tcx", "TCX"), ("clsact", "Legacy TC (clsact)"), ("", "not attached yet")])
+@pytest.mark.parametrize(
+    ("mode", "shown"), [("tcx", "TCX"), ("clsact", "Legacy TC (clsact)"), ("", "not attached yet")]
+)
 def test_status_says_how_programs_are_attached(agent: FakeAgent, run: Run, mode: str, shown: str) -> None:
     """In a line of its own."""
     agent.answers["GET", "/v1/status"] = (200, STATUS | {"attach_mode": mode})

@@ -3,8 +3,8 @@
 Belongs here: what tests of the history build on. Does not belong here: what they prove.
 """
 
-from kvstore.memory import MemoryLog, MemoryStore
 from controlplane.history.at import Past
+from kvstore.memory import MemoryLog, MemoryStore
 from tests.controlplane.random_mesh import Log
 from tests.controlplane.small_mesh import add_endpoint, mesh
 

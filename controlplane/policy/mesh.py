@@ -1,0 +1,245 @@
+"""The mesh as policies see it, and the answer to any flow in it. Pure.
+
+Belongs here: the ends of a flow (endpoints, nodes, addresses, entities), the labels by which the other end sees them,
+and putting both sides together. Does not belong here: what a rule decides (verdict.py), where the mesh comes from
+(manifests or the state).
+"""
+
+from collections.abc import Mapping, Sequence
+from ipaddress import ip_address
+from typing import NamedTuple
+
+import msgspec
+
+from controlplane.labels import CLUSTER_KEY, SOURCE_KUBERNETES, SOURCE_RESERVED, label
+from controlplane.model import Labels
+from controlplane.policy.cilium_peers import ENTITIES, WORLD_PREFIXES
+from controlplane.policy.clauses import SOURCE_NODE
+from controlplane.policy.prefixes import AddressLabels, CidrGroup, Names, address_keys
+from controlplane.policy.requests import NO_REQUEST, Request
+from controlplane.policy.rules import ICMP, ICMPV6, PORT_MAX, PROTOCOLS, NamedPorts, ParsedPolicy
+from controlplane.policy.services import ServiceView, with_services
+from controlplane.policy.settings import DEFAULTS, PolicySettings
+from controlplane.policy.verdict import NO_PORTS, Side, Verdict, joined, judge_side, policies_of
+from datapath.abi.types import POLICY_EGRESS, POLICY_INGRESS
+
+HOST = f"{SOURCE_RESERVED}:host"
+REMOTE_NODE = f"{SOURCE_RESERVED}:remote-node"
+NOT_ENDS = ("all", "none", "cluster")
+"""Entities that are many ends, or none."""
+ICMP_NAMES = {"ICMP": ICMP, "ICMPV6": ICMPV6}
+
+
+class FlowFault(ValueError):
+    """A flow that names no such end or port: says which, and what would be right."""
+
+
+class MeshEndpoint(msgspec.Struct, frozen=True):
+    """`labels`: of its identity."""
+
+    cluster: str
+    namespace: str
+    name: str
+    labels: Labels
+    addresses: tuple[str, ...] = ()
+    ports: NamedPorts = {}
+    node: str = ""
+
+
+class MeshNode(msgspec.Struct, frozen=True):
+    """`labels`: as the platform writes them."""
+
+    cluster: str
+    name: str
+    addresses: tuple[str, ...] = ()
+    labels: dict[str, str] = {}
+
+
+class MeshCluster(msgspec.Struct, frozen=True):
+    """What one cluster's policies are and look at. `services` are its own."""
+
+    policies: tuple[ParsedPolicy, ...] = ()
+    services: tuple[ServiceView, ...] = ()
+    groups: tuple[CidrGroup, ...] = ()
+    settings: PolicySettings = DEFAULTS
+
+
+class Mesh(msgspec.Struct, frozen=True):
+    """`cluster`: the one that is meant where none is named. `address_labels`: of addresses outside the mesh."""
+
+    cluster: str
+    clusters: Mapping[str, MeshCluster]
+    endpoints: Sequence[MeshEndpoint] = ()
+    nodes: Sequence[MeshNode] = ()
+    names: Names = {}
+    address_labels: Mapping[str, Labels] = {}
+
+
+class Question(msgspec.Struct, frozen=True):
+    """A flow by the names of its ends: `ns/pod`, `cluster:ns/pod`, `ip:ADDR`, `entity:NAME`, `node:NAME`."""
+
+    source: str
+    dest: str
+    l4: str
+    request: Request = NO_REQUEST
+
+
+class _Place(NamedTuple):
+    """A bare address, or an entity."""
+
+    address: str
+    entity: str = ""
+
+
+End = MeshEndpoint | MeshNode | _Place
+
+
+class Judge:
+    """Answers flows of one mesh; remembers what it has worked out."""
+
+    def __init__(self, mesh: Mesh) -> None:
+        self._mesh = mesh
+        self._endpoints = {(each.cluster, each.namespace, each.name): each for each in mesh.endpoints}
+        self._nodes = {(each.cluster, each.name): each for each in mesh.nodes}
+        self._holders: dict[str, MeshEndpoint | MeshNode] = {}
+        for holder in (*mesh.nodes, *mesh.endpoints):
+            self._holders.update(dict.fromkeys(holder.addresses, holder))
+        self._policies: dict[str, list[ParsedPolicy]] = {}
+        self._addresses: dict[str, AddressLabels] = {}
+        for name, cluster in mesh.clusters.items():
+            self._policies[name] = [with_services(policy, cluster.services) for policy in cluster.policies]
+            keys = address_keys(self._policies[name])
+            self._addresses[name] = AddressLabels(keys, cluster.groups, mesh.names)
+        self._about: dict[tuple[str, Labels, bool], list[ParsedPolicy]] = {}
+        self._ends: dict[str, End] = {}
+
+    def answer(self, question: Question) -> Verdict:
+        """Raises FlowFault."""
+        protocol, port = read_l4(question.l4)
+        source, dest = self._end(question.source), self._end(question.dest)
+        version = _version(protocol, source, dest)
+        named = dest.ports if isinstance(dest, MeshEndpoint) else NO_PORTS
+        flow = (protocol, port, named, question.request)
+        return joined(
+            self._side(POLICY_EGRESS, source, dest, version, *flow),
+            self._side(POLICY_INGRESS, dest, source, version, *flow),
+        )
+
+    def _side(
+        self, direction: int, own: End, remote: End, version: int, protocol: int, port: int, named: NamedPorts, request: Request
+    ) -> Side | None:
+        if isinstance(own, _Place) or own.cluster not in self._mesh.clusters:
+            return None
+        settings = self._mesh.clusters[own.cluster].settings
+        of_nodes = isinstance(own, MeshNode)
+        if of_nodes and not settings.host_firewall:
+            return None
+        labels = _host_labels(own) if isinstance(own, MeshNode) else own.labels
+        key = (own.cluster, labels, of_nodes)
+        if key not in self._about:
+            self._about[key] = policies_of(labels, self._policies[own.cluster], of_nodes)
+        seen = self._seen(own, remote, version)
+        return judge_side(direction, self._about[key], seen, protocol, port, named, request, settings)
+
+    def _seen(self, own: MeshEndpoint | MeshNode, remote: End, version: int) -> Labels:
+        """The labels by which the policies of `own` see the other end."""
+        addresses = self._addresses[own.cluster]
+        if isinstance(remote, MeshEndpoint):
+            return (*remote.labels, *addresses.of_mesh(_of_version(remote.addresses, version)))
+        if isinstance(remote, MeshNode):
+            return self._node_seen(own, remote, version)
+        if remote.entity in ("", *WORLD_PREFIXES, "world"):
+            return self._place_seen(addresses, remote)
+        return (f"{SOURCE_RESERVED}:{remote.entity}",)
+
+    def _node_seen(self, own: MeshEndpoint | MeshNode, remote: MeshNode, version: int) -> Labels:
+        settings, addresses = self._mesh.clusters[own.cluster].settings, self._addresses[own.cluster]
+        own_node = own.name if isinstance(own, MeshNode) else own.node
+        found = [HOST if (own.cluster, own_node) == (remote.cluster, remote.name) else REMOTE_NODE]
+        known = _of_version(remote.addresses, version)
+        found += addresses.of_mesh(known)
+        found += [each for address in remote.addresses for each in self._mesh.address_labels.get(address, ())]
+        if settings.node_labels:
+            found += [label(SOURCE_NODE, key, value) for key, value in remote.labels.items()]
+        if settings.cidr_match_nodes:
+            found += [each for address in known for each in addresses.cidrs_of(address)]
+        return tuple(sorted(set(found)))
+
+    def _place_seen(self, addresses: AddressLabels, place: _Place) -> Labels:
+        if not place.address:
+            prefix = WORLD_PREFIXES.get(place.entity)
+            return addresses.of_prefix(prefix) if prefix else addresses.of_anywhere()
+        given = self._mesh.address_labels.get(place.address, ())
+        if HOST in given or REMOTE_NODE in given:
+            return tuple(sorted({*given, *addresses.of_mesh((place.address,))}))
+        return tuple(sorted({*given, *addresses.of_world(place.address)}))
+
+    def _end(self, text: str) -> End:
+        if text not in self._ends:
+            self._ends[text] = self._read_end(text)
+        return self._ends[text]
+
+    def _read_end(self, text: str) -> End:
+        kind, colon, rest = text.partition(":")
+        if colon and kind == "ip":
+            address = _canonical_address(text, rest)
+            return self._holders.get(address) or _Place(address)
+        if colon and kind == "entity":
+            if rest not in ENTITIES or rest in NOT_ENDS:
+                right = ", ".join(entity for entity in ENTITIES if entity not in NOT_ENDS)
+                raise FlowFault(f"{text}: no end of a flow; right is one of {right}")
+            return _Place("", rest)
+        if colon and kind == "node":
+            cluster, _, name = rest.rpartition(":")
+            found = self._nodes.get((cluster or self._mesh.cluster, name))
+            if found is None:
+                raise FlowFault(f"{text}: no such node")
+            return found
+        cluster, name = (kind, rest) if colon else (self._mesh.cluster, text)
+        namespace, slash, workload = name.partition("/")
+        endpoint = self._endpoints.get((cluster, namespace, workload))
+        if endpoint is None:
+            wrong = "no such endpoint" if slash else "right is NS/NAME, CLUSTER:NS/NAME, ip:ADDR, entity:NAME or node:NAME"
+            raise FlowFault(f"{text}: {wrong}")
+        return endpoint
+
+
+def read_l4(text: str) -> tuple[int, int]:
+    """Protocol number and port (ICMP: type) of "TCP/80". Raises FlowFault."""
+    name, _, number = text.upper().partition("/")
+    protocol = {**PROTOCOLS, **ICMP_NAMES}.get(name)
+    last = 255 if name in ICMP_NAMES else PORT_MAX
+    if protocol is None or not number.isascii() or not number.isdigit() or int(number) > last:
+        raise FlowFault(f"l4 {text!r}: right is for example TCP/80, UDP/53, SCTP/7, ICMP/8 or ICMPv6/128")
+    return protocol, int(number)
+
+
+def _canonical_address(text: str, address: str) -> str:
+    try:
+        return str(ip_address(address))
+    except ValueError:
+        raise FlowFault(f"{text}: no address; right is for example ip:192.0.2.1") from None
+
+
+def _addresses(end: End) -> tuple[str, ...]:
+    return ((end.address,) if end.address else ()) if isinstance(end, _Place) else end.addresses
+
+
+def _version(protocol: int, source: End, dest: End) -> int:
+    """4 or 6: what both ends have, IPv4 before IPv6."""
+    if protocol == ICMPV6:
+        return 6
+    families = [{6 if ":" in address else 4 for address in _addresses(end)} or {4, 6} for end in (source, dest)]
+    if any(isinstance(end, _Place) and end.entity == "world-ipv6" for end in (source, dest)):
+        return 6
+    return 4 if all(4 in family for family in families) else 6
+
+
+def _of_version(addresses: Sequence[str], version: int) -> list[str]:
+    return [address for address in addresses if (":" in address) == (version == 6)]
+
+
+def _host_labels(node: MeshNode) -> Labels:
+    """Of a node as the subject of host policies."""
+    labels = [label(SOURCE_KUBERNETES, key, value) for key, value in node.labels.items()]
+    return tuple(sorted([*labels, HOST, label(SOURCE_KUBERNETES, CLUSTER_KEY, node.cluster)]))
