@@ -179,6 +179,38 @@ class PolicyRemoved(Event, frozen=True):
     name: str
 
 
+class CIDRGroupApplied(Event, frozen=True):
+    """A group of prefixes exists in exactly this form; policies name it, or its labels."""
+
+    name: str
+    prefixes: tuple[str, ...]
+    labels: dict[str, str] = {}
+
+
+class CIDRGroupRemoved(Event, frozen=True):
+    name: str
+
+
+class NameResolved(Event, frozen=True):
+    """A DNS name was seen to have these addresses, beside those known already; policies by name count on it."""
+
+    name: str
+    addresses: tuple[str, ...]
+
+
+class NameExpired(Event, frozen=True):
+    """A DNS name has these addresses no longer; (): none at all."""
+
+    name: str
+    addresses: tuple[str, ...] = ()
+
+
+class SettingsChanged(Event, frozen=True):
+    """The settings that give policies their meaning are exactly these: canonical JSON by Cilium's names."""
+
+    document: str
+
+
 class Unknown(msgspec.Struct, frozen=True):
     """An event of a newer version: kept, counted, skipped. `raw` is its msgpack array as stored."""
 
@@ -207,6 +239,11 @@ EVENTS: tuple[type[Event], ...] = (
     BackendsWithdrawn,
     PolicyApplied,
     PolicyRemoved,
+    CIDRGroupApplied,
+    CIDRGroupRemoved,
+    NameResolved,
+    NameExpired,
+    SettingsChanged,
 )
 
 

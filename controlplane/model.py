@@ -188,3 +188,20 @@ class Policy(msgspec.Struct, frozen=True, array_like=True, gc=False):
     name: str
     manifest: str
     parser: int = 1
+
+
+class CidrGroup(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """Prefixes that policies name together, by the group's name or its labels."""
+
+    cluster: str
+    name: str
+    prefixes: tuple[str, ...]
+    labels: dict[str, str] = {}
+
+
+class ResolvedName(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """The addresses that a DNS name is known to have, sorted; the name in lower case, without the dot at its end."""
+
+    cluster: str
+    name: str
+    addresses: tuple[str, ...]

@@ -84,6 +84,11 @@ class Realization:
             self._refresh(table)
         return self.report()
 
+    @property
+    def is_empty(self) -> bool:
+        """Whether the kernel is known to hold no row at all."""
+        return not any(self._realized.values())
+
     def close(self) -> None:
         """Let go of the kernel; what is in it stays."""
         self._kernel.close()

@@ -52,6 +52,8 @@ class Reconciler:
         self._pending = Pending()
         self._work = asyncio.Event()
         self._passed = asyncio.Event()
+        self.was_empty = False
+        """Whether the kernel held no row of ours when it was opened."""
 
     @property
     def realized_generation(self) -> int:
@@ -66,6 +68,7 @@ class Reconciler:
     async def open(self) -> None:
         """Open the kernel and read what it holds. Raises KernelError."""
         self._publish(await self._worker.call(self._realization.open))
+        self.was_empty = self._realization.is_empty
 
     async def close(self) -> None:
         """Let go of the kernel; what is in it stays. run() must have ended."""

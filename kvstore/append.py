@@ -11,11 +11,11 @@ from collections.abc import Sequence
 import msgspec
 
 from kvstore import keys
-from kvstore.types import Claim, Record, Revision
+from kvstore.types import Claim, Record, Revision, Want
 
 BATCH_FORMAT = 1
-CLAIMS_MAX = 100
-"""etcd refuses more than 128 operations or compares in one transaction; ours need a few beside the claims."""
+CLAIM_COMPARES_MAX = 120
+"""etcd refuses more than 128 operations or compares in one transaction; the append itself needs a few."""
 
 SEGMENT_RECORDS_MAX = 1000
 SEGMENT_BYTES_MAX = 8 * 1024 * 1024
@@ -75,7 +75,8 @@ class Attempt(msgspec.Struct, frozen=True):
 
 
 class Found(msgspec.Struct, frozen=True):
-    """What a refused transaction read instead. A revision of 0 means that the key is absent."""
+    """What a refused transaction read instead. A revision of 0 means that the key is absent; `claims_touched` are
+    the claims' keys, in their order."""
 
     session_token: int
     segment: int
@@ -84,7 +85,7 @@ class Found(msgspec.Struct, frozen=True):
     cursor_revision: int
     stored: bytes
     stored_revision: int
-    claims_present: Sequence[bool]
+    claims_touched: Sequence[int]
 
 
 class Landed(msgspec.Struct, frozen=True):
@@ -158,14 +159,17 @@ def decode_cursor(value: bytes) -> Cursor:
 
 
 def check_claims(claims: Sequence[Claim]) -> None:
-    """Raises ValueError on too many claims, a malformed key, or a key claimed twice."""
-    if len(claims) > CLAIMS_MAX:
-        raise ValueError(f"{len(claims)} claims in one append: at most {CLAIMS_MAX}")
+    """Raises ValueError on too many claims, a malformed key, a key claimed twice, or one taken "untouched since"."""
+    compares = sum(claim.compares for claim in claims)
+    if compares > CLAIM_COMPARES_MAX:
+        raise ValueError(f"{len(claims)} claims in one append need {compares} compares: at most {CLAIM_COMPARES_MAX}")
     seen: set[bytes] = set()
     for claim in claims:
         key = keys.claim_key(claim.key)
         if key in seen:
             raise ValueError(f"claim {claim.key!r} stands twice in one append")
+        if claim.want is Want.TAKEN and claim.untouched_since is not None:
+            raise ValueError(f"claim {claim.key!r} is taken: only what is held or freed can be untouched since")
         seen.add(key)
 
 
@@ -221,8 +225,8 @@ def settle(sent: Attempt, claims: Sequence[Claim], found: Found) -> Outcome:
         return Lost()
     if found.cursor.sequence >= sent.sequence or found.cursor_revision != sent.place.cursor_revision:
         return Again(_moved(sent, found, found.cursor.sequence))
-    for claim, present in zip(claims, found.claims_present, strict=True):
-        if present == claim.taken:
+    for claim, touched in zip(claims, found.claims_touched, strict=True):
+        if not claim.stands(touched):
             return Conflict(claim.key)
     return Again(_moved(sent, found, found.cursor.sequence))
 

@@ -25,9 +25,9 @@ from kvstore.append import (
 )
 from kvstore.errors import ClaimConflict, Fenced, LogError, LogUnavailable
 from kvstore.etcd_client import LEASE_GRANT, LEASE_REVOKE, RANGE, TXN, Client, LeaseGone
-from kvstore.types import Claim, Revision, Session
+from kvstore.types import Claim, Revision, Session, Want
 
-EQUAL, GREATER = rpc.Compare.EQUAL, rpc.Compare.GREATER
+EQUAL, GREATER, LESS = rpc.Compare.EQUAL, rpc.Compare.GREATER, rpc.Compare.LESS
 CREATE, MOD = rpc.Compare.CREATE, rpc.Compare.MOD
 TRIES_MAX = 64
 """An append is rebuilt when the head moved or a copy in doubt landed; more often than this is a fault."""
@@ -38,9 +38,9 @@ def created(key: bytes, revision: int, result: rpc.Compare.CompareResult = EQUAL
     return rpc.Compare(result=result, target=CREATE, key=key, create_revision=revision)
 
 
-def modified(key: bytes, revision: int) -> rpc.Compare:
+def modified(key: bytes, revision: int, result: rpc.Compare.CompareResult = EQUAL) -> rpc.Compare:
     """Compare a key's mod_revision; 0 is absent."""
-    return rpc.Compare(result=EQUAL, target=MOD, key=key, mod_revision=revision)
+    return rpc.Compare(result=result, target=MOD, key=key, mod_revision=revision)
 
 
 def put(key: bytes, value: bytes, lease: int = 0) -> rpc.RequestOp:
@@ -134,8 +134,8 @@ class Seat:
         reads = [get(log_key)]
         for claim in claims:
             key = keys.claim_key(claim.key)
-            compares.append(created(key, 0, EQUAL if claim.taken else GREATER))
-            puts.append(put(key, claim.value) if claim.taken else delete(key))
+            compares += _claim_compares(key, claim)
+            puts.append(_claim_act(key, claim))
             reads.append(get(key, keys_only=True))
         if sent.opens_segment:
             puts.append(put(self._head_key, b"%d" % sent.segment))
@@ -174,8 +174,25 @@ def _found(answer: rpc.TxnResponse) -> Found:
         cursor_revision=cursor.mod_revision,
         stored=log.value,
         stored_revision=log.mod_revision,
-        claims_present=[bool(response.response_range.kvs) for response in answer.responses[4:]],
+        claims_touched=[first(response).mod_revision for response in answer.responses[4:]],
     )
+
+
+def _claim_compares(key: bytes, claim: Claim) -> list[rpc.Compare]:
+    if claim.want is Want.TAKEN:
+        return [created(key, 0)]
+    compares = [created(key, 0, GREATER)]
+    if claim.untouched_since is not None:
+        compares.append(modified(key, claim.untouched_since + 1, LESS))
+    return compares
+
+
+def _claim_act(key: bytes, claim: Claim) -> rpc.RequestOp:
+    if claim.want is Want.TAKEN:
+        return put(key, claim.value)
+    if claim.want is Want.FREED:
+        return delete(key)
+    return rpc.RequestOp(request_put=rpc.PutRequest(key=key, ignore_value=True))
 
 
 async def take_seat(client: Client, cluster: str, writer: str) -> Seat:

@@ -14,7 +14,7 @@ import msgspec
 from kvstore import keys
 from kvstore.append import check_claims
 from kvstore.errors import ClaimConflict, Fenced, LogError, LogUnavailable, PayloadTooLarge
-from kvstore.types import BATCH_BYTES_MAX, Bookmark, Claim, Position, Record, Revision, Session, Stored
+from kvstore.types import BATCH_BYTES_MAX, Bookmark, Claim, Position, Record, Revision, Session, Stored, Want
 from kvstore.watch import Reader, Tally, Turn, Verdict
 
 SEGMENT_RECORDS = 100
@@ -79,14 +79,17 @@ class MemoryStore:
         """One step: fence, claims, record."""
         self.require(session)
         for claim in claims:
-            if (keys.claim_key(claim.key) in self.kept) == claim.taken:
+            kept = self.kept.get(keys.claim_key(claim.key))
+            if not claim.stands(kept.revision if kept else 0):
                 raise ClaimConflict(claim.key, self.revision)
         self.revision += 1
         for claim in claims:
-            if claim.taken:
-                self.kept[keys.claim_key(claim.key)] = _Kept(claim.value, self.revision)
+            key = keys.claim_key(claim.key)
+            if claim.want is Want.FREED:
+                del self.kept[key]
             else:
-                del self.kept[keys.claim_key(claim.key)]
+                held = claim.want is Want.HELD
+                self.kept[key] = _Kept(self.kept[key].value if held else claim.value, self.revision)
         name = f"{session.cluster}/{session.writer}"
         self.sequences[name] = self.sequences.get(name, 0) + 1
         self.records.append(

@@ -1,5 +1,6 @@
 """What the log is made of: positions, records, claims. Values only; no I/O and no meaning of payloads."""
 
+import enum
 from typing import NewType
 
 import msgspec
@@ -35,16 +36,37 @@ class Position(msgspec.Struct, frozen=True):
     cluster_id: int = 0
 
 
+class Want(enum.Enum):
+    """What a claim does with its key, and what must be so before."""
+
+    TAKEN = "create it; it must be absent"
+    HELD = "touch it, so that its revision moves; it must exist"
+    FREED = "delete it; it must exist"
+
+
 class Claim(msgspec.Struct, frozen=True):
     """A decision that must be unique across writers, made in the same transaction as its record.
 
-    `taken=True` creates the key and conflicts if it exists; `taken=False` deletes it and conflicts if it is absent.
-    `key` is relative to the claims prefix, for example "identity/east/number/65537".
+    `key` is relative to the claims prefix, for example "identity/east/number/65537". `untouched_since`, of a key that
+    is held or freed: it must not have been taken or held above this revision, the one that the decision stood at. A
+    decision that rests on what another may give up holds the key; one that gives it up frees it if it is untouched.
     """
 
     key: str
-    taken: bool = True
+    want: Want = Want.TAKEN
     value: bytes = b""
+    untouched_since: int | None = None
+
+    @property
+    def compares(self) -> int:
+        """What it costs a transaction, which has room for a limited number."""
+        return 1 if self.untouched_since is None else 2
+
+    def stands(self, touched: int) -> bool:
+        """Whether it holds for a key whose last touch was at this revision; 0: the key is absent."""
+        if self.want is Want.TAKEN:
+            return not touched
+        return bool(touched) and (self.untouched_since is None or touched <= self.untouched_since)
 
 
 class Session(msgspec.Struct, frozen=True):

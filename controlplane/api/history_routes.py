@@ -15,10 +15,14 @@ from controlplane.api.reading_routes import Readable
 from controlplane.api.server import Refused, json_response
 from controlplane.history import changes
 from controlplane.history.at import Moment, Past
+from controlplane.history.ends import Mesh, NoSuchEnd
 from controlplane.history.records import log_record, time_text
 from controlplane.history.replay import encoded_rows
+from controlplane.history.why import PortError, explain, read_port
+from controlplane.history.why_row import NoSuchRow, explain_row
 from controlplane.model import NodeKey
 from controlplane.projections.state import State
+from controlplane.runtime.reports import read_all_reports
 from kvstore.errors import LogError
 from kvstore.types import Record
 
@@ -33,6 +37,8 @@ def routes(mesh: Readable) -> list[web.RouteDef]:
         web.get("/v1/at", serve.at),
         web.get("/v1/effects/{revision}", serve.effects),
         web.get("/v1/diff", serve.diff),
+        web.get("/v1/why", serve.why),
+        web.get("/v1/why/map/{table}", serve.why_row),
     ]
 
 
@@ -106,3 +112,47 @@ class _HistoryRoutes:
             for where in self._nodes(request, known.state):
                 rows += await asyncio.to_thread(changes.node_row_changes, before.state, after.state, where)
         return json_response(schema.Difference(standing(before), standing(after), things, rows))
+
+    async def why(self, request: web.Request) -> web.Response:
+        moment = await self._asked(request, "at")
+        realized = {} if request.query.get("at") else await self._realized()
+        query = {name: request.query.get(name, "") for name in ("from", "to", "port")}
+        for name, text in query.items():
+            if not text:
+                raise Refused(400, "is missing", name)
+        return json_response(await asyncio.to_thread(self._explained, moment, query, realized))
+
+    def _explained(self, moment: Moment, query: dict[str, str], realized: dict[NodeKey, int]) -> schema.Explanation:
+        mesh = Mesh(moment.state, moment.origins, self._mesh.cluster)
+        ends = []
+        for name in ("from", "to"):
+            try:
+                ends.append(mesh.end(query[name]))
+            except NoSuchEnd as error:
+                raise Refused(404, str(error), name) from None
+        try:
+            protocol, port = read_port(query["port"])
+        except PortError as error:
+            raise Refused(400, str(error), "port") from None
+        return explain(mesh, *ends, protocol, port, realized, moment.time_ns)
+
+    async def _realized(self) -> dict[NodeKey, int]:
+        """What nodes have reported; nothing while the log is away."""
+        try:
+            reports = await read_all_reports(self._mesh.log)
+        except LogError:
+            return {}
+        return {NodeKey(report.cluster, report.node): report.realized for report in reports}
+
+    async def why_row(self, request: web.Request) -> web.Response:
+        moment = await self._asked(request, "at")
+        where = asked_node(request, moment.state, self._mesh.cluster, self._mesh.where)
+        if where is None:
+            raise Refused(400, "an operator has no kernel; name a node", "node")
+        mesh = Mesh(moment.state, moment.origins, self._mesh.cluster)
+        table, key = request.match_info["table"], request.query.get("key", "")
+        try:
+            answer = await asyncio.to_thread(explain_row, mesh, where, table, key, moment.time_ns)
+        except NoSuchRow as error:
+            raise Refused(404, str(error), "key") from None
+        return json_response(answer)

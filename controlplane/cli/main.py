@@ -29,9 +29,11 @@ GROUPS: dict[str, dict[str, tuple[str, str]]] = {
         "identity": ("identity", "security identities and their labels"),
         "service": ("service", "services, frontends and backends"),
         "policy": ("policy", "network policies in force"),
+        "verdict": ("verdict", "what would happen to a flow, from manifests alone"),
         "ip": ("ip", "addresses and prefixes, and whose they are"),
         "bpf": ("bpf", "what the kernel's maps hold"),
         "log": ("log", "the history: list, follow, show, bisect, replay"),
+        "why": ("why", "why a flow is allowed or denied, or a map row there; the records behind it"),
         "diff": ("diff", "what is other between two points of the history"),
     },
     "Change": {

@@ -7,7 +7,7 @@ from controlplane.events import ClusterJoined, ClusterLeft
 from controlplane.model import Cluster
 from controlplane.projections.clusters import cluster_fault
 from controlplane.projections.state import State
-from kvstore.types import Claim
+from kvstore.types import Claim, Want
 
 
 class JoinCluster(msgspec.Struct, frozen=True):
@@ -34,7 +34,7 @@ def join_cluster(state: State, author: Author, command: JoinCluster) -> Decision
     event = ClusterJoined(command.cluster_id, command.pod_cidrs, command.block_prefixes, command.service_cidrs)
     own = state.clusters.get(author.cluster)
     if own is None:
-        return Decision((event,), (Claim(f"cluster/{command.cluster_id}"),))
+        return Decision((event,), (Claim(cluster_claim(command.cluster_id)),))
     return Decision() if own == wanted else Decision((event,))
 
 
@@ -50,4 +50,10 @@ def leave_cluster(state: State, author: Author, command: LeaveCluster) -> Decisi
     ):
         if held:
             return Rejection(f"cluster {author.cluster} has {len(held)} {what}; remove them first")
-    return Decision((ClusterLeft(),), (Claim(f"cluster/{own.cluster_id}", taken=False),))
+    claim = Claim(cluster_claim(own.cluster_id), Want.FREED, untouched_since=state.revision)
+    return Decision((ClusterLeft(),), (claim,))
+
+
+def cluster_claim(cluster_id: int) -> str:
+    """The claim's key of a cluster's number. Whoever adds something to a cluster holds it."""
+    return f"cluster/{cluster_id}"

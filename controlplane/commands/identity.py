@@ -4,11 +4,12 @@ import hashlib
 
 import msgspec
 
+from controlplane.commands.cluster import cluster_claim
 from controlplane.commands.types import Author, Decision, Rejection
 from controlplane.events import IdentityAllocated, IdentityReleased
 from controlplane.model import IDENTITY_BITS, IDENTITY_N_MAX, IDENTITY_N_MIN, Labels
 from controlplane.projections.state import State
-from kvstore.types import Claim
+from kvstore.types import Claim, Want
 
 
 class ReleaseIdentity(msgspec.Struct, frozen=True):
@@ -18,13 +19,14 @@ class ReleaseIdentity(msgspec.Struct, frozen=True):
 
 
 def identity_for(state: State, author: Author, labels: Labels) -> tuple[int, Decision] | Rejection:
-    """The number of a label set, and what must be appended for it: nothing if it is known.
+    """The number of a label set, and what must be appended for it: of a known one the claim alone, held, so that no
+    release that did not see this use can stand.
 
     A new number is the first free one behind the last given out, so that a released number stays unused longest.
     """
     known = state.identity_numbers.get((author.cluster, labels))
     if known is not None:
-        return known, Decision()
+        return known, Decision(claims=(Claim(number_claim(author.cluster, known), Want.HELD),))
     cluster = state.clusters.get(author.cluster)
     if cluster is None:
         return Rejection(f"cluster {author.cluster} has not joined the mesh; its operator must come first")
@@ -35,6 +37,7 @@ def identity_for(state: State, author: Author, labels: Labels) -> tuple[int, Dec
         number = base + IDENTITY_N_MIN + (last - IDENTITY_N_MIN + 1 + step) % count
         if number not in state.identities:
             claims = (
+                Claim(cluster_claim(cluster.cluster_id), Want.HELD),
                 Claim(number_claim(author.cluster, number)),
                 Claim(labels_claim(author.cluster, labels), value=str(number).encode()),
             )
@@ -43,15 +46,15 @@ def identity_for(state: State, author: Author, labels: Labels) -> tuple[int, Dec
 
 
 def release_identity(state: State, author: Author, command: ReleaseIdentity) -> Decision | Rejection:
-    """Free the number and its labels for others."""
+    """Free the number and its labels for others, unless somebody has used the number meanwhile."""
     identity = state.identities.get(command.number)
     if identity is None:
         return Decision()
     if state.identity_users.get(command.number):
         return Rejection(f"identity {command.number} has {state.identity_users[command.number]} endpoints", "number")
     claims = (
-        Claim(number_claim(author.cluster, command.number), taken=False),
-        Claim(labels_claim(author.cluster, identity.labels), taken=False),
+        Claim(number_claim(author.cluster, command.number), Want.FREED, untouched_since=state.revision),
+        Claim(labels_claim(author.cluster, identity.labels), Want.FREED),
     )
     return Decision((IdentityReleased(command.number),), claims)
 

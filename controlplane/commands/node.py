@@ -5,13 +5,14 @@ from collections.abc import Container
 import msgspec
 
 from controlplane.addresses import blocks_of
+from controlplane.commands.cluster import cluster_claim
 from controlplane.commands.types import Author, Decision, Rejection
 from controlplane.events import AddressBlockAssigned, NodeJoined, NodeLeft
 from controlplane.labels import SOURCE_KUBERNETES, label_fault
 from controlplane.model import Cluster, Device, Labels, NodeKey
 from controlplane.projections.nodes import node_fault
 from controlplane.projections.state import State
-from kvstore.types import Claim
+from kvstore.types import Claim, Want
 
 
 class JoinNode(msgspec.Struct, frozen=True):
@@ -50,7 +51,11 @@ def join_node(state: State, author: Author, command: JoinNode) -> Decision | Rej
     fault = node_fault(state, key, command.addresses, command.device) or label_fault(labels)
     if fault:
         return Rejection(f"node {command.node}: {fault}")
-    return Decision((NodeJoined(command.node, command.addresses, command.device, labels),))
+    claims = [Claim(node_claim(*key), Want.TAKEN if known is None else Want.HELD)]
+    cluster = state.clusters.get(author.cluster)
+    if known is None and cluster is not None:
+        claims.append(Claim(cluster_claim(cluster.cluster_id), Want.HELD))
+    return Decision((NodeJoined(command.node, command.addresses, command.device, labels),), tuple(claims))
 
 
 def sourced_labels(labels: Labels) -> Labels:
@@ -72,7 +77,8 @@ def assign_address_block(state: State, author: Author, command: AssignAddressBlo
     blocks = free_blocks(cluster, state.blocks)
     if isinstance(blocks, Rejection):
         return blocks
-    claims = tuple(Claim(block_claim(author.cluster, block)) for block in blocks)
+    held = Claim(node_claim(author.cluster, command.node), Want.HELD)
+    claims = (held, *(Claim(block_claim(author.cluster, block)) for block in blocks))
     return Decision((AddressBlockAssigned(command.node, blocks),), claims)
 
 
@@ -92,8 +98,14 @@ def remove_node(state: State, author: Author, command: RemoveNode) -> Decision |
     node = state.nodes.get(NodeKey(author.cluster, command.node))
     if node is None:
         return Decision()
-    claims = tuple(Claim(block_claim(author.cluster, block), taken=False) for block in node.blocks)
+    own = Claim(node_claim(author.cluster, command.node), Want.FREED, untouched_since=state.revision)
+    claims = (own, *(Claim(block_claim(author.cluster, block), Want.FREED) for block in node.blocks))
     return Decision((NodeLeft(command.node, command.reason),), claims)
+
+
+def node_claim(cluster: str, node: str) -> str:
+    """The claim's key of a node: taken when it joins, held by what gives it something, freed when it leaves."""
+    return f"node/{cluster}/{node}"
 
 
 def block_claim(cluster: str, block: str) -> str:

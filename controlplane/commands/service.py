@@ -3,12 +3,13 @@
 import msgspec
 
 from controlplane.addresses import family_of, is_address, is_within, service_addresses
+from controlplane.commands.cluster import cluster_claim
 from controlplane.commands.types import Author, Decision, Rejection
 from controlplane.events import BackendsReported, BackendsWithdrawn, ServiceApplied, ServiceRemoved
 from controlplane.model import Backend, Cluster, Service, ServicePort
 from controlplane.projections.services import ports_fault, service_key, slice_key
 from controlplane.projections.state import State
-from kvstore.types import Claim
+from kvstore.types import Claim, Want
 
 
 class ApplyService(msgspec.Struct, frozen=True):
@@ -65,8 +66,13 @@ def apply_service(state: State, author: Author, command: ApplyService) -> Decisi
     had = known.cluster_ips if known else ()
     if known is not None and known == Service(author.cluster, *msgspec.structs.astuple(event)):
         return Decision()
-    claims = [Claim(address_claim(author.cluster, each)) for each in addresses if each not in had]
-    claims += [Claim(address_claim(author.cluster, each), taken=False) for each in had if each not in addresses]
+    own = name_claim(author.cluster, command.namespace, command.name)
+    if known is None:
+        claims = [Claim(own), Claim(cluster_claim(cluster.cluster_id), Want.HELD)]
+    else:
+        claims = [Claim(own, Want.HELD, untouched_since=state.revision)]
+    claims += [Claim(address_claim(author.cluster, each)) for each in addresses if each not in had]
+    claims += [Claim(address_claim(author.cluster, each), Want.FREED) for each in had if each not in addresses]
     return Decision((event,), tuple(claims))
 
 
@@ -107,7 +113,9 @@ def remove_service(state: State, author: Author, command: RemoveService) -> Deci
     known = state.services.get(service_key(author.cluster, command.namespace, command.name))
     if known is None:
         return Decision()
-    claims = tuple(Claim(address_claim(author.cluster, each), taken=False) for each in known.cluster_ips)
+    name = name_claim(author.cluster, command.namespace, command.name)
+    own = Claim(name, Want.FREED, untouched_since=state.revision)
+    claims = (own, *(Claim(address_claim(author.cluster, each), Want.FREED) for each in known.cluster_ips))
     return Decision((ServiceRemoved(command.namespace, command.name),), claims)
 
 
@@ -133,6 +141,12 @@ def withdraw_backends(state: State, author: Author, command: WithdrawBackends) -
     if slice_key(author.cluster, command.namespace, command.name) not in state.backend_slices:
         return Decision()
     return Decision((BackendsWithdrawn(command.namespace, command.name),))
+
+
+def name_claim(cluster: str, namespace: str, name: str) -> str:
+    """The claim's key of a service. Two writers that change one service at once would else each account for the
+    addresses that it had before, and one of them would be lost for good."""
+    return f"service/{cluster}/{namespace}/{name}"
 
 
 def address_claim(cluster: str, address: str) -> str:

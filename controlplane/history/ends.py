@@ -101,8 +101,9 @@ class Mesh:
         if isinstance(holder, EndpointKey):
             return self.of_endpoint(self.state.endpoints[holder], text)
         if holder is not None:
-            labels = ("reserved:remote-node",)
-            return End(text or f"node {holder.node}", NODE, holder.cluster, holder, RESERVED_IDENTITIES["remote-node"], labels, canonical)
+            number = RESERVED_IDENTITIES["remote-node"]
+            name = text or f"node {holder.node}"
+            return End(name, NODE, holder.cluster, holder, number, ("reserved:remote-node",), canonical)
         service = self.state.service_addresses.get((self.cluster, canonical))
         if service is not None:
             return End(text or str(service.name), SERVICE, service.cluster, service, 0, (), canonical)

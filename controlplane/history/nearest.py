@@ -7,9 +7,9 @@ from collections.abc import Sequence
 
 import msgspec
 
-from controlplane.policy.rules import ParsedPolicy, PortRange, Rule
+from controlplane.policy.rules import NamedPorts, ParsedPolicy, PortRange, Rule
 from controlplane.policy.selectors import LabelIndex, Requirement, Selector
-from controlplane.policy.verdict import NO_PORTS, NamedPorts, rule_matches
+from controlplane.policy.verdict import NO_PORTS, rule_matches
 from datapath.abi.types import POLICY_INGRESS
 from datapath.addressing import protocol_name
 

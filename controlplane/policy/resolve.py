@@ -2,12 +2,20 @@
 
 Belongs here: which rows a rule becomes, ports as prefixes, shapes. Does not belong here: which identities a selector
 selects and which policies are about a subject (desired/policy.py keeps both).
+
+A row never allows more than its rule. The programs see no type of an ICMP message and no request inside a connection,
+and one row holds for all endpoints of an identity; so what a rule allows for some types or requests only, or by the
+name of a port that the endpoints of one identity do not all give the same number, becomes no row: it stays closed. What
+a rule denies in such a way becomes a row for all of it.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
-from controlplane.policy.rules import ANY_PROTOCOL, PORT_MAX, ParsedPolicy, PortRange, Rule
+import msgspec
+
+from controlplane.policy.rules import ANY_PROTOCOL, ICMP, ICMPV6, PORT_MAX, ParsedPolicy, PortRange, Rule
 from controlplane.policy.selectors import Selector
+from controlplane.policy.settings import DEFAULTS, NEVER, PolicySettings
 from controlplane.policy.verdict import enforces
 from datapath.abi.types import (
     POLICY_EGRESS,
@@ -42,10 +50,37 @@ def port_pieces(ports: PortRange) -> Iterator[PortPiece]:
         port += size
 
 
+class PortFacts(msgspec.Struct, frozen=True):
+    """Named ports of an identity, by (protocol, name): the number that all its endpoints give, all that any one gives."""
+
+    agreed: Mapping[tuple[int, str], int] = {}
+    known: Mapping[tuple[int, str], tuple[int, ...]] = {}
+
+
+NO_PORTS = PortFacts()
+
+
 def pieces_of(rule: Rule) -> tuple[PortPiece, ...]:
+    """Of the ports that the rule gives by number."""
     if rule.ports is None:
         return EVERY_PORT
-    return tuple(dict.fromkeys(piece for ports in rule.ports for piece in port_pieces(ports)))
+    return tuple(dict.fromkeys(piece for ports in rule.ports for piece in _pieces(ports, rule.deny)))
+
+
+def _pieces(ports: PortRange, deny: bool) -> Iterable[PortPiece]:
+    if ports.protocol not in (ICMP, ICMPV6):
+        return port_pieces(ports)
+    return ((ports.protocol, 0, 0),) if deny else ()
+
+
+def named_pieces(rule: Rule, facts: PortFacts) -> tuple[PortPiece, ...]:
+    """Of the ports that the rule gives by name, where the destination has these."""
+    found: list[PortPiece] = []
+    for named in rule.named:
+        key = (named.protocol, named.name)
+        numbers = facts.known.get(key, ()) if rule.deny else [facts.agreed[key]] if key in facts.agreed else ()
+        found += [(named.protocol, number, PORT_BITS) for number in numbers]
+    return tuple(found)
 
 
 def shape_of(piece: PortPiece) -> int:
@@ -54,54 +89,96 @@ def shape_of(piece: PortPiece) -> int:
     return POLICY_SHAPE_L3 if protocol == ANY_PROTOCOL else POLICY_SHAPE_PORT_0 << prefix
 
 
-def effective_rules(policies: Sequence[ParsedPolicy]) -> tuple[Rule, ...]:
-    """The rules that can change a verdict: where a direction is not enforced, an allow rule says nothing."""
-    enforced = {direction: enforces(policies, direction) for direction in (POLICY_INGRESS, POLICY_EGRESS)}
-    return tuple(rule for policy in policies for rule in policy.rules if rule.deny or enforced[rule.direction])
+def effective_rules(policies: Sequence[ParsedPolicy], settings: PolicySettings = DEFAULTS) -> tuple[Rule, ...]:
+    """The rules that become rows: where a direction is not enforced, an allow rule says nothing."""
+    if settings.enforcement == NEVER:
+        return ()
+    enforced = {direction: enforces(policies, direction, settings) for direction in (POLICY_INGRESS, POLICY_EGRESS)}
+    return tuple(
+        rule
+        for policy in policies
+        for rule in policy.rules
+        if rule.deny or (enforced[rule.direction] and rule.requests is None)
+    )
 
 
-def subject_row(policies: Sequence[ParsedPolicy]) -> PolicySubjectRow:
+def subject_row(policies: Sequence[ParsedPolicy], settings: PolicySettings = DEFAULTS) -> PolicySubjectRow:
     """What is enforced, and the shapes of all its rules, whether or not a remote is known yet that they select.
 
     So the row follows the policies alone, and a new identity writes only its own rows.
     """
     shapes = {POLICY_INGRESS: 0, POLICY_EGRESS: 0}
-    for rule in effective_rules(policies):
+    for rule in effective_rules(policies, settings):
         for piece in pieces_of(rule):
             shapes[rule.direction] |= shape_of(piece)
+        for named in rule.named:
+            shapes[rule.direction] |= shape_of((named.protocol, 0, PORT_BITS))
     return PolicySubjectRow(
-        ingress_enforced=int(enforces(policies, POLICY_INGRESS)),
-        egress_enforced=int(enforces(policies, POLICY_EGRESS)),
+        ingress_enforced=int(enforces(policies, POLICY_INGRESS, settings)),
+        egress_enforced=int(enforces(policies, POLICY_EGRESS, settings)),
         ingress_shapes=shapes[POLICY_INGRESS],
         egress_shapes=shapes[POLICY_EGRESS],
     )
 
 
-def put_rows(by_remote: RowsByRemote, subject: int, remotes: Iterable[int], rule: Rule) -> None:
+Facts = Callable[[int], PortFacts]
+"""The named ports of an identity."""
+
+
+def no_facts(identity: int) -> PortFacts:
+    return NO_PORTS
+
+
+def put_rows(
+    by_remote: RowsByRemote, subject: int, remotes: Iterable[int], rule: Rule, facts: Facts = no_facts
+) -> None:
     """The rule's rows for these remotes; a deny row takes the place of an allow row of the same key."""
     row = DENY if rule.deny else ALLOW
     pieces = pieces_of(rule)
+    ingress = rule.direction == POLICY_INGRESS
+    if rule.named and ingress:
+        pieces = (*pieces, *named_pieces(rule, facts(subject)))
     for remote in remotes:
+        own = pieces
+        if rule.named and not ingress:
+            # A rule about every remote has its numbered ports in rows of their own.
+            numbered = pieces if rule.peers is not None or remote == ANY_REMOTE else ()
+            own = (*numbered, *named_pieces(rule, facts(remote)))
+        if not own:
+            continue
         rows = by_remote.setdefault(remote, {})
-        for protocol, port, prefix in pieces:
+        for protocol, port, prefix in own:
             key = PolicyKey(subject, remote, port, prefix, protocol, rule.direction)
             if rule.deny or key not in rows:
                 rows[key] = row
 
 
-def remotes_of(rule: Rule, selected: Callable[[Selector], Sequence[int]]) -> Iterator[int]:
+def asks_remotes(rule: Rule) -> bool:
+    """Whether it is about every remote, and what that means depends on the remote's named ports."""
+    return rule.peers is None and bool(rule.named) and rule.direction == POLICY_EGRESS
+
+
+def remotes_of(
+    rule: Rule, selected: Callable[[Selector], Sequence[int]], everyone: Callable[[], Sequence[int]] = tuple
+) -> Iterator[int]:
     """The remote identities of the rule; ANY_REMOTE stands for all."""
     if rule.peers is None:
         yield ANY_REMOTE
+        if asks_remotes(rule):
+            yield from everyone()
         return
     yield from dict.fromkeys(remote for selector in rule.peers for remote in selected(selector))
 
 
 def resolve(
-    subject: int, policies: Sequence[ParsedPolicy], selected: Callable[[Selector], Sequence[int]]
+    subject: int,
+    policies: Sequence[ParsedPolicy],
+    selected: Callable[[Selector], Sequence[int]],
+    everyone: Callable[[], Sequence[int]] = tuple,
+    facts: Facts = no_facts,
 ) -> tuple[PolicySubjectRow, dict[PolicyKey, PolicyRow]]:
     """All rows of a subject under the policies that are about it."""
     by_remote: RowsByRemote = {}
     for rule in effective_rules(policies):
-        put_rows(by_remote, subject, remotes_of(rule, selected), rule)
+        put_rows(by_remote, subject, remotes_of(rule, selected, everyone), rule, facts)
     return subject_row(policies), {key: row for rows in by_remote.values() for key, row in rows.items()}

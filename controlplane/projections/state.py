@@ -19,6 +19,7 @@ from controlplane.addresses import Span, span_of
 from controlplane.codec import MalformedBatch, decode
 from controlplane.model import (
     BackendSlice,
+    CidrGroup,
     Cluster,
     Endpoint,
     EndpointKey,
@@ -28,10 +29,12 @@ from controlplane.model import (
     NodeKey,
     ObjectKey,
     Policy,
+    ResolvedName,
     Service,
     Workload,
 )
 from controlplane.projections import (
+    addresses,
     clusters,
     endpoints,
     identities,
@@ -73,6 +76,11 @@ PROJECTIONS: Mapping[type[Any], Projection] = {
     e.BackendsWithdrawn: services.backends_withdrawn,
     e.PolicyApplied: policies.policy_applied,
     e.PolicyRemoved: policies.policy_removed,
+    e.CIDRGroupApplied: addresses.cidr_group_applied,
+    e.CIDRGroupRemoved: addresses.cidr_group_removed,
+    e.NameResolved: addresses.name_resolved,
+    e.NameExpired: addresses.name_expired,
+    e.SettingsChanged: addresses.settings_changed,
 }
 
 EPOCH_KINDS = frozenset(("cluster", "node", "namespace", "identity", "endpoint", "policy"))
@@ -139,6 +147,10 @@ class State:
         self.services: dict[ObjectKey, Service] = {}
         self.backend_slices: dict[ObjectKey, BackendSlice] = {}
         self.policies: dict[ObjectKey, Policy] = {}
+        self.cidr_groups: dict[ObjectKey, CidrGroup] = {}
+        self.resolved_names: dict[ObjectKey, ResolvedName] = {}
+        self.policy_settings: dict[str, str] = {}
+        """By cluster, canonical JSON; absent where all are the defaults."""
 
         self.last_created: dict[NodeKey, tuple[str, str]] = {}
         """For each node, ipv4 and ipv6 of the endpoint created last, or "": where the search for free ones goes on."""
@@ -226,6 +238,11 @@ class State:
         for key in sorted(key for key in self.backend_slices if key.cluster == cluster):
             services.remove_slice(self, key, changes)
         self._forget("policy", self.policies, cluster, changes)
+        self._forget("cidr_group", self.cidr_groups, cluster, changes)
+        self._forget("name", self.resolved_names, cluster, changes)
+        settings = self.policy_settings.pop(cluster, None)
+        if settings is not None:
+            changes.append(Change("settings", cluster, settings, None))
         self._forget("workload", self.workloads, cluster, changes)
         self._forget("namespace", self.namespaces, cluster, changes)
 

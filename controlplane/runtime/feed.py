@@ -33,30 +33,36 @@ class Feed:
         self._logger = structlog.get_logger()
 
     def start(self) -> None:
-        """Offer all rows of the state held. Without being in sync nothing is said to be complete, so nothing is
-        pruned: what the kernel holds beyond it may be right."""
-        self._follower.take_changes()
-        self._offer_all()
+        """Offer all rows of the state held, if that can do no harm.
+
+        A state that is not in sync may be older than what the kernel holds: then the kernel keeps what is pinned.
+        Only into an empty kernel, as after a reboot, old rows are better than none; nothing is pruned for them.
+        """
+        if self._follower.in_sync or self._reconciler.was_empty:
+            self._follower.take_changes()
+            self._offer_all()
+        else:
+            self._logger.warning(
+                "the log is away: the kernel keeps what is pinned", revision=self._follower.applied_revision
+            )
 
     async def run(self) -> None:
         """Offer what changes, for ever."""
         while True:
-            await self._wait_work()
-            replaced, changes = self._follower.take_changes()
-            if replaced or (self._follower.in_sync and not self._offered_in_sync):
+            if not self._offered_in_sync:
+                while not self._follower.in_sync:
+                    await self._follower.wait_moved()
+                self._follower.take_changes()
                 self._offer_all()
+                continue
+            await self._follower.wait_changes()
+            replaced, changes = self._follower.take_changes()
+            if replaced:
+                self._offered_in_sync = False
             else:
                 self._reconciler.offer(self._deriver.update(self._follower.state, changes))
                 self._relabelling.offer([change for applied in changes for change in applied])
                 self._counters.add("derivations_total")
-
-    async def _wait_work(self) -> None:
-        if self._follower.in_sync and not self._offered_in_sync:
-            return
-        if self._offered_in_sync:
-            await self._follower.wait_changes()
-        else:
-            await self._follower.wait_moved()
 
     def _offer_all(self) -> None:
         desired = self._deriver.full(self._follower.state)

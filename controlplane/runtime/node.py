@@ -82,6 +82,7 @@ class Node:
         self.ready_after_s: float | None = None
         self.joined = False
         self.writes_at_start: dict[str, int] = {}
+        self._is_static = False
         self._started_s = parts.clock.monotonic_s()
         self._logger = structlog.get_logger()
 
@@ -166,7 +167,7 @@ class Node:
             node=parts.settings.node,
             version=status.package_version(),
             pid=os.getpid(),
-            health=status.health(self.ready, problems),
+            health=status.health(self.ready, problems, self._is_static and not follower.in_sync),
             problems=problems,
             ready=self.ready,
             ready_after_s=self.ready_after_s,
@@ -209,6 +210,7 @@ class Node:
             is_away = not parts.log.connected or not parts.follower.in_sync  # type: ignore[attr-defined]
             if has_checkpoint and is_away and not joining.done() and not self._is_progressing():
                 self._logger.warning("the log is away; serving from the checkpoint", revision=self.revision())
+                self._is_static = True
                 return
 
     def _is_progressing(self) -> bool:

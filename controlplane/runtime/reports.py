@@ -37,8 +37,17 @@ def report_key(cluster: str, node: str) -> str:
 
 async def read_reports(log: EventLog, cluster: str) -> Sequence[NodeReport]:
     """Those of the nodes whose lease holds, in order of their names. Raises LogError."""
+    return await _read(log, f"report/{cluster}/")
+
+
+async def read_all_reports(log: EventLog) -> Sequence[NodeReport]:
+    """Those of every cluster. Raises LogError."""
+    return await _read(log, "report/")
+
+
+async def _read(log: EventLog, prefix: str) -> Sequence[NodeReport]:
     found = []
-    for stored in await log.list(f"report/{cluster}/"):
+    for stored in await log.list(prefix):
         try:
             found.append(msgspec.json.decode(stored.value, type=NodeReport))
         except msgspec.MsgspecError:

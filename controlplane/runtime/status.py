@@ -160,8 +160,10 @@ def endpoint_state(endpoint: Endpoint | None, report: Report, generation: int) -
     return "ready" if report.realized_generation >= generation else "pending"
 
 
-def health(ready: bool, problems: Sequence[str]) -> str:
-    """One word."""
+def health(ready: bool, problems: Sequence[str], is_static: bool = False) -> str:
+    """One word. `is_static`: the log is away, and the kernel keeps what was pinned."""
+    if is_static:
+        return "degraded"
     if not ready:
         return "starting"
     return "degraded" if problems else "ok"

@@ -23,15 +23,15 @@ from controlplane.runtime.telemetry import Counters
 from controlplane.settings import CommonSettings
 from kvstore.api import EventLog
 from kvstore.errors import ClaimConflict, Fenced, LogError
-from kvstore.types import Claim, Record, Revision, Session
+from kvstore.types import Claim, Record, Revision, Session, Want
 
 GROUP_BYTES_MAX = 512 * 1024
 """Half of kvstore's bound for one batch: estimated before encoding, so there is room for error."""
 GROUP_ATTEMPTS_MAX = 3
 CATCH_UP_S = 0.2
 """How long a writer waits for the record behind a conflict; watch delivery takes milliseconds."""
-GROUP_CLAIMS_MAX = 64
-"""etcd takes 128 operations in a transaction; a claim costs a compare and an operation."""
+GROUP_COMPARES_MAX = 100
+"""A batch whose claims need more is full; up to kvstore.append.CLAIM_COMPARES_MAX there is room for one decision."""
 
 
 class WriterFailed(Exception):
@@ -222,15 +222,17 @@ class _Scratch:
         self.events: list[Event] = []
         self.claims: list[Claim] = []
         self._state = state
+        self._known = state.revision
         self._copied = False
         self._unseen: list[Event] = []
         self._author = author
         self._bytes = 0
+        self._compares = 0
 
     @property
     def is_full(self) -> bool:
         """Another decision might not fit the batch."""
-        return self._bytes > GROUP_BYTES_MAX or len(self.claims) > GROUP_CLAIMS_MAX
+        return self._bytes > GROUP_BYTES_MAX or self._compares > GROUP_COMPARES_MAX
 
     def decide(self, command: Any, claims_clash: bool = False) -> Decision | Rejection | None:
         """Against the state and every event decided before. None, unless `claims_clash`: it claims what an earlier one
@@ -238,13 +240,28 @@ class _Scratch:
         self._see()
         decided = decide(self._state, self._author, command)
         if isinstance(decided, Decision):
+            claims = self._fresh(decided.claims)
             keys = {claim.key for claim in self.claims}
-            if not claims_clash and any(claim.key in keys for claim in decided.claims):
+            if not claims_clash and any(claim.key in keys for claim in claims):
                 return None
             self.events += decided.events
-            self.claims += decided.claims
+            self.claims += claims
+            self._compares += sum(claim.compares for claim in claims)
             self._unseen += decided.events
         return decided
+
+    def _fresh(self, claims: Sequence[Claim]) -> list[Claim]:
+        """Without those that the batch makes already by holding or taking the key, and as of the revision that is
+        really known: the scratch copy's own revisions beyond it may be another writer's records."""
+        kept = {claim.key for claim in self.claims if claim.want is not Want.FREED}
+        found = []
+        for claim in claims:
+            if claim.want is Want.HELD and claim.untouched_since is None and claim.key in kept:
+                continue
+            if claim.untouched_since is not None:
+                claim = msgspec.structs.replace(claim, untouched_since=min(claim.untouched_since, self._known))
+            found.append(claim)
+        return found
 
     def _see(self) -> None:
         if not self._unseen:

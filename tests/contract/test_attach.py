@@ -5,7 +5,6 @@ What both promise alone is in test_kernel.py.
 
 import itertools
 import socket
-import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -14,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from datapath import codec
+from datapath import codec, conntrack
 from datapath.kernel import libbpf, uapi
 from datapath.kernel.attachments import Form
 from datapath.kernel.clsact import Filters
@@ -157,9 +156,10 @@ def ask_service(wire: Wire, family: int, question: bytes) -> None:
 
 
 def counted(kernel: RealKernel) -> int:
-    """Packets that the programs of this node have seen, by their own count."""
-    values = dict(kernel.dump_runtime("metrics")).values()
-    return sum(int.from_bytes(value[i : i + 8], sys.byteorder) for value in values for i in range(0, len(value), 16))
+    """Datagrams that the programs of this node have counted to some flow."""
+    entries = [conntrack.decode_entry(*entry) for entry in kernel.dump_runtime("conntrack")]
+    flows = [entry.row for entry in entries if entry.key.protocol == socket.IPPROTO_UDP]
+    return sum(row.forward_packets + row.reply_packets for row in flows)
 
 
 @pytest.mark.parametrize("tx", ["on", "off"])

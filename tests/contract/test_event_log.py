@@ -16,7 +16,7 @@ from kvstore.errors import (
     PayloadTooLarge,
     SequenceGap,
 )
-from kvstore.types import BATCH_BYTES_MAX, Bookmark, Claim, Position, Record, Revision
+from kvstore.types import BATCH_BYTES_MAX, Bookmark, Claim, Position, Record, Revision, Want
 
 DEADLINE_S = 20.0
 _numbers = itertools.count()
@@ -232,10 +232,66 @@ async def test_a_released_claim_can_be_taken_again(bed, cluster):
     session = await log.open_session(cluster, "n1")
     key = f"number/{cluster}/1"
     await log.append(session, b"1", [Claim(key)])
-    await log.append(session, b"2", [Claim(key, taken=False)])
+    await log.append(session, b"2", [Claim(key, Want.FREED)])
     with pytest.raises(ClaimConflict):
-        await log.append(session, b"3", [Claim(key, taken=False)])
+        await log.append(session, b"3", [Claim(key, Want.FREED)])
     assert await log.append(session, b"4", [Claim(key)])
+
+
+async def test_a_held_claim_must_exist(bed, cluster):
+    """Holding what nobody has taken conflicts, and stores nothing."""
+    log = await bed.log()
+    start = await log.position()
+    session = await log.open_session(cluster, "n1")
+    key = f"number/{cluster}/1"
+    with pytest.raises(ClaimConflict):
+        await log.append(session, b"1", [Claim(key, Want.HELD)])
+    assert await read_all(log, start) == []
+
+
+async def test_a_held_claim_keeps_its_value(bed, cluster):
+    """Only its revision moves, to that of the record that holds it."""
+    log = await bed.log()
+    session = await log.open_session(cluster, "n1")
+    key = f"number/{cluster}/1"
+    await log.append(session, b"1", [Claim(key, value=b"kept")])
+    revision = await log.append(session, b"2", [Claim(key, Want.HELD)])
+    (stored,) = await log.list(f"claim/{key}")
+    assert (stored.value, stored.revision) == (b"kept", revision)
+
+
+@pytest.mark.parametrize("want", [Want.FREED, Want.HELD])
+async def test_a_claim_touched_meanwhile_conflicts(bed, cluster, want):
+    """What another writer holds after the revision that a decision stood at is not given up, nor held, by it."""
+    log = await bed.log()
+    session, other = await log.open_session(cluster, "n1"), await log.open_session(cluster, "n2")
+    key = f"number/{cluster}/1"
+    stood_at = await log.append(session, b"1", [Claim(key)])
+    touched = await log.append(other, b"2", [Claim(key, Want.HELD)])
+    with pytest.raises(ClaimConflict):
+        await log.append(session, b"3", [Claim(key, want, untouched_since=stood_at)])
+    assert await log.append(session, b"4", [Claim(key, want, untouched_since=touched)])
+
+
+async def test_two_writers_hold_one_claim(bed, cluster):
+    """Holding excludes nobody but who would free it."""
+    log = await bed.log()
+    session, other = await log.open_session(cluster, "n1"), await log.open_session(cluster, "n2")
+    key = f"number/{cluster}/1"
+    await log.append(session, b"1", [Claim(key)])
+    assert await log.append(session, b"2", [Claim(key, Want.HELD)])
+    assert await log.append(other, b"3", [Claim(key, Want.HELD)])
+
+
+async def test_as_many_claims_as_allowed_fit_one_append(bed, cluster):
+    """The bound that callers are told is one that the store takes."""
+    log = await bed.log()
+    session = await log.open_session(cluster, "n1")
+    claims = [Claim(f"number/{cluster}/{n}") for n in range(append_module.CLAIM_COMPARES_MAX)]
+    revision = await log.append(session, b"1", claims)
+    half = claims[: append_module.CLAIM_COMPARES_MAX // 2]
+    freed = [Claim(claim.key, Want.FREED, untouched_since=revision) for claim in half]
+    assert await log.append(session, b"2", freed)
 
 
 async def test_appending_goes_on_after_a_conflict(bed, cluster):

@@ -34,6 +34,11 @@ class InNamespace:
         self._namespace = namespace
         self.kernel = kernel
 
+    @property
+    def attach_mode(self) -> str:
+        """The kernel's own word."""
+        return self.kernel.attach_mode
+
     def __getattr__(self, name: str) -> Callable[..., Any]:
         return lambda *arguments: self._namespace.call(getattr(self.kernel, name), *arguments)
 
@@ -287,7 +292,8 @@ def test_a_row_of_zeros_in_node_state_is_no_row(world: World) -> None:
 
 def test_an_open_kernel_says_how_programs_are_attached(world: World) -> None:
     """One of the two forms."""
-    assert world.make().attach_mode in ATTACH_FORMS
+    kernel: Any = world.make()
+    assert kernel.attach_mode in ATTACH_FORMS
 
 
 def test_removing_runtime_rows_counts_those_that_were_there(world: World) -> None:

@@ -13,7 +13,7 @@ from controlplane.commands.service import ApplyService, RemoveService
 from controlplane.commands.types import Author, Decision, Rejection
 from controlplane.commands.workload import ApplyWorkload, RemoveWorkload
 from controlplane.model import ServicePort
-from kvstore.types import Claim
+from kvstore.types import Claim, Revision, Want
 from tests.controlplane.random_mesh import Log
 from tests.controlplane.small_mesh import accept, add_endpoint, device, mesh
 
@@ -52,19 +52,20 @@ def test_a_first_endpoint_allocates_its_identity_in_the_same_batch(log: Log) -> 
     assert allocated.labels == created.labels
     assert "k8s:io.cilium.k8s.namespace.labels.team=a" in created.labels
     assert (created.endpoint_id, created.ipv4, created.ipv6) == (1, "10.1.1.2", "fd00:1:0:1::2")
-    number, labels = decision.claims
+    cluster, number, labels = decision.claims
+    assert cluster == Claim("cluster/1", Want.HELD)
     assert number == Claim("identity/east/number/65792")
     assert labels.key.startswith("identity/east/labels/")
 
 
 def test_a_second_endpoint_shares_the_identity(log: Log) -> None:
-    """The same labels have the same number, with no claim."""
+    """The same labels have the same number, which is held against a release."""
     first = add_endpoint(log, "east", "n1", "web-1", 11, app="web")
     log.wish(OPERATOR, ApplyWorkload("shop", "web-2", {"app": "web"}))
     decision = accept(log, N1, create("web-2"))
     (created,) = decision.events
     assert isinstance(created, e.EndpointCreated)
-    assert (created.identity, decision.claims) == (first.identity, ())
+    assert (created.identity, decision.claims) == (first.identity, (Claim("identity/east/number/65792", Want.HELD),))
 
 
 def test_creating_again_is_nothing(log: Log) -> None:
@@ -128,8 +129,9 @@ def test_numbers_are_released_with_their_claims(log: Log) -> None:
     endpoint = add_endpoint(log, "east", "n1", "web", 11)
     assert "endpoints" in rejected(log, OPERATOR, ReleaseIdentity(endpoint.identity)).reason
     accept(log, N1, DeleteEndpoint("n1", endpoint.endpoint_id))
-    released = accept(log, OPERATOR, ReleaseIdentity(endpoint.identity))
-    assert [claim.taken for claim in released.claims] == [False, False]
+    stood_at = log.state.revision
+    number, labels = accept(log, OPERATOR, ReleaseIdentity(endpoint.identity)).claims
+    assert (number.want, number.untouched_since, labels.want) == (Want.FREED, stood_at, Want.FREED)
     assert add_endpoint(log, "east", "n1", "db", 12).identity == endpoint.identity + 1
 
 
@@ -138,10 +140,14 @@ def test_blocks_are_claimed_and_given_back(log: Log) -> None:
     accept(log, N3, JoinNode("n3", ("192.168.0.3",), device(2)))
     decision = accept(log, OPERATOR, AssignAddressBlock("n3"))
     assert decision.events == (e.AddressBlockAssigned("n3", ("10.1.0.0/24", "fd00:1::/64")),)
-    assert [claim.key for claim in decision.claims] == ["block/east/10.1.0.0_24", "block/east/fd00:1::_64"]
+    held, *blocks = decision.claims
+    assert held == Claim("node/east/n3", Want.HELD)
+    assert blocks == [Claim("block/east/10.1.0.0_24"), Claim("block/east/fd00:1::_64")]
     assert decide(log.state, OPERATOR, AssignAddressBlock("n3")) == Decision()
-    removed = accept(log, OPERATOR, RemoveNode("n3", "dead"))
-    assert removed.claims == tuple(Claim(claim.key, taken=False) for claim in decision.claims)
+    stood_at = Revision(log.state.revision)
+    node, *freed = accept(log, OPERATOR, RemoveNode("n3", "dead")).claims
+    assert node == Claim("node/east/n3", Want.FREED, untouched_since=stood_at)
+    assert freed == [Claim(claim.key, Want.FREED) for claim in blocks]
 
 
 def test_a_node_joins_with_new_facts_only(log: Log) -> None:
@@ -170,7 +176,10 @@ def test_a_cluster_number_is_claimed(log: Log) -> None:
     assert "east" in rejected(log, south, JoinCluster(1, ("10.3.0.0/16",), (24,), ())).reason
     decision = accept(log, south, JoinCluster(3, ("10.3.0.0/16",), (24,), ()))
     assert decision.claims == (Claim("cluster/3"),)
-    assert accept(log, south, LeaveCluster()).claims == (Claim("cluster/3", taken=False),)
+    stood_at = Revision(log.state.revision)
+    assert accept(log, south, LeaveCluster()).claims == (
+        Claim("cluster/3", Want.FREED, untouched_since=stood_at),
+    )
 
 
 def test_a_cluster_leaves_when_it_is_empty(log: Log) -> None:
@@ -185,13 +194,19 @@ def test_services_get_an_address_of_each_family(log: Log) -> None:
     (applied,) = decision.events
     assert isinstance(applied, e.ServiceApplied)
     assert applied.cluster_ips == ("172.1.0.1", "fd01:1::1")
-    assert [claim.key for claim in decision.claims] == ["service-ip/east/172.1.0.1", "service-ip/east/fd01_1__1"]
+    name, cluster, *addresses = decision.claims
+    assert (name, cluster) == (Claim("service/east/shop/web"), Claim("cluster/1", Want.HELD))
+    assert addresses == [Claim("service-ip/east/172.1.0.1"), Claim("service-ip/east/fd01_1__1")]
     assert decide(log.state, OPERATOR, wanted) == Decision()
     again = ApplyService("shop", "web", (), (HTTP,), {"app": "db"})
+    stood_at = Revision(log.state.revision)
     second = accept(log, OPERATOR, again)
-    assert (second.events[0].cluster_ips, second.claims) == (applied.cluster_ips, ())  # type: ignore[union-attr]
-    removed = accept(log, OPERATOR, RemoveService("shop", "web"))
-    assert removed.claims == tuple(Claim(claim.key, taken=False) for claim in decision.claims)
+    assert second.events[0].cluster_ips == applied.cluster_ips  # type: ignore[union-attr]
+    assert second.claims == (Claim(name.key, Want.HELD, untouched_since=stood_at),)
+    stood_at = Revision(log.state.revision)
+    own, *freed = accept(log, OPERATOR, RemoveService("shop", "web")).claims
+    assert own == Claim(name.key, Want.FREED, untouched_since=stood_at)
+    assert freed == [Claim(claim.key, Want.FREED) for claim in addresses]
 
 
 def test_a_cluster_address_in_use_is_rejected(log: Log) -> None:
@@ -207,8 +222,8 @@ def test_a_changed_cluster_address_gives_the_old_one_back(log: Log) -> None:
     """In the same transaction."""
     accept(log, OPERATOR, ApplyService("shop", "web", ("172.1.0.9",), (HTTP,), None))
     decision = accept(log, OPERATOR, ApplyService("shop", "web", ("172.1.0.8",), (HTTP,), None))
-    assert decision.claims == (
-        Claim("service-ip/east/172.1.0.8"), Claim("service-ip/east/172.1.0.9", taken=False),
+    assert decision.claims[1:] == (
+        Claim("service-ip/east/172.1.0.8"), Claim("service-ip/east/172.1.0.9", Want.FREED),
     )  # fmt: skip
 
 

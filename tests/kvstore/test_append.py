@@ -7,13 +7,13 @@ from hypothesis import strategies as st
 
 from kvstore import append, keys
 from kvstore.append import Again, Conflict, Cursor, Found, Landed, Lost, Place, attempt, settle, stored
-from kvstore.types import Claim
+from kvstore.types import Claim, Revision, Want
 
 PLACE = Place(token=5, sequence=10, cursor_revision=77, segment=3, head_revision=40)
 SENT = attempt(PLACE, "east", "n1", b"payload")
 UNCHANGED = Found(
     session_token=5, segment=3, head_revision=40, cursor=Cursor(10, 3, 5), cursor_revision=77,
-    stored=b"", stored_revision=0, claims_present=(),
+    stored=b"", stored_revision=0, claims_touched=(),
 )  # fmt: skip
 
 
@@ -71,18 +71,44 @@ def test_an_earlier_append_in_doubt_that_landed_is_counted():
     assert isinstance(outcome, Again) and outcome.place.sequence == 11
 
 
-@pytest.mark.parametrize(("taken", "present"), [(True, True), (False, False)])
-def test_a_claim_that_does_not_hold_is_named(taken, present):
-    """Nothing else has changed: the first claim that failed is the reason."""
-    claims = [Claim("free", taken=not taken), Claim("contested", taken=taken)]
-    outcome = settle(SENT, claims, found(claims_present=[present, present]))
+@pytest.mark.parametrize(
+    ("claim", "touched"),
+    [
+        (Claim("contested"), 30),
+        (Claim("contested", Want.HELD), 0),
+        (Claim("contested", Want.FREED), 0),
+        (Claim("contested", Want.FREED, untouched_since=Revision(29)), 30),
+        (Claim("contested", Want.HELD, untouched_since=Revision(29)), 30),
+        (Claim("contested", Want.FREED, untouched_since=Revision(29)), 0),
+    ],
+)
+def test_a_claim_that_does_not_hold_is_named(claim, touched):
+    """Nothing else has changed: the first claim that failed is the reason, not one that stands."""
+    standing = Claim("standing", Want.HELD, untouched_since=Revision(30))
+    outcome = settle(SENT, [standing, claim], found(claims_touched=[30, touched]))
     assert outcome == Conflict("contested")
+
+
+def test_what_is_taken_is_never_untouched_since():
+    """It did not exist: the caller is told."""
+    with pytest.raises(ValueError, match="untouched"):
+        append.check_claims([Claim("x", untouched_since=Revision(1))])
+
+
+def test_claims_are_bounded_by_what_they_compare():
+    """A claim that also asks for its revision counts twice."""
+    plain = [Claim(f"x/{n}") for n in range(append.CLAIM_COMPARES_MAX)]
+    append.check_claims(plain)
+    twice = [Claim(claim.key, Want.FREED, untouched_since=Revision(1)) for claim in plain]
+    append.check_claims(twice[: append.CLAIM_COMPARES_MAX // 2])
+    with pytest.raises(ValueError, match="compares"):
+        append.check_claims(twice)
 
 
 def test_old_knowledge_is_refreshed_before_a_claim_is_judged():
     """If the cursor moved, the claim may be our own from a copy in doubt: look again first."""
     outcome = settle(
-        SENT, [Claim("x")], found(cursor=Cursor(11, 3, 5), cursor_revision=90, claims_present=[True])
+        SENT, [Claim("x")], found(cursor=Cursor(11, 3, 5), cursor_revision=90, claims_touched=[9])
     )
     assert isinstance(outcome, Again)
 

@@ -25,11 +25,12 @@ from controlplane.events import EVENTS, Batch, Event
 from controlplane.projections.state import State
 from datapath.codec import address_text, prefix_text
 from datapath.tables import NO_ADDRESS
-from kvstore.types import Record, Revision
+from kvstore.types import Record, Revision, Want
 
 EVENT_TYPES: dict[str, Any] = {event.__name__: event for event in EVENTS}
 COMMAND_TYPES: dict[str, Any] = {command.__name__: command for command in DECISIONS}
 INDENT = "  "
+CLAIMED = {Want.TAKEN: "take", Want.HELD: "hold", Want.FREED: "give back"}
 
 
 class Scenario:
@@ -80,7 +81,7 @@ class Scenario:
         if not decision.events:
             return ["already so"]
         lines = [f"event {event_text(event)}" for event in decision.events]
-        lines += [f"claim {'take' if claim.taken else 'give back'} {claim.key}" for claim in decision.claims]
+        lines += [f"claim {CLAIMED[claim.want]} {claim.key}" for claim in decision.claims]
         return lines + self._append(*author, decision.events)
 
     def _append(self, cluster: str, writer: str, events: tuple[Event, ...]) -> list[str]:

@@ -1,0 +1,195 @@
+"""`meshlog verdict`: what would happen to these flows, from manifests alone."""
+
+import argparse
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from controlplane.cli.errors import FAILED, OK, CommandFailed, UsageError
+from controlplane.cli.output import FORMATS, print_document, print_table
+
+if TYPE_CHECKING:
+    from controlplane.fields import Refusal
+    from controlplane.policy.mesh import Judge, Mesh, Question
+    from controlplane.policy.settings import PolicySettings
+    from controlplane.policy.verdict import Verdict
+
+CLUSTER_DEFAULT = "default"
+FLOW_FIELDS = ("from", "to", "l4", "http", "dns", "sni")
+HTTP_FIELDS = ("method", "path", "host", "headers")
+HEADER = ("FROM", "TO", "L4", "VERDICT", "EGRESS", "INGRESS", "L7", "BY")
+EPILOG = """A flow is {"from": P, "to": P, "l4": "TCP/80", "http"?: {"method", "path", "host", "headers"}, "dns"?, "sni"?};
+P is NS/POD, CLUSTER:NS/POD, ip:ADDR, entity:NAME or node:NAME; ICMP is "ICMP/8" or "ICMPv6/128".
+The answers come in the order of the flows; a flow that cannot be judged has "error", and the exit status is 1.
+
+Examples:
+  meshlog verdict -f flows.json --manifests deploy/ -o json
+  meshlog verdict -f - --manifests east=east/ --manifests west=west/ --settings settings.yaml < flows.json"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Flags of verdict."""
+    parser.description = "What would happen to these flows under these manifests. Needs no mesh, no root and no kernel."
+    parser.epilog = EPILOG
+    parser.add_argument("-f", "--filename", required=True, metavar="FILE|-", help="a JSON list of flows")
+    parser.add_argument("--manifests", action="append", required=True, metavar="[CLUSTER=]DIR",
+                        help="manifests of a cluster; may be repeated")
+    parser.add_argument("--settings", metavar="FILE", help="policy settings, JSON or YAML, named as in Cilium's ConfigMap")
+    parser.add_argument("--names", metavar="FILE", help='resolved names: {"www.example.com": ["192.0.2.1"]}')
+    parser.add_argument("--ip-labels", metavar="FILE", help='{"203.0.113.10": ["reserved:kube-apiserver"]}')
+    parser.add_argument("-o", "--output", choices=FORMATS, default="table", help="how to print (default: table)")
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Exit status 1 if a flow could not be judged."""
+    from controlplane.policy.mesh import Judge
+
+    judge = Judge(_mesh(arguments))
+    flows = _flows(arguments.filename)
+    answers = [_answer(judge, flow, number) for number, flow in enumerate(flows)]
+    if arguments.output in ("json", "yaml"):
+        print_document(arguments.output, answers)
+    else:
+        print_table([HEADER], [_row(flow, answer) for flow, answer in zip(flows, answers, strict=True)])
+    return FAILED if any("error" in answer for answer in answers) else OK
+
+
+def _mesh(arguments: argparse.Namespace) -> "Mesh":
+    """Raises CommandFailed naming everything that cannot be used: no verdict is given on half of the policies."""
+    from controlplane.kubernetes_mesh import MeshReader, read_address_labels, read_names
+
+    name, settings = _settings(arguments.settings)
+    cluster = name or CLUSTER_DEFAULT
+    reader = MeshReader(cluster, settings)
+    faults: list[str] = []
+    for place in arguments.manifests:
+        own, equals, directory = place.partition("=")
+        if equals and not own:
+            raise UsageError(f"--manifests {place}: right is CLUSTER=DIR or DIR")
+        faults += _take(reader, directory if equals else place, own if equals else cluster)
+    faults += [f"{found.source}: {refusal}" for found in reader.refused for refusal in found.refusals]
+    if faults:
+        raise CommandFailed("\n         ".join(faults))
+    for source, kind in reader.skipped:
+        print(f"meshlog: {source}: {kind} passed over: no verdict depends on it", file=sys.stderr)
+    return reader.mesh(_table(arguments.names, read_names), _table(arguments.ip_labels, read_address_labels))
+
+
+def _take(reader: Any, place: str, cluster: str) -> list[str]:
+    from controlplane.kubernetes import Unreadable, read_paths
+
+    faults = []
+    for item in read_paths([place], sys.stdin):
+        if isinstance(item, Unreadable):
+            faults.append(f"{item.source}: {item.reason}")
+        else:
+            reader.take(item.document, item.source, cluster)
+    return faults
+
+
+def _settings(path: str | None) -> "tuple[str, PolicySettings]":
+    from controlplane.policy.settings import DEFAULTS, read_policy_settings
+
+    if not path:
+        return "", DEFAULTS
+    found = read_policy_settings(_document(path))
+    if isinstance(found[0], str) and len(found) == 2:
+        return found  # type: ignore[return-value]
+    raise CommandFailed("\n         ".join(f"{path}: {refusal}" for refusal in found))
+
+
+def _table(path: str | None, read: "Callable[[Any], dict[str, Any] | tuple[Refusal, ...]]") -> dict[str, Any]:
+    found = read(_document(path)) if path else {}
+    if isinstance(found, tuple):
+        raise CommandFailed("\n         ".join(f"{path}: {refusal}" for refusal in found))
+    return found
+
+
+def _document(path: str) -> Any:
+    """The one document of a file, {} where it is empty."""
+    from controlplane.kubernetes import Unreadable, read_text
+
+    try:
+        found = read_text(Path(path).read_text(encoding="utf-8"), path)
+    except (OSError, UnicodeDecodeError) as error:
+        raise CommandFailed(f"{path}: {error}") from None
+    for item in found:
+        if isinstance(item, Unreadable):
+            raise CommandFailed(f"{item.source}: {item.reason}")
+    if len(found) > 1:
+        raise CommandFailed(f"{path}: holds {len(found)} documents; right is one")
+    return found[0].document if found else {}  # type: ignore[union-attr]
+
+
+def _flows(path: str) -> list[Any]:
+    try:
+        text = sys.stdin.read() if path == "-" else Path(path).read_text(encoding="utf-8")
+        found = json.loads(text)
+    except (OSError, ValueError) as error:
+        raise CommandFailed(f"{path}: {error}") from None
+    if isinstance(found, dict):
+        found = found.get("flows", [found])
+    if not isinstance(found, list):
+        raise CommandFailed(f"{path}: must hold a list of flows")
+    return found
+
+
+def _answer(judge: "Judge", flow: Any, number: int) -> dict[str, Any]:
+    from controlplane.fields import Reading
+    from controlplane.policy.mesh import FlowFault
+
+    reading = Reading()
+    question = _question(reading, flow)
+    if reading.refusals:
+        return {"error": f"flow {number}: " + "; ".join(map(str, reading.refusals))}
+    try:
+        return _shown(judge.answer(question))
+    except FlowFault as fault:
+        return {"error": f"flow {number}: {fault}"}
+
+
+def _question(reading: Any, flow: Any) -> "Question":
+    from controlplane.policy.mesh import Question
+    from controlplane.policy.requests import HttpRequest, Request
+
+    fields = reading.mapping(flow, "", FLOW_FIELDS)
+    http = None
+    if "http" in fields:
+        given = reading.mapping(fields["http"], "http", HTTP_FIELDS)
+        http = HttpRequest(
+            reading.text(given.get("method", "GET"), "http.method"),
+            reading.text(given.get("path", "/"), "http.path"),
+            reading.text(given.get("host"), "http.host"),
+            reading.texts(given.get("headers"), "http.headers"),
+        )
+    request = Request(http, reading.text(fields.get("dns"), "dns"), reading.text(fields.get("sni"), "sni"))
+    ends = [reading.text(fields.get(name), name, required=True) for name in ("from", "to", "l4")]
+    return Question(*ends, request)
+
+
+def _shown(verdict: "Verdict") -> dict[str, Any]:
+    from controlplane.policy.verdict import DENY, DENY_EXPLICIT
+    from datapath.abi.types import POLICY_DENIED, POLICY_DENY
+
+    shown: dict[str, Any] = {"verdict": verdict.verdict}
+    for name, side in (("egress", verdict.egress), ("ingress", verdict.ingress)):
+        if side:
+            shown[name] = side.verdict
+    if verdict.requests:
+        shown["l7"] = verdict.requests
+    shown["by"] = list(verdict.by)
+    if verdict.verdict == DENY:
+        explicit = next(side for side in verdict.sides if side.denies).verdict == DENY_EXPLICIT
+        code, name = (POLICY_DENY, "POLICY_DENY") if explicit else (POLICY_DENIED, "POLICY_DENIED")
+        shown["reason"] = {"code": code, "name": name}
+    return shown
+
+
+def _row(flow: Any, answer: dict[str, Any]) -> list[Any]:
+    given = flow if isinstance(flow, dict) else {}
+    ends = [str(given.get(name, "")) for name in ("from", "to", "l4")]
+    said = [str(answer.get(name, "")) for name in ("verdict", "egress", "ingress", "l7")]
+    return [*ends, *said, answer.get("error") or ", ".join(answer["by"])]

@@ -1,0 +1,144 @@
+"""`meshlog why`: why a flow is allowed or denied, why a row of a kernel table is there, and the records behind it.
+
+Belongs here: how an explanation reads, and reading a line of the monitor. Does not belong here: explaining
+(controlplane.history.why).
+"""
+
+import argparse
+import json
+import re
+import sys
+from typing import Any
+from urllib.parse import quote
+
+from controlplane.cli.at import add_at, asked, say_at
+from controlplane.cli.errors import FAILED, OK, UsageError
+from controlplane.cli.output import GREEN, RED, YELLOW, add_output, coloured, print_document, print_table
+from controlplane.cli.target import add_target, ask, connect
+
+COLOURS = {"allow": GREEN, "deny": RED}
+HEADER = ("REVISION", "EVENT", "WRITER", "TIME", "ABOUT")
+SIDE = r"(?:\[(?P<{0}6>[0-9a-f:.]+)\]|(?P<{0}4>[0-9.]+)):(?P<{0}port>\d+)(?: \((?P<{0}name>[^)]*)\))?"
+FLOW = re.compile(SIDE.format("a") + " -> " + SIDE.format("b") + r" (?P<protocol>[a-z0-9]+)")
+EXAMPLES = """Examples:
+  meshlog why --from shop/frontend --to shop/payment --port 8080/TCP
+  meshlog why --from west:shop/client --to service:shop/payment --port 80/TCP --at=-10m
+  meshlog why --from entity:world --to ip:10.1.0.5 --port 443/TCP
+  meshlog monitor -t drop -o json | head -1 | meshlog why -
+  meshlog why map ipcache 10.1.0.5/32"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Flags of why."""
+    parser.description = (
+        "Why a flow is allowed or denied, with the records behind it: `why --from END --to END --port PORT/PROTOCOL`; "
+        "the same of a line of the monitor, as text or JSON: `why LINE`, or `-` for standard input; "
+        "or why a row of a kernel table is there: `why map TABLE KEY`. "
+        "An END is NS/POD, CLUSTER:NS/POD, service:NS/NAME, ip:ADDRESS or entity:NAME."
+    )
+    parser.epilog = EXAMPLES
+    parser.add_argument("words", nargs="*", metavar="LINE | map TABLE KEY", help="instead of the flags")
+    parser.add_argument("--from", dest="source", default="", metavar="END", help="who sends")
+    parser.add_argument("--to", dest="target", default="", metavar="END", help="to whom")
+    parser.add_argument("--port", default="", metavar="PORT/PROTOCOL", help="80/TCP, 53/UDP, 8/ICMP")
+    parser.add_argument("--of", default="", metavar="NODE", help="of `map`: whose kernel (default: the node asked)")
+    parser.add_argument("-q", "--quiet", action="store_true", help="print nothing; exit status 0 allow, 1 otherwise")
+    add_output(parser)
+    add_at(parser)
+    add_target(parser)
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Explaining a denial is no failure, but under --quiet, for scripts."""
+    if arguments.words[:1] == ["map"]:
+        return _run_map(arguments)
+    query = flow_of(arguments)
+    answer = ask(connect(arguments, 120.0), asked("/v1/why", {**query, "at": arguments.at}))
+    if arguments.quiet:
+        return OK if answer["verdict"] == "allow" else FAILED
+    if arguments.output in ("json", "yaml"):
+        print_document(arguments.output, answer)
+        return OK
+    say_at(arguments, answer)
+    _print(answer)
+    return OK
+
+
+def _run_map(arguments: argparse.Namespace) -> int:
+    if len(arguments.words) < 3:
+        raise UsageError("why map needs a table and a key; right is for example: meshlog why map ipcache 10.1.0.5/32")
+    table, key = arguments.words[1], " ".join(arguments.words[2:])
+    query = {"key": key, "node": arguments.of, "at": arguments.at}
+    answer = ask(connect(arguments, 120.0), asked(f"/v1/why/map/{quote(table)}", query))
+    if arguments.output in ("json", "yaml"):
+        print_document(arguments.output, answer)
+        return OK
+    say_at(arguments, answer)
+    fields = " ".join(f"{name}={value}" for name, value in answer["row"].items())
+    print(f"{answer['node']} {answer['table']} {answer['key']}: {fields}")
+    for reason in answer["reasons"]:
+        print(f"  {reason}")
+    _print_evidence(answer["evidence"])
+    return OK
+
+
+def flow_of(arguments: argparse.Namespace) -> dict[str, str]:
+    """From the flags, or from a line of the monitor. Raises UsageError."""
+    if not arguments.words:
+        missing = [f"--{flag}" for flag in ("from", "to", "port") if not getattr(arguments, _PLACES[flag])]
+        if missing:
+            raise UsageError(f"{', '.join(missing)}: missing; `meshlog why --help` has examples")
+        return {"from": arguments.source, "to": arguments.target, "port": arguments.port}
+    line = " ".join(arguments.words)
+    if line == "-":
+        line = next((each for each in sys.stdin if each.strip()), "")
+    return flow_of_line(line)
+
+
+_PLACES = {"from": "source", "to": "target", "port": "port"}
+
+
+def flow_of_line(line: str) -> dict[str, str]:
+    """The flow of a notification, as `meshlog monitor` prints it. Raises UsageError."""
+    written = line.strip()
+    if written.startswith("{"):
+        try:
+            found = json.loads(written)
+            source, target = found["source"], found["target"]
+            port, protocol = found.get("target_port", 0), found["protocol"]
+        except (ValueError, KeyError, TypeError):
+            raise UsageError(f"no notification of the monitor: {written[:100]!r}") from None
+        return {"from": f"ip:{source}", "to": f"ip:{target}", "port": f"{port}/{protocol}"}
+    match = FLOW.search(written)
+    if match is None:
+        right = "right is a line with `ADDRESS:PORT -> ADDRESS:PORT tcp`"
+        raise UsageError(f"no line of the monitor: {written[:100]!r}; {right}")
+    source, target = (match[f"{side}6"] or match[f"{side}4"] for side in "ab")
+    return {"from": f"ip:{source}", "to": f"ip:{target}", "port": f"{match['bport']}/{match['protocol'].upper()}"}
+
+
+def _print(answer: dict[str, Any]) -> None:
+    verdict = coloured(answer["verdict"].capitalize(), COLOURS.get(answer["verdict"], YELLOW))
+    print(f"{verdict}: {answer['source']['text']} -> {answer['target']['text']} {answer['port']}")
+    for reason in answer["reasons"]:
+        print(f"  {reason}")
+    for path in answer["paths"]:
+        print(f"  backend {path}")
+    for note in answer["notes"]:
+        print(f"  note: {note}")
+    for side in ("source", "target"):
+        end = answer[side]
+        identity = f"identity {end['identity']}" if end["identity"] else "no identity"
+        print(f"  {side}: {end['what']} {end['text']} {end['address']} {identity} {','.join(end['labels'])}".rstrip())
+    _print_evidence(answer["evidence"])
+
+
+def _print_evidence(evidence: list[dict[str, Any]]) -> None:
+    rows = [
+        [each["revision"] or "-", each["event"], each["writer"], each["time"], each["about"]]
+        for each in sorted(evidence, key=lambda each: -each["revision"])
+    ]
+    if rows:
+        print("Records behind it, newest first:")
+        print_table([HEADER], rows)

@@ -1,0 +1,223 @@
+"""Why a row of a kernel table is there: the things it was derived from, and the records that changed them last. Pure.
+
+Belongs here: from a row back to what it refers to. Does not belong here: deriving rows (desired/).
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from controlplane.api.schema import RowExplanation
+from controlplane.desired.derive import Deriver
+from controlplane.history.ends import Mesh
+from controlplane.history.records import time_text
+from controlplane.history.rows import row_fields, row_name
+from controlplane.history.why import evidence_of
+from controlplane.model import EndpointKey, NodeKey
+from controlplane.policy.selectors import index_labels
+from controlplane.policy.verdict import policies_of, rule_matches
+from controlplane.projections.namespaces import namespace_key
+from controlplane.projections.workloads import workload_key
+from datapath.codec import address_text
+from datapath.tables import TABLES
+
+SHOWN_MAX = 10
+
+Thing = tuple[str, Any]
+Answer = tuple[list[str], list[Thing]]
+
+
+class NoSuchRow(ValueError):
+    """No row, or no table, is called so; names those that are close."""
+
+
+def explain_row(mesh: Mesh, where: NodeKey, table: str, text: str, time_ns: int = 0) -> RowExplanation:
+    """Raises NoSuchRow."""
+    if table not in TABLES:
+        raise NoSuchRow(f"there is no table {table!r}; there are: {', '.join(TABLES)}")
+    rows = Deriver(*where).full(mesh.state).tables[table]
+    key = _key_named(table, rows, text)
+    reasons, things = _REFERENTS[table](mesh, where, key, rows[key])
+    return RowExplanation(
+        revision=mesh.state.revision,
+        time=time_text(time_ns) if time_ns else "",
+        node="/".join(where),
+        table=table,
+        key=row_name(table, key),
+        row=row_fields(table, rows[key]),
+        reasons=reasons,
+        evidence=[evidence_of(mesh, *thing) for thing in dict.fromkeys(things)],
+    )
+
+
+def _key_named(table: str, rows: Mapping[Any, Any], text: str) -> Any:
+    """By its name; by a part of it where only one row has it."""
+    names = {row_name(table, key): key for key in rows}
+    wanted = text.strip()
+    for exact in (wanted, f"{wanted}/32", f"{wanted}/128"):
+        if exact in names:
+            return names[exact]
+    parts = wanted.split()
+    close = [name for name in sorted(names) if all(part in name for part in parts)]
+    if len(close) == 1:
+        return names[close[0]]
+    there = close or sorted(names)
+    more = f", and {len(there) - SHOWN_MAX} more" if len(there) > SHOWN_MAX else ""
+    problem = "several rows are called so" if close else "had to hold no such row then"
+    raise NoSuchRow(f"{table}: {text!r}: {problem}; there are: {'; '.join(there[:SHOWN_MAX]) or 'none'}{more}")
+
+
+def _address(mesh: Mesh, address: bytes) -> Answer:
+    text = address_text(address)
+    holder = mesh.state.addresses.get(text)
+    if isinstance(holder, EndpointKey):
+        return _endpoint(mesh, holder, f"{text} is the address of")
+    if holder is not None:
+        return [f"{text} is an address of node {holder.cluster}/{holder.node}"], [("node", holder)]
+    return [f"{text} is nobody's in the mesh: the row holds for the world"], []
+
+
+def _endpoint(mesh: Mesh, key: EndpointKey, how: str) -> Answer:
+    endpoint = mesh.state.endpoints[key]
+    things: list[Thing] = [("endpoint", key)]
+    if endpoint.identity in mesh.state.identities:
+        things.append(("identity", endpoint.identity))
+    declared = workload_key(endpoint.cluster, endpoint.namespace, endpoint.workload)
+    named = namespace_key(endpoint.cluster, endpoint.namespace)
+    things += [("workload", declared)] if declared in mesh.state.workloads else []
+    things += [("namespace", named)] if named in mesh.state.namespaces else []
+    return [f"{how} {key.cluster}:{endpoint.namespace}/{endpoint.workload} on node {key.node}"], things
+
+
+def _by_address(mesh: Mesh, where: NodeKey, key: Any, row: Any) -> Answer:
+    return _address(mesh, key.address)
+
+
+def _ipcache(mesh: Mesh, where: NodeKey, key: Any, row: Any) -> Answer:
+    reasons, things = _address(mesh, key.address) if key.prefix_length == 128 else (["a prefix of the world"], [])
+    if row.node != bytes(16):
+        via, more = _address(mesh, row.node)
+        reasons, things = [*reasons, f"reached through {via[0]}"], [*things, *more]
+    elif things and things[0][0] == "endpoint":
+        things.append(("node", NodeKey(things[0][1].cluster, things[0][1].node)))
+    return reasons, things
+
+
+def _by_device(mesh: Mesh, where: NodeKey, key: Any, row: Any) -> Answer:
+    for each in mesh.state.endpoints_of(where):
+        if each.device.ifindex == key.ifindex:
+            held = EndpointKey(each.cluster, each.node, each.endpoint_id)
+            return _endpoint(mesh, held, f"device {each.device.name} belongs to")
+    return [f"ifindex {key.ifindex} is the node's own device"], [("node", where)]
+
+
+def _subject(mesh: Mesh, where: NodeKey, number: int) -> Answer:
+    identity = mesh.state.identities.get(number)
+    if identity is None:
+        return [f"identity {number} is reserved"], []
+    things: list[Thing] = [("identity", number)]
+    users = [each for each in mesh.state.endpoints_of(where) if each.identity == number]
+    things += [("endpoint", EndpointKey(each.cluster, each.node, each.endpoint_id)) for each in users[:SHOWN_MAX]]
+    return [f"{len(users)} endpoints of the node have identity {number} ({','.join(identity.labels)})"], things
+
+
+def _policy_subject(mesh: Mesh, where: NodeKey, key: Any, row: Any) -> Answer:
+    reasons, things = _subject(mesh, where, key.identity)
+    identity = mesh.state.identities.get(key.identity)
+    about = policies_of(identity.labels if identity else (), mesh.policies.get(where.cluster, []))
+    reasons += [f"{policy.name} is about it" for policy in about] or ["no policy is about it"]
+    return reasons, [*things, *(("policy", policy.key) for policy in about)]
+
+
+def _policy(mesh: Mesh, where: NodeKey, key: Any, row: Any) -> Answer:
+    reasons, things = _subject(mesh, where, key.subject_identity)
+    subject = mesh.state.identities.get(key.subject_identity)
+    remote = mesh.state.identities.get(key.remote_identity)
+    if remote is not None:
+        things.append(("identity", key.remote_identity))
+        reasons.append(f"the other end has identity {key.remote_identity} ({','.join(remote.labels)})")
+    index = index_labels(remote.labels if remote else ())
+    for policy in policies_of(subject.labels if subject else (), mesh.policies.get(where.cluster, [])):
+        for rule in policy.rules:
+            known = rule.peers is None or remote is None or rule_matches(rule, index, key.protocol, key.port)
+            ports = rule.ports is None if key.protocol == 0 else rule.ports is not None
+            fits = ports and (key.protocol == 0 or any(p.contains(key.protocol, key.port) for p in rule.ports or ()))
+            everyone = (key.remote_identity == 0) == (rule.peers is None)
+            if rule.direction == key.direction and known and everyone and (fits or rule.named):
+                reasons.append(f"{rule.origin} of {policy.name} asks for it")
+                things.append(("policy", policy.key))
+    return reasons, things
+
+
+def _service(mesh: Mesh, where: NodeKey, key: Any, row: Any) -> Answer:
+    text = address_text(key.address)
+    found = mesh.state.service_addresses.get((where.cluster, text))
+    if found is None:
+        return [f"{text} is no service's cluster address"], []
+    things: list[Thing] = []
+    for twin in mesh.state.service_twins.get((found.namespace, found.name), (found,)):
+        things.append(("service", twin))
+        things += [("backends", each) for each in mesh.state.service_slices.get(twin, ())]
+    backends = Deriver(*where).full(mesh.state).tables["backends"]
+    members = [held for slot, held in sorted(backends.items()) if slot.backend_set == row.backend_set]
+    reasons = [f"{text} is the address of service {found.namespace}/{found.name}"]
+    for member in members[:SHOWN_MAX]:
+        more, behind = _address(mesh, member.address)
+        reasons.append(f"backend: {more[0]}")
+        things += behind
+    return reasons if members else [*reasons, "it has no ready backend"], things
+
+
+def _backend(mesh: Mesh, where: NodeKey, key: Any, row: Any) -> Answer:
+    reasons, things = _address(mesh, row.address)
+    services = Deriver(*where).full(mesh.state).tables["services"]
+    for frontend, held in sorted(services.items()):
+        if held.backend_set == key.backend_set:
+            found = mesh.state.service_addresses.get((where.cluster, address_text(frontend.address)))
+            if found is not None:
+                name = row_name("services", frontend)
+                reasons.append(f"{name} of service {found.namespace}/{found.name} leads to it")
+                things.append(("service", found))
+    return reasons, things
+
+
+def _epoch(mesh: Mesh, where: NodeKey, key: Any, row: Any) -> Answer:
+    found: list[Thing] = [thing for thing, origin in mesh.origins.held.items() if origin.revision == row.policy_epoch]
+    reason = f"revision {row.policy_epoch} is the last that can have changed a policy or ipcache row of any node"
+    return [reason], found
+
+
+def _link(mesh: Mesh, where: NodeKey, key: Any, row: Any) -> Answer:
+    reasons, things = _by_device(mesh, where, key, row)
+    for name in ("address", "gateway"):
+        address = getattr(key, name, None) or getattr(row, name, None)
+        if address and address != bytes(16):
+            more, behind = _address(mesh, address)
+            reasons, things = [*reasons, *more], [*things, *behind]
+    return reasons, [*things, ("node", where)]
+
+
+def _route(mesh: Mesh, where: NodeKey, key: Any, row: Any) -> Answer:
+    reasons, things = _address(mesh, row.gateway) if row.gateway != bytes(16) else (["it is on link"], [])
+    owner = next(
+        (node for node in sorted(mesh.state.nodes) if any(
+            block.startswith(address_text(key.address)) for block in mesh.state.nodes[node].blocks)), None,
+    )  # fmt: skip
+    if owner is not None:
+        reasons, things = [*reasons, f"it leads to the pods of node {'/'.join(owner)}"], [*things, ("node", owner)]
+    return reasons, [*things, ("node", where)]
+
+
+Referents = Callable[[Mesh, NodeKey, Any, Any], Answer]
+_REFERENTS: Mapping[str, Referents] = {
+    "endpoints": _by_address,
+    "devices": _by_device,
+    "ipcache": _ipcache,
+    "policy_subjects": _policy_subject,
+    "policy": _policy,
+    "services": _service,
+    "backends": _backend,
+    "node_state": _epoch,
+    "attachments": _link,
+    "routes": _route,
+    "neighbours": _link,
+}
