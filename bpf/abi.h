@@ -23,6 +23,8 @@ enum limit {
 	SERVICES_MAX = 65536,
 	BACKENDS_MAX = 262144,
 	CONNTRACK_MAX = 262144,
+	NAT_MAX = 131072,
+	UNMASQUERADED_MAX = 32,
 	METRICS_MAX = 1024,
 	NOTIFICATION_BYTES = 4194304,
 };
@@ -206,6 +208,8 @@ enum conntrack_flag {
 	CONNTRACK_CLOSING_FORWARD = 16, /* FIN seen from the initiator */
 	CONNTRACK_CLOSING_REPLY = 32,
 	CONNTRACK_RESET = 64,
+	CONNTRACK_MASQUERADED = 128, /* leaves the mesh with the node's address: the ports stand in `nat` */
+	CONNTRACK_HAIRPIN = 256,     /* an endpoint talks to itself: the client's side has the hairpin address */
 };
 
 enum conntrack_lifetime { /* seconds */
@@ -229,6 +233,29 @@ struct conntrack_row {
 	__u8 forward_tcp_flags; /* union of the flags seen */
 	__u8 reply_tcp_flags;
 	__u16 reserved[3];
+};
+
+/*
+ * nat: the ports of masqueraded flows. Two entries per flow: OUTBOUND by the endpoint's own end, to the node's end;
+ * INBOUND by the node's end, to the endpoint's. ICMP echo: the id is the port of the end that asks. An entry has no
+ * lifetime of its own: it lives as long as the flow's conntrack entry.
+ */
+enum nat_direction { NAT_OUTBOUND = 0, NAT_INBOUND = 1 };
+
+struct nat_key {
+	struct address near; /* the endpoint, or this node */
+	struct address far;  /* outside the mesh */
+	__be16 near_port;
+	__be16 far_port;
+	__u8 protocol;
+	__u8 direction;
+	__u8 reserved[2];
+};
+
+struct nat_row {
+	struct address address;
+	__be16 port;
+	__u16 reserved;
 };
 
 /* metrics: per CPU, index = reason << 2 | direction. Reason 0 counts forwarded packets. */
@@ -265,6 +292,7 @@ enum drop_reason {
 	SERVICE_BACKEND_NOT_FOUND = 158,
 	NO_CONFIGURATION_AVAILABLE_TO_PERFORM_POLICY_DECISION = 165,
 	UNSUPPORTED_L2_PROTOCOL = 166,
+	NO_MAPPING_FOR_NAT_MASQUERADE = 167, /* every port that was tried is taken */
 	FIB_LOOKUP_FAILED = 169,
 	UNKNOWN_SENDER = 172,
 	POLICY_DENY = 181,
@@ -289,6 +317,7 @@ enum source_file {
 	FILE_SERVICE = 6,
 	FILE_NAT = 7,
 	FILE_FORWARD = 8,
+	FILE_MASQUERADE = 9,
 };
 
 /* notifications: one ring buffer, records of one size, so that a reader is one array view. */
@@ -335,6 +364,8 @@ ABI_SIZE(node_state_key, 4);
 ABI_SIZE(node_state_row, 8);
 ABI_SIZE(conntrack_key, 40);
 ABI_SIZE(conntrack_row, 80);
+ABI_SIZE(nat_key, 40);
+ABI_SIZE(nat_row, 20);
 ABI_SIZE(metrics_key, 4);
 ABI_SIZE(metrics_row, 16);
 ABI_SIZE(notification, 80);

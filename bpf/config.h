@@ -7,11 +7,45 @@
 #define MESHLOG_CONFIG_H
 
 #include <linux/types.h>
+#include <bpf/bpf_endian.h>
+
+#include "abi.h"
 
 /* ifindex of the device that leads to the other nodes; 0: forward nothing to other nodes. */
 const volatile __u32 config_underlay_ifindex = 0;
 
-/* 1: a notification for every new flow's verdict; drops are always notified. */
+/* 1: a notification for every new flow's verdict. */
 const volatile __u32 config_notify_verdicts = 1;
+
+/* 1: a notification for every drop. It tells all that a verdict does, so that a denied flow has only this one. */
+const volatile __u32 config_notify_drops = 1;
+
+/* 1: a denied flow has a notification of its verdict beside that of the drop. */
+const volatile __u32 config_notify_denials = 0;
+
+/* The client's address where an endpoint reaches itself through a frontend. No endpoint and no router has it. */
+const volatile struct address config_hairpin_ipv4 = {
+	{0, 0, __bpf_constant_htonl(0xffff), __bpf_constant_htonl(0xa9fe2a01)}}; /* 169.254.42.1 */
+const volatile struct address config_hairpin_ipv6 = {
+	{__bpf_constant_htonl(0xfd6d6573), __bpf_constant_htonl(0x686c0000), 0, __bpf_constant_htonl(1)}};
+
+/* The node's addresses on the underlay, which endpoints take on their way out of the mesh; all zero: they keep
+ * their own. */
+const volatile struct address config_masquerade_ipv4 = {};
+const volatile struct address config_masquerade_ipv6 = {};
+
+/* The ports for that: not those which the node's own stack hands out. */
+const volatile __u32 config_masquerade_port_first = 0;
+const volatile __u32 config_masquerade_port_count = 1;
+
+/* Destinations outside the mesh for which endpoints keep their address. */
+const volatile __u32 config_unmasqueraded_count = 0;
+const volatile struct ipcache_key config_unmasqueraded[UNMASQUERADED_MAX] = {};
+
+static __always_inline void address_from_config(struct address *address, const volatile struct address *config)
+{
+	for (int word = 0; word < 4; word++)
+		address->words[word] = config->words[word];
+}
 
 #endif /* MESHLOG_CONFIG_H */

@@ -10,8 +10,10 @@
 #include "config.h"
 #include "lib/conntrack.h"
 #include "lib/forward.h"
+#include "lib/hairpin.h"
 #include "lib/inbound.h"
 #include "lib/ipcache.h"
+#include "lib/masquerade.h"
 #include "lib/nat.h"
 #include "lib/notify.h"
 #include "lib/parse.h"
@@ -66,6 +68,14 @@ static __always_inline void target_find(struct packet *packet, struct target *ta
 	packet->dest_identity = target->remote ? target->remote->identity : IDENTITY_WORLD;
 }
 
+/* Whether a destination is neither an endpoint nor a node. */
+static __always_inline int target_is_outside(const struct packet *packet, const struct target *target)
+{
+	if (target->local || packet->dest_identity == IDENTITY_REMOTE_NODE || packet->dest_identity == IDENTITY_HOST)
+		return 0;
+	return !target->remote || !(target->remote->flags & IPCACHE_REMOTE_ENDPOINT);
+}
+
 /* Egress of the sender, and ingress of the receiver if it lives here, since nobody will ask again. */
 static __always_inline int outbound_judge(struct __sk_buff *skb, struct packet *packet,
 					  const struct device_row *device, const struct target *target,
@@ -94,17 +104,20 @@ static __always_inline int outbound_new(struct __sk_buff *skb, struct packet *pa
 	if (translated < 0)
 		return translated;
 	target_find(packet, target);
+	if (translated == SERVICE_HAIRPIN)
+		return hairpin_new(skb, packet, tracking, &frontend);
 	result = outbound_judge(skb, packet, device, target, 1);
 	if (result)
 		return result;
+	if (target_is_outside(packet, target))
+		packet->masquerade = (__u8)(is_icmp_error(packet) ? masquerade_wants_error(skb, packet)
+								  : masquerade_wants(skb, packet));
 	if (!translated)
 		return conntrack_create(skb, packet, tracking);
-	result = conntrack_create_service(skb, packet, tracking, &frontend);
+	result = conntrack_create_service(skb, packet, tracking, &frontend, 0);
 	if (result)
 		return result;
-	struct address_port backend = {.address = packet->dest, .port = packet->dest_port};
-
-	return nat_rewrite(skb, packet, NAT_DEST, &frontend, &backend);
+	return nat_rewrite_dest(skb, packet, &frontend);
 }
 
 /* A flow with an entry follows it; its forward packets are judged again once the policy epoch has moved. */
@@ -116,6 +129,11 @@ static __always_inline int outbound_established(struct __sk_buff *skb, struct pa
 	int dnat = !tracking->is_reply && entry->flags & CONNTRACK_DNAT;
 	int result;
 
+	if (entry->flags & CONNTRACK_HAIRPIN) {
+		result = hairpin_established(skb, packet, entry, tracking->is_reply);
+		target_find(packet, target);
+		return result;
+	}
 	if (dnat) {
 		packet->dest = entry->translated;
 		packet->dest_port = entry->translated_port;
@@ -130,11 +148,9 @@ static __always_inline int outbound_established(struct __sk_buff *skb, struct pa
 		entry->policy_epoch = packet->policy_epoch;
 	}
 	conntrack_keep(skb, packet, entry, tracking->is_reply);
-	if (dnat) {
-		struct address_port backend = {.address = packet->dest, .port = packet->dest_port};
-
-		return nat_rewrite(skb, packet, NAT_DEST, &wire, &backend);
-	}
+	packet->masquerade = !tracking->is_reply && entry->flags & CONNTRACK_MASQUERADED;
+	if (dnat)
+		return nat_rewrite_dest(skb, packet, &wire);
 	if (tracking->is_reply && entry->flags & CONNTRACK_REVERSE_DNAT)
 		return reverse_translate(skb, packet, entry);
 	return 0;
@@ -171,6 +187,8 @@ static __always_inline int outbound(struct __sk_buff *skb, struct packet *packet
 		result = outbound_new(skb, packet, device, &tracking, &target);
 	if (result)
 		return result;
+	if (packet->masquerade)
+		return masquerade(skb, packet);
 	return forward(skb, packet, target.local, target.remote);
 }
 

@@ -9,6 +9,7 @@
 #include "lib/forward.h"
 #include "lib/inbound.h"
 #include "lib/ipcache.h"
+#include "lib/masquerade.h"
 #include "lib/notify.h"
 #include "lib/parse.h"
 
@@ -32,9 +33,12 @@ static __always_inline int admit(struct __sk_buff *skb, struct packet *packet, c
 	packet->endpoint_id = (__u16)row->endpoint_id;
 	if (parsed)
 		return parsed;
-	result = parse_l4(skb, packet);
-	if (result)
-		return result;
+	/* What was masqueraded has been parsed before. */
+	if (!packet->masquerade) {
+		result = parse_l4(skb, packet);
+		if (result)
+			return result;
+	}
 	packet->source_identity = ipcache_identity(&packet->source);
 	/* Nobody on the network is this node. */
 	if (packet->source_identity == IDENTITY_HOST)
@@ -43,6 +47,25 @@ static __always_inline int admit(struct __sk_buff *skb, struct packet *packet, c
 	if (result)
 		return result;
 	return forward_to_endpoint(skb, packet, row);
+}
+
+/* An answer to an endpoint that left the mesh with the node's address: the endpoint's row. `result` is that of
+ * the rewriting. */
+static __always_inline struct endpoint_row *answered_endpoint(struct __sk_buff *skb, struct packet *packet,
+							      int *result)
+{
+	struct address node;
+
+	masquerade_address(packet->family, &node);
+	if (address_is_zero(&node) || !address_equal(&packet->dest, &node))
+		return 0;
+	if (parse_l4(skb, packet))
+		return 0;
+	*result = unmasquerade(skb, packet);
+	if (*result == 0)
+		return 0;
+	packet->masquerade = 1;
+	return endpoint_find(&packet->dest);
 }
 
 /* Ingress of the underlay device. */
@@ -57,6 +80,10 @@ int from_network(struct __sk_buff *skb)
 		return TC_ACT_OK;
 	parsed = parse_l3(skb, &packet);
 	row = local_endpoint(&packet);
+	if (!row && !parsed) {
+		row = answered_endpoint(skb, &packet, &parsed);
+		parsed = parsed < 0 ? parsed : 0;
+	}
 	if (!row)
 		return TC_ACT_OK;
 	packet_begin(&packet);

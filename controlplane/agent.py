@@ -23,6 +23,7 @@ from controlplane.projections.state import State
 from controlplane.runtime import place
 from controlplane.runtime.checkpoints import Checkpoints
 from controlplane.runtime.clock import Clock, SystemClock
+from controlplane.runtime.connection import connect_log
 from controlplane.runtime.devices import Devices, NetlinkDevices
 from controlplane.runtime.endpoints import Endpoints
 from controlplane.runtime.feed import Feed
@@ -33,6 +34,7 @@ from controlplane.runtime.node import Node, NodeParts
 from controlplane.runtime.process import complain, run_process
 from controlplane.runtime.relabelling import Relabelling
 from controlplane.runtime.reports import Reporter
+from controlplane.runtime.settling import Settling
 from controlplane.runtime.telemetry import Counters, configure_logging
 from controlplane.runtime.underlay import Underlay, UnderlayError, enter_netns, find_underlay
 from controlplane.runtime.writer import Writer
@@ -41,14 +43,15 @@ from datapath.conntrack_gc import ConntrackCollector
 from datapath.errors import NotRoot
 from datapath.kernel.api import Kernel
 from datapath.kernel.real import RealKernel
+from datapath.masquerade import masquerade_constants, spare_ports
 from datapath.reconciler import KernelWorker, Reconciler
 from kvstore.api import EventLog
 from kvstore.errors import LogError
-from kvstore.etcd import EtcdLog
 
 PROGRAM = "meshlog agent"
 OBJECTS_DIR = Path(__file__).resolve().parent.parent / "bpf"
 CONNTRACK_CHUNK = 4096
+NOTIFICATIONS = ("drops", "verdicts", "denials")
 """Entries removed in one kernel call: about 2 ms, so that rows are not kept waiting."""
 
 HELPS = {
@@ -57,12 +60,20 @@ HELPS = {
     "etcd": "endpoint of the log, unix:PATH or HOST:PORT",
     "device": "device that leads to the other nodes, such as eth0",
     "netns": "network namespace to run in, such as /run/netns/n1",
+    "etcd_ca": "file with the authority of etcd's certificate, PEM",
+    "etcd_cert": "file with the client certificate for etcd, PEM",
+    "etcd_key": "file with the key of --etcd-cert, PEM",
+    "etcd_user": "user of etcd, where it asks for a password",
+    "etcd_password_file": "file with the password of --etcd-user",
     "runtime_dir": "directory of the API socket; /run/meshlog/<node> if none",
     "state_dir": "directory of the checkpoint; /var/lib/meshlog/<node> if none",
     "bpffs": "where a bpffs is mounted; pins are made in <bpffs>/meshlog/<node>",
     "attach_mode": "auto, tcx or clsact: how programs are attached to devices; auto takes tcx where the kernel has it",
     "objects_dir": "directory of the compiled BPF objects",
     "labels": "label of the node, key=value",
+    "masquerade": "on: endpoints leave the mesh with the node's address; off: with their own",
+    "non_masquerade_cidr": "prefix outside the mesh for which endpoints keep their own address",
+    "notify": "what the programs tell: drops, verdicts, denials (the verdict beside a drop), or none",
     "mtu_bytes": "MTU of endpoint devices; 0: that of --device",
     "log_format": "console or json",
     "log_level": "debug, info, warning or error",
@@ -106,7 +117,7 @@ async def run_agent(settings: AgentSettings, underlay: Underlay, stop: asyncio.E
         settings,
         underlay,
         SystemClock(),
-        await build_log(settings),
+        await connect_log(settings),
         kernel,
         devices,
         kernel.read_notifications,
@@ -155,6 +166,7 @@ def build_node(
     reconciler = Reconciler(kernel, clock.monotonic_s, worker=worker)
     where = NodeKey(settings.cluster, settings.node)
     relabelling = Relabelling(where, follower, writer, clock, settings)
+    endpoints = build_endpoints(settings, underlay, clock, follower, writer, reconciler, devices, counters)
     parts = NodeParts(
         settings=settings,
         underlay=underlay,
@@ -169,7 +181,8 @@ def build_node(
         feed=Feed(follower, Deriver(*where), reconciler, relabelling, counters),
         relabelling=relabelling,
         devices=devices,
-        endpoints=build_endpoints(settings, underlay, clock, follower, writer, reconciler, devices, counters),
+        endpoints=endpoints,
+        settling=Settling(kernel, reconciler.worker, endpoints, clock, settings),
         reporter=Reporter(log, writer, follower, reconciler, clock, settings),
         monitor=Monitor(settings.monitor_queue_max, counters),
         collector=build_collector(settings, clock, kernel, reconciler),
@@ -185,19 +198,29 @@ def build_api(node: Node) -> web.Application:
     return build_app(routes, node.revision, node.parts.settings.api_body_bytes_max)
 
 
-async def build_log(settings: AgentSettings) -> EventLog:
-    """Nothing is sent before it is used."""
-    try:
-        return await EtcdLog.connect(settings.etcd)
-    except ValueError as error:
-        raise SettingsError(f"--etcd: {error}") from None
-
-
 def build_kernel(settings: AgentSettings, underlay: Underlay) -> RealKernel:
     """The kernel of the namespace that this process is in."""
     pins = Path(settings.bpffs) / "meshlog" / settings.node
     objects = Path(settings.objects_dir) if settings.objects_dir else OBJECTS_DIR
-    return RealKernel(pins, objects, underlay.device.ifindex, attach=settings.attach_mode)
+    return RealKernel(
+        pins,
+        objects,
+        underlay.device.ifindex,
+        attach=settings.attach_mode,
+        stand_ins=True,
+        constants=load_time_constants(settings, underlay),
+    )
+
+
+def load_time_constants(settings: AgentSettings, underlay: Underlay) -> dict[str, int | bytes]:
+    """What the programs are told when they are loaded. Raises SettingsError."""
+    told = {f"config_notify_{what}": int(what in settings.notify) for what in NOTIFICATIONS}
+    addresses = underlay.addresses if settings.masquerade == "on" else ()
+    try:
+        ports = spare_ports(underlay.local_ports)
+        return {**told, **masquerade_constants(addresses, ports, settings.non_masquerade_cidr)}
+    except ValueError as error:
+        raise SettingsError(f"--non-masquerade-cidr: {error}") from None
 
 
 def build_checkpoints(settings: AgentSettings) -> Checkpoints:
@@ -244,4 +267,4 @@ def build_collector(
     def now_ns() -> int:
         return int(clock.monotonic_s() * 1e9)
 
-    return ConntrackCollector(kernel, reconciler.worker, now_ns, settings.conntrack_gc_s, CONNTRACK_CHUNK)
+    return ConntrackCollector(kernel, reconciler, now_ns, settings.conntrack_gc_s, CONNTRACK_CHUNK)

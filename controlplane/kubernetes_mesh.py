@@ -14,21 +14,21 @@ import msgspec
 from controlplane.fields import Reading, Refusal, path_of
 from controlplane.kubernetes_objects import Metadata
 from controlplane.labels import identity_labels, label_fault
-from controlplane.model import Labels
+from controlplane.model import CidrGroup, Labels
 from controlplane.policy.cidr_groups import API_VERSIONS as GROUP_VERSIONS
 from controlplane.policy.cidr_groups import KIND as GROUP
 from controlplane.policy.cidr_groups import read_group
 from controlplane.policy.manifests import API_VERSIONS, parse
 from controlplane.policy.mesh import Mesh, MeshCluster, MeshEndpoint, MeshNode
 from controlplane.policy.names import canonical_name, name_fault
-from controlplane.policy.prefixes import CidrGroup
 from controlplane.policy.rules import PORT_MAX, PROTOCOLS, NamedPorts, ParsedPolicy
 from controlplane.policy.services import ServiceView
 from controlplane.policy.settings import PolicySettings
 
+API_SERVER_SERVICE = ("default", "kubernetes")
+API_SERVER_LABEL = "reserved:kube-apiserver"
 NAMESPACE_NAME_LABEL = "kubernetes.io/metadata.name"
 SERVICE_NAME_LABEL = "kubernetes.io/service-name"
-CLUSTERWIDE = ("Namespace", "Node", GROUP, "CiliumClusterwideNetworkPolicy")
 READ = ("Namespace", "Node", "Pod", "Service", "EndpointSlice", GROUP, *API_VERSIONS)
 
 
@@ -52,6 +52,8 @@ class MeshReader:
         self._namespaces: dict[tuple[str, str], dict[str, str]] = {}
         self._endpoints: dict[tuple[str, str, str], tuple[MeshEndpoint, dict[str, str], str]] = {}
         self._nodes: dict[tuple[str, str], MeshNode] = {}
+        self._hosted: dict[tuple[str, str, str], str] = {}
+        """Workloads of a host's network, and their node."""
         self._services: dict[tuple[str, str, str], ServiceView] = {}
         self._slices: dict[tuple[str, str, str], tuple[str, tuple[str, ...]]] = {}
         self._policies: dict[Any, ParsedPolicy] = {}
@@ -76,7 +78,7 @@ class MeshReader:
             "EndpointSlice": self._slice,
             GROUP: self._group,
         }
-        metadata = Metadata(reading, document, namespaced=kind not in CLUSTERWIDE)
+        metadata = Metadata(reading, document, kind)
         readers.get(kind, self._policy)(reading, metadata, document, cluster)
         if reading.refusals:
             self.refused.append(Refused(source, tuple(dict.fromkeys(reading.refusals))))
@@ -88,9 +90,19 @@ class MeshReader:
             clusters={name: self._mesh_cluster(name) for name in clusters},
             endpoints=[self._labelled(*self._endpoints[key]) for key in sorted(self._endpoints)],
             nodes=[self._nodes[key] for key in sorted(self._nodes)],
+            hosted=self._hosted,
             names=names,
-            address_labels=address_labels,
+            address_labels={**self._api_servers(), **address_labels},
         )
+
+    def _api_servers(self) -> dict[str, Labels]:
+        """The addresses behind service kubernetes, as Cilium finds them."""
+        return {
+            address: (API_SERVER_LABEL,)
+            for place, (service, addresses) in self._slices.items()
+            if (place[1], service) == API_SERVER_SERVICE
+            for address in addresses
+        }
 
     def _mesh_cluster(self, cluster: str) -> MeshCluster:
         return MeshCluster(
@@ -132,8 +144,13 @@ class MeshReader:
         spec = reading.mapping(document.get("spec"), "spec")
         status = reading.mapping(document.get("status"), "status")
         if reading.flag(spec.get("hostNetwork"), "spec.hostNetwork", False):
-            reading.refuse("spec.hostNetwork", True, "is the node's host, no endpoint; leave it out and ask about node:NAME")
-        given = [status.get("podIP"), *(_field(item, "ip") for item in reading.sequence(status.get("podIPs"), "status.podIPs"))]
+            node = reading.text(spec.get("nodeName"), "spec.nodeName")
+            self._hosted[cluster, metadata.namespace, metadata.name] = node
+            return
+        given = [
+            status.get("podIP"),
+            *(_field(item, "ip") for item in reading.sequence(status.get("podIPs"), "status.podIPs")),
+        ]
         addresses = dict.fromkeys(_address(reading, each, "status.podIP") for each in given if each)
         account = spec.get("serviceAccountName", spec.get("serviceAccount"))
         endpoint = MeshEndpoint(
@@ -168,7 +185,7 @@ class MeshReader:
     def _group(self, reading: Reading, metadata: Metadata, document: dict[str, Any], cluster: str) -> None:
         if document.get("apiVersion") not in GROUP_VERSIONS:
             reading.refuse("apiVersion", document.get("apiVersion"), f"must be one of {', '.join(GROUP_VERSIONS)}")
-        self._groups[cluster, metadata.name] = read_group(reading, document, metadata.name, metadata.labels)
+        self._groups[cluster, metadata.name] = read_group(reading, document, cluster, metadata.name, metadata.labels)
 
     def _policy(self, reading: Reading, metadata: Metadata, document: dict[str, Any], cluster: str) -> None:
         parsed = parse(document["kind"], document, cluster, settings=self._settings)
@@ -203,7 +220,9 @@ def _named_ports(reading: Reading, spec: Mapping[str, Any]) -> NamedPorts:
             for position, port in enumerate(reading.sequence(container.get("ports"), where)):
                 fields = reading.mapping(port, f"{where}[{position}]")
                 name = reading.text(fields.get("name"), f"{where}[{position}].name")
-                protocol = reading.one_of(fields.get("protocol"), f"{where}[{position}].protocol", tuple(PROTOCOLS), "TCP")
+                protocol = reading.one_of(
+                    fields.get("protocol"), f"{where}[{position}].protocol", tuple(PROTOCOLS), "TCP"
+                )
                 value = reading.number(fields.get("containerPort"), f"{where}[{position}].containerPort", 1, PORT_MAX)
                 if name and value:
                     found.setdefault(name, (value, protocol))

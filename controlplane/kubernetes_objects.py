@@ -8,13 +8,22 @@ and YAML (kubernetes.py), services (kubernetes_services.py), the meaning of poli
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from controlplane.commands.addresses import ApplyCidrGroup, RemoveCidrGroup
 from controlplane.commands.namespace import ApplyNamespace, RemoveNamespace
 from controlplane.commands.policy import ApplyPolicy, RemovePolicy
 from controlplane.commands.service import ApplyService, RemoveService, ReportBackends, WithdrawBackends
 from controlplane.commands.workload import ApplyWorkload, RemoveWorkload
 from controlplane.fields import Reading, Refusal, path_of
 from controlplane.kubernetes_services import read_backends, read_service
-from controlplane.policy.manifests import API_VERSIONS, DEFAULT_NAMESPACE, PARSER_VERSION, canonical, parse
+from controlplane.policy import cidr_groups
+from controlplane.policy.manifests import (
+    API_VERSIONS,
+    DEFAULT_NAMESPACE,
+    PARSER_VERSION,
+    WITHOUT_NAMESPACE,
+    canonical,
+    parse,
+)
 from controlplane.policy.rules import PORT_MAX, PROTOCOLS
 
 Command = (
@@ -28,6 +37,8 @@ Command = (
     | RemoveService
     | WithdrawBackends
     | RemovePolicy
+    | ApplyCidrGroup
+    | RemoveCidrGroup
 )
 
 KINDS = {
@@ -36,8 +47,12 @@ KINDS = {
     "Service": "v1",
     "EndpointSlice": "discovery.k8s.io/v1",
     **API_VERSIONS,
+    cidr_groups.KIND: cidr_groups.API_VERSIONS[0],
 }
 """Every kind that is taken, with its apiVersion."""
+
+CLUSTER_SCOPED = ("Namespace", "Node", cidr_groups.KIND, *WITHOUT_NAMESPACE)
+"""Kinds without a namespace."""
 
 NAMESPACE_NAME_LABEL = "kubernetes.io/metadata.name"
 """The API server puts it on every namespace, and policies count on it."""
@@ -116,14 +131,14 @@ CONTAINER_PORT_UNSUPPORTED = {
 class Metadata:
     """The checked metadata of one document. `namespace` is "" for a kind without one."""
 
-    def __init__(self, reading: Reading, document: Mapping[str, Any], namespaced: bool) -> None:
+    def __init__(self, reading: Reading, document: Mapping[str, Any], kind: str) -> None:
         fields = reading.mapping(document.get("metadata"), "metadata", (*METADATA_KEPT, *METADATA_IGNORED))
         name = fields.get("name")
         self.name = reading.dns_subdomain(name, "metadata.name")
-        if not namespaced and self.name:
+        if kind == "Namespace" and self.name:
             self.name = reading.dns_label(name, "metadata.name")
         self.namespace = ""
-        if namespaced:
+        if kind not in CLUSTER_SCOPED:
             self.namespace = reading.dns_label(fields.get("namespace", DEFAULT_NAMESPACE), "metadata.namespace")
         elif fields.get("namespace"):
             reading.refuse("metadata.namespace", fields["namespace"], "this kind has no namespace")
@@ -143,7 +158,8 @@ def _kind_of(document: Any, reading: Reading) -> str:
         else:
             reading.refuse("kind", kind, f"{kind} is not understood; Meshlog takes {', '.join(KINDS)}")
         return ""
-    if document.get("apiVersion") != KINDS[kind]:
+    older = cidr_groups.API_VERSIONS if kind == cidr_groups.KIND else ()
+    if document.get("apiVersion") not in (KINDS[kind], *older):
         reading.refuse("apiVersion", document.get("apiVersion"), f"must be {KINDS[kind]} for kind {kind}")
     return str(kind)
 
@@ -156,7 +172,7 @@ def command_of(document: Any, cluster: str) -> Command | tuple[Refusal, ...]:
         return tuple(reading.refusals)
     if kind in API_VERSIONS:
         return _policy(reading, kind, document, cluster)
-    metadata = Metadata(reading, document, namespaced=kind != "Namespace")
+    metadata = Metadata(reading, document, kind)
     command = _READERS[kind](reading, metadata, document)
     return tuple(reading.refusals) or command
 
@@ -167,7 +183,7 @@ def removal_of(document: Any) -> Command | tuple[Refusal, ...]:
     kind = _kind_of(document, reading)
     if not kind:
         return tuple(reading.refusals)
-    metadata = Metadata(reading, document, namespaced=kind != "Namespace")
+    metadata = Metadata(reading, document, kind)
     if reading.refusals:
         return tuple(reading.refusals)
     namespace, name = metadata.namespace, metadata.name
@@ -179,6 +195,8 @@ def removal_of(document: Any) -> Command | tuple[Refusal, ...]:
         return RemoveService(namespace, name)
     if kind == "EndpointSlice":
         return WithdrawBackends(namespace, name)
+    if kind == cidr_groups.KIND:
+        return RemoveCidrGroup(name)
     return RemovePolicy(kind, namespace, name)
 
 
@@ -188,24 +206,27 @@ def name_of(document: Any) -> tuple[str, str, str]:
     metadata = found.get("metadata")
     metadata = metadata if isinstance(metadata, dict) else {}
     kind = str(found.get("kind") or "")
-    namespace = "" if kind == "Namespace" else str(metadata.get("namespace") or DEFAULT_NAMESPACE)
+    namespace = "" if kind in CLUSTER_SCOPED else str(metadata.get("namespace") or DEFAULT_NAMESPACE)
     return kind, namespace, str(metadata.get("name") or "")
 
 
 def _policy(reading: Reading, kind: str, document: dict[str, Any], cluster: str) -> Command | tuple[Refusal, ...]:
-    metadata = Metadata(reading, document, namespaced=True)
+    metadata = Metadata(reading, document, kind)
     parsed = parse(kind, document, cluster)
     if isinstance(parsed, tuple):
         seen = {refusal.field for refusal in reading.refusals}
         reading.refusals += [refusal for refusal in parsed if refusal.field not in seen]
     if reading.refusals:
         return tuple(reading.refusals)
-    kept: dict[str, Any] = {"name": metadata.name, "namespace": metadata.namespace}
+    kept: dict[str, Any] = {"name": metadata.name}
+    if metadata.namespace:
+        kept["namespace"] = metadata.namespace
     if metadata.labels:
         kept["labels"] = metadata.labels
     if metadata.annotations:
         kept["annotations"] = metadata.annotations
-    manifest = {"apiVersion": KINDS[kind], "kind": kind, "metadata": kept, "spec": document["spec"]}
+    manifest = {"apiVersion": KINDS[kind], "kind": kind, "metadata": kept}
+    manifest.update({field: document[field] for field in ("spec", "specs") if document.get(field) is not None})
     return ApplyPolicy(kind, metadata.namespace, metadata.name, canonical(manifest), PARSER_VERSION)
 
 
@@ -275,9 +296,15 @@ def _endpoint_slice(reading: Reading, metadata: Metadata, document: dict[str, An
     return read_backends(reading, metadata, document)
 
 
+def _cidr_group(reading: Reading, metadata: Metadata, document: dict[str, Any]) -> Command:
+    found = cidr_groups.read_group(reading, document, "", metadata.name, metadata.labels)
+    return ApplyCidrGroup(found.name, found.prefixes, found.labels)
+
+
 _READERS: Mapping[str, Callable[[Reading, Metadata, dict[str, Any]], Command]] = {
     "Namespace": _namespace,
     "Pod": _pod,
     "Service": _service,
     "EndpointSlice": _endpoint_slice,
+    cidr_groups.KIND: _cidr_group,
 }

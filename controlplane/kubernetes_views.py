@@ -14,7 +14,9 @@ from controlplane.kubernetes_services import (
     SERVICE_NAME_LABEL,
     SHARED_ANNOTATIONS,
 )
-from controlplane.model import BackendSlice, Namespace, Node, Policy, Service, ServicePort, Workload
+from controlplane.model import BackendSlice, CidrGroup, Namespace, Node, Policy, Service, ServicePort, Workload
+from controlplane.policy.cidr_groups import API_VERSIONS as CIDR_GROUP_VERSIONS
+from controlplane.policy.cidr_groups import KIND as CIDR_GROUP
 
 CONTAINER = "workload"
 """The name of the one container that stands for a workload's: only named ports are known of them."""
@@ -129,6 +131,15 @@ def _policy(found: Policy) -> dict[str, Any]:
     return manifest
 
 
+def _cidr_group(found: CidrGroup) -> dict[str, Any]:
+    return {
+        "apiVersion": CIDR_GROUP_VERSIONS[0],
+        "kind": CIDR_GROUP,
+        "metadata": _metadata(found.name, labels=found.labels),
+        "spec": {"externalCIDRs": list(found.prefixes)},
+    }
+
+
 _VIEWS: Mapping[str, Callable[[Any], dict[str, Any]]] = {
     "Namespace": _namespace,
     "Pod": _pod,
@@ -137,5 +148,7 @@ _VIEWS: Mapping[str, Callable[[Any], dict[str, Any]]] = {
     "Node": _node,
     "NetworkPolicy": _policy,
     "CiliumNetworkPolicy": _policy,
+    "CiliumClusterwideNetworkPolicy": _policy,
+    CIDR_GROUP: _cidr_group,
 }
 VIEWS = tuple(_VIEWS)

@@ -21,15 +21,17 @@ from controlplane.projections.state import State
 from controlplane.runtime import place
 from controlplane.runtime.checkpoints import Checkpoints
 from controlplane.runtime.clock import SystemClock
+from controlplane.runtime.connection import connect_log
 from controlplane.runtime.duties import Duties
 from controlplane.runtime.flags import parser_of, settings_from
 from controlplane.runtime.follower import Follower
 from controlplane.runtime.process import complain, run_process
+from controlplane.runtime.retention import Retention
 from controlplane.runtime.telemetry import Counters, configure_logging
 from controlplane.runtime.warden import Warden
 from controlplane.runtime.writer import Writer
 from controlplane.settings import OperatorSettings, SettingsError, block_prefixes
-from kvstore.api import EventLog
+from kvstore.archive import Archive
 from kvstore.embedded import EmbeddedEtcd
 from kvstore.errors import LogError
 from kvstore.etcd import EtcdLog
@@ -45,8 +47,16 @@ HELPS = {
     "service_cidr": "prefix of the cluster's service addresses",
     "etcd": "endpoint of the log, unix:PATH or HOST:PORT",
     "embedded_etcd": "run an etcd of its own in this directory, and end it with this process",
+    "etcd_ca": "file with the authority of etcd's certificate, PEM",
+    "etcd_cert": "file with the client certificate for etcd, PEM",
+    "etcd_key": "file with the key of --etcd-cert, PEM",
+    "etcd_user": "user of etcd, where it asks for a password",
+    "etcd_password_file": "file with the password of --etcd-user",
     "runtime_dir": "directory of the API socket; /run/meshlog/operator-<cluster> if none",
     "state_dir": "directory of the checkpoint; /var/lib/meshlog/operator-<cluster> if none",
+    "archive_dir": "directory of the archived history; archive in the state directory if none",
+    "retention_s": "seconds that history stays in etcd",
+    "retention_bytes_max": "bytes that a cluster's packed history may take in etcd",
     "log_format": "console or json",
     "log_level": "debug, info, warning or error",
 }
@@ -87,7 +97,7 @@ async def run_operator(settings: OperatorSettings, stop: asyncio.Event) -> None:
             etcd = await EmbeddedEtcd.start(Path(settings.embedded_etcd))
             stack.push_async_callback(etcd.stop)
             endpoints = (etcd.endpoint,)
-        warden = build_operator(settings, await build_log(endpoints))
+        warden = build_operator(settings, await build_log(settings, endpoints))
         stack.push_async_callback(warden.close)
         socket = place.runtime_dir(settings.runtime_dir, process_name(settings)) / SOCKET_OPERATOR
         async with asyncio.TaskGroup() as group:
@@ -102,15 +112,17 @@ async def run_operator(settings: OperatorSettings, stop: asyncio.Event) -> None:
 # --- one part each ----------------------------------------------------------------------------------------------
 
 
-async def build_log(endpoints: Sequence[str]) -> EventLog:
-    """Nothing is sent before it is used."""
-    try:
-        return await EtcdLog.connect(endpoints)
-    except ValueError as error:
-        raise SettingsError(f"--etcd: {error}") from None
+async def build_log(settings: OperatorSettings, endpoints: Sequence[str]) -> EtcdLog:
+    """It reaches into the archive where etcd has no more."""
+    return await connect_log(settings, endpoints, archive_dir(settings))
 
 
-def build_operator(settings: OperatorSettings, log: EventLog) -> Warden:
+def archive_dir(settings: OperatorSettings) -> Path:
+    """Made when the first segment is kept."""
+    return Path(settings.archive_dir or place.state_dir(settings.state_dir, process_name(settings)) / "archive")
+
+
+def build_operator(settings: OperatorSettings, log: EtcdLog) -> Warden:
     """All parts, wired; nothing runs yet."""
     clock, counters = SystemClock(), Counters()
     checkpoints = Checkpoints(place.made(place.state_dir(settings.state_dir, process_name(settings))))
@@ -121,7 +133,8 @@ def build_operator(settings: OperatorSettings, log: EventLog) -> Warden:
     follower = Follower(log, checkpoints.load() or State(), clock, settings, counters, refold)
     writer = Writer(log, follower, Author(settings.cluster, WRITER), clock, settings, counters)
     duties = Duties(log, follower, writer, clock, settings, counters, (build_wish(settings),))
-    return Warden(settings, clock, counters, log, checkpoints, follower, writer, duties)
+    retention = Retention(log, Archive(archive_dir(settings)), follower, writer, duties, clock, settings, counters)
+    return Warden(settings, clock, counters, log, checkpoints, follower, writer, duties, retention)
 
 
 def build_wish(settings: OperatorSettings) -> JoinCluster:

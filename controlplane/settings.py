@@ -29,6 +29,13 @@ class CommonSettings(msgspec.Struct, frozen=True, kw_only=True):
     cluster: Annotated[str, Meta(min_length=1, max_length=63, pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$")]
     etcd: tuple[str, ...] = ()
     """Endpoints, "unix:PATH" or "HOST:PORT"; several are tried in turn."""
+    etcd_ca: str = ""
+    """Files in PEM form: the authority of etcd's certificate, and a client certificate with its key."""
+    etcd_cert: str = ""
+    etcd_key: str = ""
+    etcd_user: str = ""
+    """A user of etcd's; the password stands in a file, never on a command line."""
+    etcd_password_file: str = ""
     runtime_dir: str = ""
     state_dir: str = ""
     log_format: Annotated[str, Meta(pattern="^(console|json)$")] = "console"
@@ -47,6 +54,8 @@ class CommonSettings(msgspec.Struct, frozen=True, kw_only=True):
     retry_s: Seconds = 0.5
     """Pause before the log is tried again; jittered, so that a mesh does not come back in step."""
     retry_s_max: Seconds = 5.0
+    full_wait_s: Seconds = 60.0
+    """How long a command waits while etcd is out of space; whoever holds the duty makes room within seconds."""
     checkpoint_s: Seconds = 30.0
     """How old a checkpoint may be: bounds what a restart must fold."""
     log_page_records_max: Count = 10_000
@@ -72,12 +81,22 @@ class AgentSettings(CommonSettings, frozen=True, kw_only=True):
     mtu_bytes: Annotated[int, Meta(ge=0, le=65535)] = 0
     """MTU of endpoint devices; 0 takes the underlay device's."""
 
+    masquerade: Annotated[str, Meta(pattern="^(on|off)$")] = "on"
+    """Whether endpoints leave the mesh with the node's address; "off": with their own, which needs routes back."""
+    non_masquerade_cidr: tuple[str, ...] = ()
+    """Prefixes outside the mesh for which endpoints keep their own address."""
+    notify: tuple[Annotated[str, Meta(pattern="^(drops|verdicts|denials|none)$")], ...] = ("drops", "verdicts")
+    """What the programs tell: "denials" is the verdict on a denied flow beside its drop, which says the same."""
+
     start_log_s: Seconds = 3.0
     """How long a start waits for etcd before it serves from the checkpoint: longer than an election (2 s)."""
     report_s: Seconds = 2.0
     """How often a node reports to its side table; the report is one small put."""
     endpoint_ready_s: Seconds = 10.0
     """How long a new endpoint may take to be realized before its creation is undone."""
+    settle_quiet_s: Seconds = 1.0
+    """How long no endpoint may have been created before TCX links replace the filters that stand in for them: each
+    holds up every change of a device for some 15 ms."""
     kernel_retry_s: Seconds = 0.5
     monitor_queue_max: Count = 4096
     """Notifications kept for one slow monitor; what is more is counted as lost."""
@@ -103,6 +122,16 @@ class OperatorSettings(CommonSettings, frozen=True, kw_only=True):
     """Pause between two rounds of duties."""
     node_dead_s: Seconds = 60.0
     """A node without a session or a report for this long is removed: four leases of 15 s."""
+    archive_dir: str = ""
+    """Where segments of the history go before they leave etcd; "" takes "archive" in the state directory."""
+    retention_s: Seconds = 86_400.0
+    """How long history stays in etcd; older segments are in the archive only."""
+    retention_bytes_max: Count = 512 * 1024 * 1024
+    """What a cluster's packed history may take in etcd: a quarter of the embedded etcd's quota."""
+    retention_round_s: Seconds = 5.0
+    """Pause between two looks at what is to be packed, archived and taken out."""
+    shared_checkpoint_s: Seconds = 300.0
+    """How old the checkpoint in etcd may be: bounds what an agent without one of its own must fold."""
     identity_release_s: Seconds = 60.0
     """An identity without a user for this long may be released."""
 

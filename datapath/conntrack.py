@@ -63,6 +63,16 @@ def encode_entry(entry: ConntrackEntry) -> tuple[bytes, bytes]:
     return _KEY.encode(entry.key), _ROW.encode(entry.row)
 
 
+def encode_key(key: ConntrackKey) -> bytes:
+    """Raises ValueError for a value that its field cannot hold."""
+    return _KEY.encode(key)
+
+
+def is_expired(value: bytes, now_ns: int) -> bool:
+    """Whether an entry's time has passed."""
+    return bool(_EXPIRES.unpack_from(value, _EXPIRES_AT)[0] <= now_ns)
+
+
 def expired_keys(entries: Iterable[tuple[bytes, bytes]], now_ns: int) -> list[bytes]:
     """Keys of entries whose time has passed at `now_ns` (CLOCK_MONOTONIC)."""
     expires = _EXPIRES.unpack_from

@@ -1,42 +1,53 @@
-"""Removes expired conntrack entries, now and then, a bounded number at a time.
+"""Removes entries of the programs that are of no use any more, a bounded number at a time.
 
-Belongs here: the loop and the calls. Does not belong here: which entries have expired (conntrack.py).
+Belongs here: the loops and the calls. Does not belong here: which entries those are (conntrack.py: expired,
+orphans.py: outlived).
 """
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import NamedTuple
 
 from datapath.conntrack import expired_keys
 from datapath.errors import KernelError
 from datapath.kernel.api import Kernel
-from datapath.reconciler import KernelWorker
+from datapath.orphans import backends_of, departed_flows, idle_ports
+from datapath.reconciler import Reconciler
+from datapath.status import WriteCount
 
 CONNTRACK = "conntrack"
+NAT = "nat"
+SERVICE_TABLES = ("services", "backends")
+PURGE_PAUSE_S = 0.2
+"""Between two purges: a purge reads all of conntrack, and changes of services come in bursts."""
 
 
 class CollectionCount(NamedTuple):
-    """Since start: times the map was read, entries removed, entries found at the last reading, calls that
-    failed."""
+    """Since start: times the maps were read for what has expired, conntrack entries removed then, conntrack entries
+    found at the last such reading, calls that failed; entries removed because their backend left, and ports that
+    were free again."""
 
     runs: int
     removed: int
     entries: int
     failures: int
+    departed: int
+    ports: int
 
 
 class ConntrackCollector:
     """`interval_s` between readings, `chunk` keys per kernel call, `now_ns` of CLOCK_MONOTONIC."""
 
     def __init__(
-        self, kernel: Kernel, worker: KernelWorker, now_ns: Callable[[], int], interval_s: float, chunk: int
+        self, kernel: Kernel, reconciler: Reconciler, now_ns: Callable[[], int], interval_s: float, chunk: int
     ) -> None:
         self._kernel = kernel
-        self._worker = worker
+        self._reconciler = reconciler
         self._now_ns = now_ns
         self._interval_s = interval_s
         self._chunk = chunk
-        self._count = CollectionCount(0, 0, 0, 0)
+        self._count = CollectionCount(0, 0, 0, 0, 0, 0)
+        self._purged_at: tuple[WriteCount, ...] = ()
 
     def count(self) -> CollectionCount:
         """What was removed so far."""
@@ -44,25 +55,65 @@ class ConntrackCollector:
 
     async def run(self) -> None:
         """Until cancelled. A kernel that refuses is counted and asked again the next time."""
-        while True:
-            await asyncio.sleep(self._interval_s)
-            try:
-                await self.collect()
-            except KernelError:
-                self._count = self._count._replace(failures=self._count.failures + 1)
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._collect_always())
+            group.create_task(self._purge_always())
 
     async def collect(self) -> int:
-        """Once, now; the number removed. Between two chunks other kernel calls get their turn. Raises
-        KernelError."""
-        found, keys = await self._worker.call(self._read)
+        """What has expired, once, now; the number of conntrack entries removed. Between two chunks other kernel
+        calls get their turn. Raises KernelError."""
+        found, expired, idle = await self._reconciler.worker.call(self._read_expired)
+        removed = await self._remove(CONNTRACK, expired)
+        ports = await self._remove(NAT, idle)
+        count = self._count
+        self._count = count._replace(
+            runs=count.runs + 1, removed=count.removed + removed, entries=found, ports=count.ports + ports
+        )
+        return removed
+
+    async def purge(self) -> int:
+        """Flows whose backend left, once, now; the number of entries removed. Raises KernelError."""
+        writes = self._service_writes()
+        removed = await self._remove(CONNTRACK, await self._reconciler.worker.call(self._read_departed))
+        self._purged_at = writes
+        self._count = self._count._replace(departed=self._count.departed + removed)
+        return removed
+
+    async def _collect_always(self) -> None:
+        while True:
+            await asyncio.sleep(self._interval_s)
+            await self._attempt(self.collect)
+
+    async def _purge_always(self) -> None:
+        """After every pass that wrote rows of services, and after the first: an agent may have died between."""
+        while True:
+            while self._reconciler.realized_generation >= 0 and self._service_writes() != self._purged_at:
+                await self._attempt(self.purge)
+                await asyncio.sleep(PURGE_PAUSE_S)
+            await self._reconciler.wait_pass()
+
+    async def _attempt(self, work: Callable[[], Awaitable[int]]) -> None:
+        try:
+            await work()
+        except KernelError:
+            self._count = self._count._replace(failures=self._count.failures + 1)
+
+    def _service_writes(self) -> tuple[WriteCount, ...]:
+        writes = self._reconciler.status().writes
+        return tuple(writes[table] for table in SERVICE_TABLES)
+
+    async def _remove(self, map_name: str, keys: Sequence[bytes]) -> int:
         removed = 0
         for start in range(0, len(keys), self._chunk):
             chunk = keys[start : start + self._chunk]
-            removed += await self._worker.call(self._kernel.delete_runtime, CONNTRACK, chunk)
-        count = self._count
-        self._count = CollectionCount(count.runs + 1, count.removed + removed, found, count.failures)
+            removed += await self._reconciler.worker.call(self._kernel.delete_runtime, map_name, chunk)
         return removed
 
-    def _read(self) -> tuple[int, list[bytes]]:
-        entries = list(self._kernel.dump_runtime(CONNTRACK))
-        return len(entries), expired_keys(entries, self._now_ns())
+    def _read_expired(self) -> tuple[int, list[bytes], list[bytes]]:
+        ports = list(self._kernel.dump_runtime(NAT))
+        entries = dict(self._kernel.dump_runtime(CONNTRACK))
+        now_ns = self._now_ns()
+        return len(entries), expired_keys(entries.items(), now_ns), idle_ports(ports, entries, now_ns)
+
+    def _read_departed(self) -> list[bytes]:
+        return departed_flows(self._kernel.dump_runtime(CONNTRACK), backends_of(self._reconciler.realized_rows))

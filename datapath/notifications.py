@@ -7,18 +7,11 @@ reasons are those that Cilium's users know.
 from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
-import numpy
-
 from datapath.abi import types as abi
 from datapath.addressing import endpoint_text, protocol_name
 from datapath.codec import address_text
 
 _KINDS = {"u8": "u1", "u16": "=u2", "u32": "=u4", "u64": "=u8", "be16": ">u2", "be32": ">u4", "be64": ">u8"}
-
-RECORD = numpy.dtype(
-    [(field.name, _KINDS.get(field.kind, f"V{field.size}")) for field in abi.STRUCTS["notification"].fields]
-)
-"""One record. Address fields are void, since a bytes field of numpy loses its trailing zeros."""
 
 PROGRAM_FILES = (abi.FILE_ENDPOINT, abi.FILE_HOST)
 FILE_NAMES = {
@@ -96,11 +89,17 @@ class Notification(NamedTuple):
 
 def decode_records(raw: bytes | memoryview) -> list[Notification]:
     """Records one after the other. Raises ValueError for bytes that are no whole number of records."""
-    if len(raw) % RECORD.itemsize:
-        raise ValueError(f"{len(raw)} bytes are no whole number of records of {RECORD.itemsize}")
-    if RECORD.names != Notification._fields:
-        raise ValueError(f"struct notification has the fields {RECORD.names}")
-    records = numpy.frombuffer(raw, RECORD)
+    import numpy  # takes 50 ms, which an agent that is never asked for notifications is spared
+
+    # Address fields are void, since a bytes field of numpy loses its trailing zeros.
+    record = numpy.dtype(
+        [(field.name, _KINDS.get(field.kind, f"V{field.size}")) for field in abi.STRUCTS["notification"].fields]
+    )
+    if len(raw) % record.itemsize:
+        raise ValueError(f"{len(raw)} bytes are no whole number of records of {record.itemsize}")
+    if record.names != Notification._fields:
+        raise ValueError(f"struct notification has the fields {record.names}")
+    records = numpy.frombuffer(raw, record)
     columns = [
         [bytes(address) for address in records[name]]
         if name in ("source", "dest")

@@ -93,6 +93,10 @@ class Realization:
         """Let go of the kernel; what is in it stays."""
         self._kernel.close()
 
+    def realized_rows(self, table: str) -> Mapping[bytes, bytes]:
+        """What the kernel holds of a table, as read and written."""
+        return self._realized[table]
+
     def converge(self, pending: Pending, now_s: float) -> Report:
         """One pass: take what is pending, write what differs, try again what failed and is due."""
         refreshed = self._refresh_stale()

@@ -103,6 +103,14 @@ class Reconciler:
         """How far the kernel is, as of the last pass."""
         return self._report
 
+    async def wait_pass(self) -> None:
+        """Until the next pass has ended."""
+        await self._passed.wait()
+
+    def realized_rows(self, table: str) -> Mapping[bytes, bytes]:
+        """What the kernel holds of a table, as was written; only for calls in the worker's thread."""
+        return self._realization.realized_rows(table)
+
     def digests(self) -> Mapping[str, str]:
         """Of each table, as realized."""
         return self._report.digests

@@ -1,4 +1,5 @@
-"""Every table that a node's kernel is made to hold, and the rows in it. A table is one BPF map or one kind of kernel object.
+"""Every table that a node's kernel is made to hold, and the rows in it. A table is one BPF map or one kind of kernel
+object.
 
 Belongs here: the row types and the list of tables. Does not belong here: bytes (codec.py), order of writing (plan.py).
 Row fields carry the names of bpf/abi.h to the letter; `address` fields are 16 bytes, IPv4 as ::ffff:a.b.c.d.
@@ -173,7 +174,7 @@ TABLES: Mapping[str, Table] = {
 }
 """Derived from the log, so compared, digested and verified."""
 
-RUNTIME_MAPS = ("conntrack", "metrics", "notifications")
+RUNTIME_MAPS = ("conntrack", "nat", "metrics", "notifications")
 """Written by the programs themselves: not derived from the log and in no digest."""
 
 

@@ -9,8 +9,57 @@ from typing import Protocol
 from kvstore.types import Bookmark, Claim, Position, Record, Revision, Session, Stored
 
 
-class EventLog(Protocol):
-    """One ordered log shared by all clusters of a mesh."""
+class LogStatus(Protocol):
+    """What `status` shows of a log connection. Plain attributes: reading one does no I/O."""
+
+    @property
+    def endpoints(self) -> Sequence[str]:
+        """Where the log is, as it was given."""
+        ...
+
+    @property
+    def connected(self) -> bool:
+        """True if the last call or stream got an answer."""
+        ...
+
+    @property
+    def unavailable_since(self) -> float | None:
+        """Wall-clock seconds of the first call without an answer since the last that had one."""
+        ...
+
+    @property
+    def last_error(self) -> str:
+        """The latest failure to reach the store, as text."""
+        ...
+
+    @property
+    def full_since(self) -> float | None:
+        """Wall-clock seconds since when the store refuses writes for lack of space; None: it takes them."""
+        ...
+
+    @property
+    def reconnects(self) -> int:
+        """How often the store came back after it was away."""
+        ...
+
+    @property
+    def cluster_id(self) -> int:
+        """The store's own id, for Position.cluster_id; 0 before the first answer."""
+        ...
+
+    @property
+    def refused(self) -> int:
+        """Records dropped because they were malformed or carried an old fencing token."""
+        ...
+
+    @property
+    def holes(self) -> int:
+        """Records that came out of sequence, those that a second look repaired among them."""
+        ...
+
+
+class EventLog(LogStatus, Protocol):
+    """One ordered log shared by all clusters of a mesh, and how it is reached."""
 
     async def open_session(self, cluster: str, writer: str) -> Session:
         """Take the writer's place. Any earlier session of the same writer is fenced from now on.
@@ -61,8 +110,11 @@ class EventLog(Protocol):
         """
         ...
 
-    async def put(self, key: str, value: bytes, session: Session | None = None) -> Revision:
-        """Overwrite one key of the side tables ("report/east/n1"); with a session, bound to its lease."""
+    async def put(
+        self, key: str, value: bytes, session: Session | None = None, *, lasting: bool = False
+    ) -> Revision:
+        """Overwrite one key of the side tables ("report/east/n1"); with a session, if that holds its place still, and
+        bound to its lease unless `lasting`. Raises Fenced, LogFull, LogUnavailable."""
         ...
 
     async def acquire(self, session: Session, duty: str) -> bool:
@@ -76,19 +128,3 @@ class EventLog(Protocol):
     async def close(self) -> None:
         """Stop keepalives and close connections. Never raises."""
         ...
-
-
-class LogStatus(Protocol):
-    """What `status` shows of a log connection. Kept as plain attributes, never computed by I/O."""
-
-    endpoints: Sequence[str]
-    connected: bool
-    unavailable_since: float | None
-    last_error: str
-    reconnects: int
-    cluster_id: int
-    """The store's own id, for Position.cluster_id; 0 before the first answer."""
-    refused: int
-    """Records dropped because they were malformed or carried an old fencing token."""
-    holes: int
-    """Records that came out of sequence, those that a second look repaired among them."""

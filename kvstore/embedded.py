@@ -16,7 +16,7 @@ from pathlib import Path
 import msgspec
 
 from kvstore import rpc_pb2 as rpc
-from kvstore.errors import EmbeddedError, LogFull, LogUnavailable
+from kvstore.errors import EmbeddedError, LogFull, LogUnavailable, NotAllowed
 from kvstore.etcd_client import PUT, Client, Limits
 
 QUOTA_BYTES = 2 * 1024**3
@@ -110,8 +110,8 @@ class EmbeddedEtcd:
                     if (self.data_dir / CLIENT_SOCKET).is_socket():
                         await client.send(PUT, rpc.PutRequest(key=HEALTH_KEY), 1.0)
                         return
-                except LogFull:
-                    # Out of space it still serves reads, and deletes make room.
+                except (LogFull, NotAllowed):
+                    # Out of space it still serves reads, and deletes make room. One that asks for a login is up.
                     return
                 except LogUnavailable as error:
                     if asyncio.get_running_loop().time() > deadline:

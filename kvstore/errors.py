@@ -3,6 +3,7 @@
 LogError
 ├── LogUnavailable      no endpoint answers; retry later, what was in flight is unknown or resent
 ├── LogFull             etcd is out of space (NOSPACE); reads go on
+├── NotAllowed          the store asks for a login, or for another one; the text says which
 ├── PayloadTooLarge     the batch exceeds types.BATCH_BYTES_MAX
 ├── Fenced              the session is gone or another one took its place; open a new session
 ├── ClaimConflict       a claimed key was not as expected; catch up and decide again
@@ -10,6 +11,7 @@ LogError
 ├── HistoryTruncated    the records asked for left the log; start from a checkpoint
 ├── LogRewound          revision or cluster id went backwards: another or a restored etcd
 ├── CheckpointDamaged   a checkpoint file is not what was saved; replay from the log instead
+├── ArchiveDamaged      an archive file or a packed segment is not what was kept; its segment cannot be read
 └── EmbeddedError       the embedded etcd could not be started; the text says what to change
 """
 
@@ -24,6 +26,10 @@ class LogUnavailable(LogError):
 
 class LogFull(LogError):
     """The store refuses writes for lack of space; what was acknowledged is safe."""
+
+
+class NotAllowed(LogError):
+    """The store does not know who asks, or does not let them do this."""
 
 
 class PayloadTooLarge(LogError):
@@ -71,6 +77,15 @@ class CheckpointDamaged(LogError):
 
     def __init__(self, path: str, reason: str) -> None:
         super().__init__(f"checkpoint {path}: {reason}")
+        self.path = path
+        self.reason = reason
+
+
+class ArchiveDamaged(LogError):
+    """A sealed segment cannot be read. `path` is its file or key, `reason` says what is wrong and which revisions."""
+
+    def __init__(self, path: str, reason: str) -> None:
+        super().__init__(f"archive {path}: {reason}")
         self.path = path
         self.reason = reason
 

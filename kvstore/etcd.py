@@ -7,12 +7,15 @@ append transaction and sessions (etcd_writer.py), catch-up and watch (etcd_reade
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
+from pathlib import Path
 
 from kvstore import etcd_reader, keys
 from kvstore import rpc_pb2 as rpc
 from kvstore.append import check_claims
+from kvstore.archive import Archive
 from kvstore.errors import Fenced, LogError, PayloadTooLarge
-from kvstore.etcd_client import PUT, RANGE, TLS, TXN, Client, Limits
+from kvstore.etcd_client import PUT, RANGE, TLS, TXN, Client, Limits, Login
+from kvstore.etcd_retention import Retention
 from kvstore.etcd_writer import Seat, created, first, get, put, take_seat
 from kvstore.types import BATCH_BYTES_MAX, Bookmark, Claim, Position, Record, Revision, Session, Stored
 from kvstore.watch import Tally
@@ -23,22 +26,31 @@ DEFAULT_LIMITS = Limits()
 class EtcdLog:
     """An EventLog and a LogStatus over one etcd, of one or more members."""
 
-    def __init__(self, client: Client) -> None:
+    def __init__(self, client: Client, archive: Archive | None = None) -> None:
         """Use `connect`."""
         self._client = client
+        self._archive = archive
         self._seats: dict[Session, Seat] = {}
         self._tally = Tally()
 
     @classmethod
     async def connect(
-        cls, endpoints: Sequence[str], *, tls: TLS | None = None, limits: Limits = DEFAULT_LIMITS
+        cls,
+        endpoints: Sequence[str],
+        *,
+        tls: TLS | None = None,
+        limits: Limits = DEFAULT_LIMITS,
+        archive: Path | None = None,
+        login: Login | None = None,
     ) -> "EtcdLog":
         """A log over these endpoints: "unix:/path", "host:port", "http://host:port" or "https://host:port".
+
+        `archive` is the directory in which records are found that etcd has no more: readers do not notice.
 
         Nothing is sent before the first call. Raises ValueError on a malformed endpoint, OSError on an
         unreadable TLS file.
         """
-        return cls(Client(endpoints, tls, limits))
+        return cls(Client(endpoints, tls, limits, login), None if archive is None else Archive(archive))
 
     @property
     def endpoints(self) -> Sequence[str]:
@@ -59,6 +71,11 @@ class EtcdLog:
     def last_error(self) -> str:
         """The latest failure to reach etcd, as text."""
         return self._client.last_error
+
+    @property
+    def full_since(self) -> float | None:
+        """Wall-clock seconds since when etcd refuses writes for lack of space; None: it takes them."""
+        return self._client.full_since
 
     @property
     def reconnects(self) -> int:
@@ -113,13 +130,15 @@ class EtcdLog:
 
     def read(self, after: Position, through: Revision | None = None) -> AsyncIterator[Record]:
         """See EventLog."""
-        return etcd_reader.read(self._client, self._tally, after, through)
+        return etcd_reader.read(self._client, self._tally, after, through, self._archive)
 
     def follow(self, after: Position) -> AsyncIterator[Record | Bookmark]:
         """See EventLog. A slow consumer slows the watch; nothing is queued but a few segments."""
-        return etcd_reader.follow(self._client, self._tally, after)
+        return etcd_reader.follow(self._client, self._tally, after, self._archive)
 
-    async def put(self, key: str, value: bytes, session: Session | None = None) -> Revision:
+    async def put(
+        self, key: str, value: bytes, session: Session | None = None, *, lasting: bool = False
+    ) -> Revision:
         """See EventLog. Raises ValueError on a key outside the side tables, Fenced if the session is gone."""
         place = keys.side_key(key)
         if session is None:
@@ -129,7 +148,8 @@ class EtcdLog:
         answer = await self._client.call(
             TXN,
             rpc.TxnRequest(
-                compare=[created(session_key, session.token)], success=[put(place, value, session.lease)]
+                compare=[created(session_key, session.token)],
+                success=[put(place, value, 0 if lasting else session.lease)],
             ),
         )
         if not answer.succeeded:
@@ -160,6 +180,10 @@ class EtcdLog:
         start, end = keys.list_range(prefix)
         answer = await self._client.call(RANGE, rpc.RangeRequest(key=start, range_end=end))
         return tuple(Stored(keys.relative(kv.key), kv.value, Revision(kv.mod_revision)) for kv in answer.kvs)
+
+    def retention(self, cluster: str) -> Retention:
+        """What the holder of the cluster's duty does with its history. Raises ValueError on a malformed name."""
+        return Retention(self._client, keys.checked_name("cluster", cluster))
 
     async def close(self) -> None:
         """See EventLog. Sessions are left to their leases; `close_session` gives a place back at once."""

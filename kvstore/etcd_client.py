@@ -17,7 +17,7 @@ import msgspec
 
 from kvstore import rpc_pb2 as rpc
 from kvstore.backoff import delay_s
-from kvstore.errors import Fenced, LogError, LogFull, LogUnavailable
+from kvstore.errors import Fenced, LogError, LogFull, LogUnavailable, NotAllowed
 
 
 class TLS(msgspec.Struct, frozen=True):
@@ -26,6 +26,13 @@ class TLS(msgspec.Struct, frozen=True):
     ca: Path | None = None
     certificate: Path | None = None
     key: Path | None = None
+
+
+class Login(msgspec.Struct, frozen=True):
+    """A user of etcd's, for a store that asks for a password. Its tokens are asked for again when they run out."""
+
+    user: str
+    password: str
 
 
 class Limits(msgspec.Struct, frozen=True):
@@ -51,6 +58,9 @@ class Method(msgspec.Struct, frozen=True):
 
 RANGE = Method("/etcdserverpb.KV/Range", rpc.RangeRequest, rpc.RangeResponse)
 PUT = Method("/etcdserverpb.KV/Put", rpc.PutRequest, rpc.PutResponse)
+DELETE_RANGE = Method(
+    "/etcdserverpb.KV/DeleteRange", rpc.DeleteRangeRequest, rpc.DeleteRangeResponse
+)
 TXN = Method("/etcdserverpb.KV/Txn", rpc.TxnRequest, rpc.TxnResponse)
 COMPACT = Method("/etcdserverpb.KV/Compact", rpc.CompactionRequest, rpc.CompactionResponse)
 LEASE_GRANT = Method("/etcdserverpb.Lease/LeaseGrant", rpc.LeaseGrantRequest, rpc.LeaseGrantResponse)
@@ -59,6 +69,13 @@ LEASE_KEEP_ALIVE = Method(
     "/etcdserverpb.Lease/LeaseKeepAlive", rpc.LeaseKeepAliveRequest, rpc.LeaseKeepAliveResponse
 )
 WATCH = Method("/etcdserverpb.Watch/Watch", rpc.WatchRequest, rpc.WatchResponse)
+AUTHENTICATE = Method(
+    "/etcdserverpb.Auth/Authenticate", rpc.AuthenticateRequest, rpc.AuthenticateResponse
+)
+ALARM = Method("/etcdserverpb.Maintenance/Alarm", rpc.AlarmRequest, rpc.AlarmResponse)
+DEFRAGMENT = Method(
+    "/etcdserverpb.Maintenance/Defragment", rpc.DefragmentRequest, rpc.DefragmentResponse
+)
 STATUS = Method("/etcdserverpb.Maintenance/Status", rpc.StatusRequest, rpc.StatusResponse)
 
 CHANNEL_OPTIONS = (
@@ -84,14 +101,24 @@ _TRANSIENT = frozenset(
     }
 )
 
+_LOGIN_REFUSED = ("user name is empty", "authentication failed", "authentication is not enabled")
+
 
 class LeaseGone(Fenced):
     """etcd knows no such lease."""
 
 
+class TokenGone(LogUnavailable):
+    """The token has run out, or etcd forgot it when it started again: another one is asked for."""
+
+
 def explain(code: grpc.StatusCode, details: str, endpoint: str) -> LogError:
     """The error of this room for a failed call."""
     text = f"etcd at {endpoint}: {code.name.lower().replace('_', ' ')}: {details}"
+    if code is grpc.StatusCode.UNAUTHENTICATED or "revision of auth store is old" in details:
+        return TokenGone(text)
+    if code is grpc.StatusCode.PERMISSION_DENIED or any(word in details for word in _LOGIN_REFUSED):
+        return NotAllowed(text)
     if code is grpc.StatusCode.RESOURCE_EXHAUSTED and "space exceeded" in details:
         return LogFull(text)
     if code is grpc.StatusCode.NOT_FOUND and "lease" in details:
@@ -119,7 +146,9 @@ def target(endpoint: str) -> tuple[str, bool]:
 class Client:
     """Calls to one of several endpoints; the next one is tried when a call gets no answer."""
 
-    def __init__(self, endpoints: Sequence[str], tls: TLS | None, limits: Limits) -> None:
+    def __init__(
+        self, endpoints: Sequence[str], tls: TLS | None, limits: Limits, login: Login | None = None
+    ) -> None:
         """Connects on the first call. Raises ValueError on a malformed endpoint, OSError on a TLS file."""
         if not endpoints:
             raise ValueError("endpoints: at least one is needed, for example 127.0.0.1:2379")
@@ -128,6 +157,7 @@ class Client:
         self.connected = False
         self.unavailable_since: float | None = None
         self.last_error = ""
+        self.full_since: float | None = None
         self.reconnects = 0
         self.cluster_id = 0
         self._targets = [target(endpoint) for endpoint in self.endpoints]
@@ -138,6 +168,8 @@ class Client:
         self._methods: dict[tuple[int, str], Any] = {}
         self._streams: set[Any] = set()
         self._current = 0
+        self._login = login
+        self._token = ""
         self.closed = False
 
     async def call(self, method: Method, request: Any, within_s: float | None = None) -> Any:
@@ -161,9 +193,14 @@ class Client:
         """Send once. Raises as `call`; after LogUnavailable nobody knows whether the request took effect."""
         at = self._current
         try:
-            answer = await self._callable(at, method)(request, timeout=timeout_s)
+            metadata = await self._metadata(at, timeout_s)
+            answer = await self._callable(at, method)(request, timeout=timeout_s, metadata=metadata)
         except grpc.aio.AioRpcError as error:
-            raise self.failed(error, at) from None
+            known = self.failed(error, at)
+            if isinstance(known, LogFull):
+                self._reached()
+                self.full_since = self.full_since or time.time()
+            raise known from None
         except asyncio.CancelledError:
             # Closing the channel cancels its calls; that is not a cancellation of the task that waits for
             # one.
@@ -173,12 +210,28 @@ class Client:
             raise
         self.cluster_id = answer.header.cluster_id
         self._reached()
+        if method is PUT or method is LEASE_GRANT:
+            self.full_since = None
         return answer
+
+    async def send_each(self, method: Method, request: Any, timeout_s: float) -> Sequence[Any]:
+        """Send once to every endpoint, one after the other: the answers that came. Raises as `call` if none did."""
+        answers: list[Any] = []
+        failure: LogError = LogUnavailable("no endpoint answers")
+        for at in range(len(self.endpoints)):
+            try:
+                metadata = await self._metadata(at, timeout_s)
+                answers.append(await self._callable(at, method)(request, timeout=timeout_s, metadata=metadata))
+            except grpc.aio.AioRpcError as error:
+                failure = explain(error.code(), error.details() or "", self.endpoints[at])
+        if not answers:
+            raise failure
+        return answers
 
     async def keep_alive(self, lease: int) -> int:
         """Seconds that the lease now has, 0 if it is gone. Raises LogUnavailable."""
         at = self._current
-        stream = self._callable(at, LEASE_KEEP_ALIVE)(timeout=self.limits.transaction_s)
+        stream = self._callable(at, LEASE_KEEP_ALIVE)(timeout=self.limits.transaction_s, metadata=self._known_token())
         try:
             # gRPC's own deadline does not end a write that waits for a connection.
             async with asyncio.timeout(self.limits.transaction_s):
@@ -199,7 +252,7 @@ class Client:
         """A new watch stream on the endpoint in use; etcd ends it when its member has no leader."""
         if self.closed:
             raise LogUnavailable("this log is closed")
-        stream = self._callable(self._current, WATCH)(metadata=(("hasleader", "true"),))
+        stream = self._callable(self._current, WATCH)(metadata=(("hasleader", "true"), *self._known_token()))
         self._streams.add(stream)
         stream.add_done_callback(self._streams.discard)
         return stream
@@ -208,7 +261,9 @@ class Client:
         """Note a failed call or stream and say what it means; a silent endpoint gives way to the next."""
         place = self._current if at is None else at
         known = explain(error.code(), error.details() or "", self.endpoints[place])
-        if isinstance(known, LogUnavailable):
+        if isinstance(known, TokenGone):
+            self._token = ""
+        elif isinstance(known, LogUnavailable):
             self.unreachable(str(known), place)
         return known
 
@@ -229,6 +284,16 @@ class Client:
             stream.cancel()
         for channel in channels:
             await channel.close()
+
+    async def _metadata(self, at: int, timeout_s: float) -> tuple[tuple[str, str], ...]:
+        """The token of each call, asked for now if there is none. Raises AioRpcError."""
+        if self._login is not None and not self._token:
+            request = rpc.AuthenticateRequest(name=self._login.user, password=self._login.password)
+            self._token = (await self._callable(at, AUTHENTICATE)(request, timeout=timeout_s)).token
+        return self._known_token()
+
+    def _known_token(self) -> tuple[tuple[str, str], ...]:
+        return (("token", self._token),) if self._token else ()
 
     def _reached(self) -> None:
         if self.connected:

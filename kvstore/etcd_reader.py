@@ -7,7 +7,7 @@ Belongs here: what is sent and awaited. Does not belong here: what an answer mea
 import asyncio
 import random
 from collections import deque
-from collections.abc import AsyncGenerator, Iterable, Iterator, Sequence
+from collections.abc import AsyncGenerator, Iterable, Iterator, Mapping, Sequence
 from contextlib import aclosing
 from typing import Any
 
@@ -17,9 +17,11 @@ import grpc.aio
 from kvstore import keys
 from kvstore import rpc_pb2 as rpc
 from kvstore.append import decode_cursor, decode_record
+from kvstore.archive import Archive
 from kvstore.backoff import delay_s
-from kvstore.errors import LogUnavailable, SequenceGap
-from kvstore.etcd_client import RANGE, Client
+from kvstore.errors import ArchiveDamaged, HistoryTruncated, LogUnavailable, SequenceGap
+from kvstore.etcd_client import RANGE, TXN, Client
+from kvstore.packed import Manifest, PackDamaged, covers, decode_manifest, unpack
 from kvstore.types import Bookmark, Position, Record, Revision
 from kvstore.watch import Merge, Phase, Reader, Segment, Tally, Turn, Verdict, plan_segments, require_history
 
@@ -27,23 +29,25 @@ _LOG_FIRST, _LOG_END = keys.prefix_range(keys.LOG)
 
 
 async def read(
-    client: Client, tally: Tally, after: Position, through: Revision | None
+    client: Client, tally: Tally, after: Position, through: Revision | None, archive: Archive | None
 ) -> AsyncGenerator[Record, None]:
     """See EventLog.read."""
-    async with aclosing(_catch_up(client, Reader(after, tally), through)) as pieces:
+    async with aclosing(_catch_up(client, Reader(after, tally), through, archive)) as pieces:
         async for piece in pieces:
             for record in piece:
                 yield record
 
 
-async def follow(client: Client, tally: Tally, after: Position) -> AsyncGenerator[Record | Bookmark, None]:
+async def follow(
+    client: Client, tally: Tally, after: Position, archive: Archive | None
+) -> AsyncGenerator[Record | Bookmark, None]:
     """See EventLog.follow."""
     reader = Reader(after, tally)
     tries, got_through = 0, False
     while True:
         try:
             if reader.phase is Phase.CATCH_UP:
-                async with aclosing(_catch_up(client, reader, None)) as pieces:
+                async with aclosing(_catch_up(client, reader, None, archive)) as pieces:
                     async for piece in pieces:
                         for record in piece:
                             yield record
@@ -74,37 +78,74 @@ async def head_position(client: Client) -> Position:
 
 
 async def _catch_up(
-    client: Client, reader: Reader, through: Revision | None
+    client: Client, reader: Reader, through: Revision | None, archive: Archive | None
 ) -> AsyncGenerator[Sequence[Record], None]:
     """What is above the reader's place, up to the head of now or `through`, a segment at a time."""
     first, end = keys.prefix_range(keys.SEGMENT)
     survey = await client.call(RANGE, rpc.RangeRequest(key=first, range_end=end, keys_only=True))
     start, head = reader.revision, survey.header.revision
-    reader.meet(head, survey.header.cluster_id, await _lows(client))
+    shelf = Shelf(archive, survey.header.cluster_id)
+    reader.meet(head, survey.header.cluster_id, await shelf.missing(start, await _lows(client)))
     last = head if through is None else min(head, through)
     markers = [(*keys.parse_segment_key(kv.key), kv.create_revision) for kv in survey.kvs]
     merge = Merge(start, last)
     try:
-        async with aclosing(_pages(client, reader, plan_segments(markers, start, last))) as pages:
+        plan = plan_segments(shelf.added(markers, start), start, last)
+        async with aclosing(_pages(client, reader, plan, shelf, _open_segments(markers))) as pages:
             async for segment, records in pages:
                 ready = merge.add(records, segment.settled_below)
                 yield [record for record in ready if reader.accept(record) is Verdict.DELIVER]
     except SequenceGap:
         # Retention may have taken a segment between the survey and its page; then that is what happened.
-        require_history(start, await _lows(client))
+        require_history(start, await shelf.missing(start, await _lows(client)))
         raise
-    require_history(start, await _lows(client))
+    require_history(start, await shelf.missing(start, await _lows(client)))
     reader.caught_up(last)
 
 
-async def _lows(client: Client) -> Sequence[int]:
+async def _lows(client: Client) -> Mapping[str, int]:
+    """By cluster, where its history in etcd begins."""
     first, end = keys.prefix_range(keys.LOW)
     answer = await client.call(RANGE, rpc.RangeRequest(key=first, range_end=end))
-    return [int(kv.value) for kv in answer.kvs]
+    return {keys.low_cluster(kv.key): int(kv.value) for kv in answer.kvs}
+
+
+class Shelf:
+    """What one catch-up takes from the archive: the segments that etcd has no more."""
+
+    def __init__(self, archive: Archive | None, store_id: int) -> None:
+        """Nothing is read yet."""
+        self._archive = archive
+        self._store_id = store_id
+        self._manifests: Sequence[Manifest] = ()
+
+    async def missing(self, after: int, lows: Mapping[str, int]) -> Sequence[int]:
+        """The lows above `after` of clusters whose records before them are not in the archive either."""
+        wanted = {cluster: low for cluster, low in lows.items() if low > after}
+        if not wanted or self._archive is None:
+            return list(wanted.values())
+        self._manifests = await asyncio.to_thread(self._archive.manifests, self._store_id)
+        return [
+            low
+            for cluster, low in wanted.items()
+            if not covers([each for each in self._manifests if each.cluster == cluster], after, low)
+        ]
+
+    def added(self, markers: Sequence[tuple[str, int, int]], after: int) -> Sequence[tuple[str, int, int]]:
+        """The segments of etcd, and those of the archive alone that end above `after`."""
+        known = {(cluster, number) for cluster, number, _ in markers}
+        archived = [(each.cluster, each.segment, each.opened) for each in self._manifests if each.last_revision > after]
+        return [*markers, *(each for each in archived if each[:2] not in known)]
+
+    async def records(self, segment: Segment) -> Sequence[Record] | None:
+        """From the archive; None if it has none. Raises ArchiveDamaged."""
+        if self._archive is None:
+            return None
+        return await asyncio.to_thread(self._archive.records, self._store_id, segment.cluster, segment.number)
 
 
 async def _pages(
-    client: Client, reader: Reader, plan: Sequence[Segment]
+    client: Client, reader: Reader, plan: Sequence[Segment], shelf: Shelf, open_segments: Mapping[str, int]
 ) -> AsyncGenerator[tuple[Segment, Sequence[Record]], None]:
     """The segments in the plan's order, a few requests under way. Not pinned: records are immutable."""
     waiting = deque(plan)
@@ -113,23 +154,63 @@ async def _pages(
         while waiting or under_way:
             while waiting and len(under_way) < client.limits.pages_in_flight:
                 segment = waiting.popleft()
-                first, end = keys.log_segment(segment.cluster, segment.number)
-                request = client.call(RANGE, rpc.RangeRequest(key=first, range_end=end))
-                under_way.append((segment, asyncio.create_task(request)))
+                under_way.append((segment, asyncio.create_task(client.call(TXN, _page_request(segment)))))
             segment, page = under_way[0]
             answer = await page
             under_way.popleft()
-            yield segment, list(_records(reader, answer.kvs))
+            records = _page(reader, segment, *(each.response_range.kvs for each in answer.responses))
+            if not records and segment.number < open_segments.get(segment.cluster, 0):
+                kept = await shelf.records(segment)
+                if kept is None:
+                    # A sealed segment holds one record at least: retention has taken it.
+                    raise HistoryTruncated(segment.settled_below - 1)
+                records = kept
+            yield segment, records
     finally:
         for _, page in under_way:
             page.cancel()
         await asyncio.gather(*(page for _, page in under_way), return_exceptions=True)
 
 
+def _open_segments(markers: Sequence[tuple[str, int, int]]) -> Mapping[str, int]:
+    """By cluster, the last segment: those before it are sealed."""
+    last: dict[str, int] = {}
+    for cluster, number, _ in markers:
+        last[cluster] = max(number, last.get(cluster, 0))
+    return last
+
+
+def _page_request(segment: Segment) -> rpc.TxnRequest:
+    """Both forms that a segment may have, as they are at one revision."""
+    ranges = (keys.log_segment(segment.cluster, segment.number), keys.pack_segment(segment.cluster, segment.number))
+    return rpc.TxnRequest(
+        success=[
+            rpc.RequestOp(request_range=rpc.RangeRequest(key=first, range_end=end)) for first, end in ranges
+        ]
+    )
+
+
+def _page(
+    reader: Reader, segment: Segment, loose: Sequence[rpc.KeyValue], packed: Sequence[rpc.KeyValue]
+) -> Sequence[Record]:
+    """The segment's records, packed or not. The last batches of writers stay loose after the packing."""
+    records = list(_records(reader, loose))
+    if not packed or not packed[-1].key.endswith(b"/" + keys.MANIFEST):
+        return records
+    try:
+        manifest = decode_manifest(packed[-1].value)
+        pieces = b"".join(kv.value for kv in packed[:-1])
+        whole = unpack(manifest, pieces[: manifest.size])
+    except PackDamaged as damage:
+        raise ArchiveDamaged(f"pack of segment {segment.number} of {segment.cluster} in etcd", str(damage)) from None
+    known = {record.revision for record in whole}
+    return [*whole, *(record for record in records if record.revision not in known)]
+
+
 async def _resume(client: Client, reader: Reader) -> None:
     """Ask a majority, not one member, where the store stands: a member that lags is not a rewound store."""
     answer = await client.call(RANGE, rpc.RangeRequest(key=keys.LOG, count_only=True))
-    reader.meet(answer.header.revision, answer.header.cluster_id, await _lows(client))
+    reader.meet(answer.header.revision, answer.header.cluster_id, ())
     reader.resume(answer.header.revision)
 
 

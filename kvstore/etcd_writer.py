@@ -90,6 +90,7 @@ class Seat:
                 if answer.succeeded:
                     count = answer.responses[-1].response_range.count if sent.probes else None
                     self._place = stored(sent, answer.header.revision, count)
+                    self._client.full_since = None
                     return Revision(answer.header.revision)
                 outcome = settle(sent, claims, _found(answer))
                 if isinstance(outcome, Lost):

@@ -13,10 +13,12 @@ LOG = PREFIX + b"log/"
 SEGMENT = PREFIX + b"segment/"
 CURSOR = PREFIX + b"cursor/"
 LOW = PREFIX + b"low/"
+PACK = PREFIX + b"pack/"
+MANIFEST = b"manifest"
 
 NAME_CHARS_MAX = 128
 PATH_CHARS_MAX = 512
-SIDE_TABLES = ("report", "checkpoint")
+SIDE_TABLES = ("report", "checkpoint", "manifest", "retention")
 """Tables that `EventLog.put` may write. The others belong to the log itself, to claims and to duties."""
 LISTED_TABLES = (*SIDE_TABLES, "claim", "duty", "session", "head", "low")
 """Tables that `EventLog.list` may read. Records are read in order, by `read` and `follow`, never listed."""
@@ -86,6 +88,32 @@ def parse_segment_key(key: bytes) -> tuple[str, int]:
     if not key.startswith(SEGMENT) or not slash or len(number) != 8:
         raise ValueError(f"key {key!r} is not {SEGMENT.decode()}<cluster>/<segment>")
     return cluster, int(number, 16)
+
+
+def pack_segment(cluster: str, segment: int) -> tuple[bytes, bytes]:
+    """First key and range end of a repacked segment: its parts, then its manifest."""
+    return prefix_range(b"%b%b/%08x/" % (PACK, cluster.encode(), segment))
+
+
+def pack_part_key(cluster: str, segment: int, part: int) -> bytes:
+    """One part of a repacked segment."""
+    return b"%b%b/%08x/%04d" % (PACK, cluster.encode(), segment, part)
+
+
+def pack_manifest_key(cluster: str, segment: int) -> bytes:
+    """What a repacked segment holds; without it the parts are nothing."""
+    return b"%b%b/%08x/%b" % (PACK, cluster.encode(), segment, MANIFEST)
+
+
+def log_writer(cluster: str, segment: int, writer: str, before: int | None) -> tuple[bytes, bytes]:
+    """First key and range end of one writer's records of a segment: all, or those below the sequence `before`."""
+    first, end = prefix_range(b"%b%b/%08x/%b/" % (LOG, cluster.encode(), segment, writer.encode()))
+    return first, end if before is None else log_key(cluster, segment, writer, before)
+
+
+def low_cluster(key: bytes) -> str:
+    """The cluster of a low key."""
+    return key.removeprefix(LOW).decode("ascii", "replace")
 
 
 def head_key(cluster: str) -> bytes:

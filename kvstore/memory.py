@@ -167,6 +167,7 @@ class MemoryLog:
         self.connected = True
         self.unavailable_since: float | None = None
         self.last_error = ""
+        self.full_since: float | None = None
         self.reconnects = 0
         self._tally = Tally()
         self._closed = False
@@ -278,14 +279,16 @@ class MemoryLog:
         finally:
             self.store.unwatch(flag)
 
-    async def put(self, key: str, value: bytes, session: Session | None = None) -> Revision:
+    async def put(
+        self, key: str, value: bytes, session: Session | None = None, *, lasting: bool = False
+    ) -> Revision:
         """See EventLog."""
         place = keys.side_key(key)
 
         def put() -> Revision:
             if session is not None:
                 self.store.require(session)
-            return self.store.put(place, value, 0 if session is None else session.lease)
+            return self.store.put(place, value, 0 if session is None or lasting else session.lease)
 
         return self._call("put", put)
 

@@ -24,16 +24,20 @@ class Record(msgspec.Struct, frozen=True):
     payload: bytes
 
 
-class Position(msgspec.Struct, frozen=True):
+class Position(msgspec.Struct, frozen=True, omit_defaults=True):
     """How far a reader has come: everything at or below `revision` is held.
 
     `sequences` maps "cluster/writer" to the last sequence held, so that a hole in a writer's dense
     sequence is seen whatever the watch delivered. `cluster_id` is etcd's own; a change means another database.
+    `learns`: the sequences at `revision` are not known. The first record of a writer that is not in `sequences` is
+    then believed whatever its sequence is, and what that writer sent between `revision` and it cannot be missed
+    noticeably; from there on the writer's sequence is dense as ever.
     """
 
     revision: Revision = Revision(0)
     sequences: dict[str, int] = {}
     cluster_id: int = 0
+    learns: bool = False
 
 
 class Want(enum.Enum):

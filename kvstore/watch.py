@@ -78,13 +78,14 @@ class Reader:
         self.revision: int = after.revision
         self.cluster_id = after.cluster_id
         self.tally = tally
+        self.learns = after.learns
         self._sequences = dict(after.sequences)
         self._tokens: dict[str, int] = {}
         self._behind: dict[str, int] = {}
 
     def position(self) -> Position:
         """Everything held so far, as a value."""
-        return Position(Revision(self.revision), dict(self._sequences), self.cluster_id)
+        return Position(Revision(self.revision), dict(self._sequences), self.cluster_id, self.learns)
 
     def turn(self, turn: Turn) -> None:
         """Move to the next phase. KeyError if the turn cannot happen in this phase."""
@@ -119,7 +120,8 @@ class Reader:
         if record.token < self._tokens.get(name, 0):
             self.tally.refused += 1
             return Verdict.REFUSED
-        expected = self._sequences.get(name, 0) + 1
+        unknown = record.sequence - 1 if self.learns else 0
+        expected = self._sequences.get(name, unknown) + 1
         if record.sequence != expected:
             self.tally.holes += 1
             if self.phase is Phase.WATCH:
@@ -140,7 +142,7 @@ class Reader:
         behind = {
             name: self._sequences.get(name, 0)
             for name, last in cursors.items()
-            if last > self._sequences.get(name, 0)
+            if last > self._sequences.get(name, last if self.learns else 0)
         }
         late = any(self._behind.get(name) == held for name, held in behind.items())
         self._behind = behind

@@ -3,6 +3,7 @@
 #ifndef MESHLOG_LIB_CONNTRACK_H
 #define MESHLOG_LIB_CONNTRACK_H
 
+#include "../config.h"
 #include "../maps.h"
 #include "packet.h"
 #include "parse.h"
@@ -106,6 +107,11 @@ static __always_inline __u16 closing_flags(const struct packet *packet, int is_r
 	return flags;
 }
 
+static __always_inline void hairpin_address(__u8 family, struct address *address)
+{
+	address_from_config(address, family == 4 ? &config_hairpin_ipv4 : &config_hairpin_ipv6);
+}
+
 /* The key of a service flow's other entry: the end that was translated, as the other entry knows it. */
 static __always_inline void conntrack_twin_key(const struct packet *packet, const struct conntrack_row *entry,
 					       const struct address *client, __be16 client_port,
@@ -121,13 +127,16 @@ STEP conntrack_tell_twin(const struct packet *packet, const struct conntrack_row
 {
 	struct conntrack_row *twin;
 	struct conntrack_key key;
+	struct address client;
 
 	if (!packet || !entry)
 		return 0;
-	if (is_reply)
-		conntrack_twin_key(packet, entry, &packet->dest, packet->dest_port, &key);
-	else
-		conntrack_twin_key(packet, entry, &packet->source, packet->source_port, &key);
+	client = is_reply ? packet->dest : packet->source;
+	if (entry->flags & CONNTRACK_HAIRPIN && is_reply)
+		client = packet->source;
+	else if (entry->flags & CONNTRACK_HAIRPIN)
+		hairpin_address(packet->family, &client);
+	conntrack_twin_key(packet, entry, &client, is_reply ? packet->dest_port : packet->source_port, &key);
 	twin = bpf_map_lookup_elem(&conntrack, &key);
 	if (!twin || !(twin->flags & CONNTRACK_SERVICE))
 		return 0;
@@ -182,6 +191,8 @@ static __always_inline void conntrack_row_set(struct __sk_buff *skb, const struc
 {
 	__builtin_memset(row, 0, sizeof(*row));
 	row->flags = flags | closing_flags(packet, 0);
+	if (packet->masquerade)
+		row->flags |= CONNTRACK_MASQUERADED;
 	row->expires_ns =
 		packet->now + conntrack_lifetime_ns(packet->protocol, row->flags, packet->tcp_flags);
 	row->policy_epoch = packet->policy_epoch;
@@ -205,20 +216,25 @@ STEP conntrack_create(struct __sk_buff *skb, struct packet *packet, const struct
 }
 
 /* Both entries of a flow to `frontend`; packet->dest is the backend by now. The one for replies comes first,
- * so that no reply meets a flow that is only half there. 0, or a drop. */
+ * so that no reply meets a flow that is only half there. `flags`: CONNTRACK_HAIRPIN or 0. 0, or a drop. */
 STEP conntrack_create_service(struct __sk_buff *skb, struct packet *packet, const struct tracking *tracking,
-			      const struct address_port *frontend)
+			      const struct address_port *frontend, __u32 flags)
 {
 	struct conntrack_row row;
 	struct conntrack_key key;
+	struct address client;
 	__u16 initiator;
 
 	if (!packet || !tracking || !frontend)
 		return 0;
-	initiator = conntrack_key_set(&key, packet->protocol, &packet->source, packet->source_port, &packet->dest,
+	client = packet->source;
+	if (flags & CONNTRACK_HAIRPIN)
+		hairpin_address(packet->family, &client);
+	initiator = conntrack_key_set(&key, packet->protocol, &client, packet->source_port, &packet->dest,
 				      packet->dest_port)
 			    ? CONNTRACK_INITIATOR_HIGH
 			    : 0;
+	initiator |= (__u16)flags;
 	conntrack_row_set(skb, packet, initiator | CONNTRACK_REVERSE_DNAT, &row);
 	row.forward_packets = 0;
 	row.forward_bytes = 0;
@@ -228,6 +244,7 @@ STEP conntrack_create_service(struct __sk_buff *skb, struct packet *packet, cons
 		return DROP(packet, FILE_CONNTRACK, CT_MAP_INSERTION_FAILED);
 
 	initiator = tracking->source_is_high ? CONNTRACK_INITIATOR_HIGH : 0;
+	initiator |= (__u16)flags;
 	conntrack_row_set(skb, packet, initiator | CONNTRACK_DNAT, &row);
 	row.translated = packet->dest;
 	row.translated_port = packet->dest_port;

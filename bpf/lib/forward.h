@@ -55,6 +55,16 @@ static __always_inline int ttl_decrement(struct __sk_buff *skb, struct packet *p
 	return packet->family == 4 ? ttl_decrement_ipv4(skb, packet) : hop_limit_decrement_ipv6(skb, packet);
 }
 
+/* Whether a packet may not be forwarded any further, or cannot be read. */
+static __always_inline int ttl_is_last(struct __sk_buff *skb, const struct packet *packet)
+{
+	__u32 at = L3_OFFSET + (packet->family == 4 ? __builtin_offsetof(struct iphdr, ttl)
+						    : __builtin_offsetof(struct ipv6hdr, hop_limit));
+	__u8 ttl;
+
+	return bpf_skb_load_bytes(skb, at, &ttl, sizeof(ttl)) || ttl <= 1;
+}
+
 static __always_inline int macs_write(struct __sk_buff *skb, const __u8 *dest, const __u8 *source)
 {
 	void *data = packet_data(skb);

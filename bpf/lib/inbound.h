@@ -20,15 +20,16 @@ static __always_inline void packet_begin(struct packet *packet)
 }
 
 /* Replies to a flow that went to a frontend come from the frontend. 0, or a drop. */
-static __always_inline int reverse_translate(struct __sk_buff *skb, struct packet *packet,
-					     const struct conntrack_row *entry)
+STEP reverse_translate(struct __sk_buff *skb, struct packet *packet, const struct conntrack_row *entry)
 {
-	struct address_port from = {.address = packet->source, .port = packet->source_port};
-	struct address_port to = {
-		.address = entry->translated,
-		.port = entry->translated_port,
-	};
+	struct address_port from = {}, to = {};
 
+	if (!packet || !entry)
+		return 0;
+	from.address = packet->source;
+	from.port = packet->source_port;
+	to.address = entry->translated;
+	to.port = entry->translated_port;
 	return nat_rewrite(skb, packet, NAT_SOURCE, &from, &to);
 }
 
@@ -51,9 +52,17 @@ static __always_inline int inbound_admit(struct __sk_buff *skb, struct packet *p
 					 __u32 host_is_allowed)
 {
 	struct tracking tracking = {};
-	struct conntrack_row *entry = conntrack_find(packet, &tracking);
+	struct conntrack_row *entry;
+	struct address hairpin;
 	int result;
 
+	hairpin_address(packet->family, &hairpin);
+	if (address_equal(&packet->source, &hairpin))
+		return DROP(packet, FILE_CONNTRACK, INVALID_SOURCE_IP);
+	entry = conntrack_find(packet, &tracking);
+	/* An answer to a flow that has ended; the port is not given to another one yet. */
+	if (!entry && packet->masquerade && !is_icmp_error(packet))
+		return DROP(packet, FILE_CONNTRACK, NO_MAPPING_FOR_NAT_MASQUERADE);
 	if (!entry || (!tracking.is_reply && entry->policy_epoch != packet->policy_epoch)) {
 		result = inbound_judge(skb, packet, endpoint_id, host_is_allowed, !entry);
 		if (result) {

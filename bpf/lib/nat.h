@@ -8,14 +8,24 @@
 
 enum nat_end { NAT_SOURCE = 0, NAT_DEST = 1 };
 
-/* Where the transport checksum stands; 0: none that an address could change. */
+/* Where the transport checksum stands; 0: none that can be corrected. */
 static __always_inline __u32 checksum_offset(const struct packet *packet)
 {
 	if (packet->protocol == IPPROTO_TCP)
 		return packet->l4_offset + __builtin_offsetof(struct tcphdr, check);
 	if (packet->protocol == IPPROTO_UDP)
 		return packet->l4_offset + __builtin_offsetof(struct udphdr, check);
+	if (is_icmp(packet->protocol))
+		return packet->l4_offset + __builtin_offsetof(struct icmp_header, checksum);
 	return 0;
+}
+
+/* ICMP has its id in the place of both ports. */
+static __always_inline __u32 port_offset(const struct packet *packet, __u32 end)
+{
+	if (is_icmp(packet->protocol))
+		return packet->l4_offset + __builtin_offsetof(struct icmp_header, id);
+	return packet->l4_offset + (end == NAT_DEST ? 2 : 0);
 }
 
 static __always_inline int nat_ipv4(struct __sk_buff *skb, struct packet *packet, __u32 end, __be32 from,
@@ -24,7 +34,8 @@ static __always_inline int nat_ipv4(struct __sk_buff *skb, struct packet *packet
 	__u32 at = L3_OFFSET + (end == NAT_DEST ? __builtin_offsetof(struct iphdr, daddr)
 						: __builtin_offsetof(struct iphdr, saddr));
 
-	if (l4_checksum &&
+	/* ICMP's checksum covers no address, ICMPv6's does. */
+	if (l4_checksum && packet->protocol != IPPROTO_ICMP &&
 	    bpf_l4_csum_replace(skb, l4_checksum, from, to, l4_flags | BPF_F_PSEUDO_HDR | sizeof(to)))
 		return DROP(packet, FILE_NAT, ERROR_WHILE_CORRECTING_L4_CHECKSUM);
 	if (bpf_l3_csum_replace(skb, L3_OFFSET + __builtin_offsetof(struct iphdr, check), from, to, sizeof(to)))
@@ -60,7 +71,7 @@ static __always_inline int nat_port(struct __sk_buff *skb, struct packet *packet
 	/* SCTP's checksum covers the whole packet and cannot be corrected here. */
 	if (!l4_checksum || bpf_l4_csum_replace(skb, l4_checksum, from, to, l4_flags | sizeof(to)))
 		return DROP(packet, FILE_NAT, ERROR_WHILE_CORRECTING_L4_CHECKSUM);
-	if (bpf_skb_store_bytes(skb, packet->l4_offset + (end == NAT_DEST ? 2 : 0), &to, sizeof(to), 0))
+	if (bpf_skb_store_bytes(skb, port_offset(packet, end), &to, sizeof(to), 0))
 		return DROP(packet, FILE_NAT, ERROR_WRITING_TO_PACKET);
 	return 0;
 }
@@ -86,6 +97,18 @@ STEP nat_rewrite(struct __sk_buff *skb, struct packet *packet, __u32 end, const 
 	if (result)
 		return result;
 	return nat_port(skb, packet, end, from->port, to->port, l4_checksum, l4_flags);
+}
+
+/* The destination becomes packet->dest, which is known before it stands in the packet. 0, or a drop. */
+STEP nat_rewrite_dest(struct __sk_buff *skb, struct packet *packet, const struct address_port *from)
+{
+	struct address_port to = {};
+
+	if (!packet || !from)
+		return 0;
+	to.address = packet->dest;
+	to.port = packet->dest_port;
+	return nat_rewrite(skb, packet, NAT_DEST, from, &to);
 }
 
 #endif /* MESHLOG_LIB_NAT_H */

@@ -9,6 +9,7 @@
 #include <bpf/bpf_endian.h>
 #include <bpf/bpf_helpers.h>
 
+#include "../config.h"
 #include "../maps.h"
 #include "packet.h"
 
@@ -77,7 +78,8 @@ static __always_inline int finish(struct __sk_buff *skb, const struct packet *pa
 	/* A packet that the destination's policy refuses at its source's device is counted as ingress. */
 	count((__u32)-result, packet->policy_direction == POLICY_INGRESS ? TRAFFIC_INGRESS : TRAFFIC_EGRESS,
 	      skb->len);
-	notify(skb, packet, NOTIFICATION_DROP, (__u32)-result, VERDICT_DENY);
+	if (config_notify_drops)
+		notify(skb, packet, NOTIFICATION_DROP, (__u32)-result, VERDICT_DENY);
 	return TC_ACT_SHOT;
 }
 

@@ -39,7 +39,7 @@ struct packet {
 	__u8 traffic_direction;
 	__u8 policy_direction;
 	__u8 match;
-	__u8 reserved;
+	__u8 masquerade; /* 1: it leaves the mesh with the node's address */
 } __attribute__((aligned(8)));
 
 struct address_port {

@@ -87,9 +87,15 @@ static __always_inline int policy_judge(struct packet *packet, __u32 subject_ide
 	return 0;
 }
 
+/* The notification of the drop tells all that the one of a denial would. */
+static __always_inline int denial_is_told(void)
+{
+	return config_notify_denials || !config_notify_drops;
+}
+
 static __always_inline void policy_notify(struct __sk_buff *skb, const struct packet *packet, int result)
 {
-	if (config_notify_verdicts)
+	if (config_notify_verdicts && (!result || denial_is_told()))
 		notify(skb, packet, NOTIFICATION_VERDICT, result ? (__u32)-result : FORWARDED,
 		       result ? VERDICT_DENY : VERDICT_ALLOW);
 }

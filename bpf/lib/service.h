@@ -57,7 +57,13 @@ static __always_inline struct service_row *service_find(const struct packet *pac
 	return bpf_map_lookup_elem(&services, &key);
 }
 
-/* Sends packet->dest to a backend, if it is a frontend. 1: it was; 0: it was none; or a drop. */
+enum service_outcome {
+	SERVICE_NONE = 0,
+	SERVICE_TRANSLATED = 1,
+	SERVICE_HAIRPIN = 2, /* the backend is the endpoint that asks */
+};
+
+/* Sends packet->dest to a backend, if it is a frontend. An enum service_outcome, or a drop. */
 STEP service_translate(struct packet *packet)
 {
 	struct service_row *service;
@@ -68,24 +74,17 @@ STEP service_translate(struct packet *packet)
 		return 0;
 	service = service_find(packet);
 	if (!service)
-		return 0;
+		return SERVICE_NONE;
 	if (service->count == 0)
 		return DROP(packet, FILE_SERVICE, SERVICE_BACKEND_NOT_FOUND);
 	key.backend_set = service->backend_set;
 	key.slot = tuple_hash(packet) % service->count;
 	backend = bpf_map_lookup_elem(&backends, &key);
-	if (backend && address_equal(&backend->address, &packet->source)) {
-		/* A stack refuses packets from its own address: its endpoint asks another backend, if there is one. */
-		key.slot = (key.slot + 1) % service->count;
-		backend = bpf_map_lookup_elem(&backends, &key);
-		if (backend && address_equal(&backend->address, &packet->source))
-			backend = 0;
-	}
 	if (!backend)
 		return DROP(packet, FILE_SERVICE, SERVICE_BACKEND_NOT_FOUND);
 	packet->dest = backend->address;
 	packet->dest_port = backend->port;
-	return 1;
+	return address_equal(&packet->dest, &packet->source) ? SERVICE_HAIRPIN : SERVICE_TRANSLATED;
 }
 
 #endif /* MESHLOG_LIB_SERVICE_H */

@@ -28,7 +28,8 @@ async def moment_at(past: Past, revision: int, name: str = "at") -> Moment:
         raise Refused(400, str(error), name) from None
     except HistoryTruncated as error:
         oldest = past.oldest(error.low)
-        raise Refused(410, f"the history kept does not reach back to {revision}; the oldest is {oldest}", name) from None
+        reason = f"the history kept does not reach back to {revision}; the oldest is {oldest}"
+        raise Refused(410, reason, name) from None
     except LogError as error:
         raise Refused(503, f"the log cannot be read: {error}", name) from None
 

@@ -23,7 +23,7 @@ ALIASES = {
 }
 KINDS = (
     "Namespace", "Node", "Pod", "Service", "EndpointSlice", "NetworkPolicy", "CiliumNetworkPolicy",
-    "CiliumClusterwideNetworkPolicy",
+    "CiliumClusterwideNetworkPolicy", "CiliumCIDRGroup",
 )  # fmt: skip
 POLICY_KINDS = ("NetworkPolicy", "CiliumNetworkPolicy", "CiliumClusterwideNetworkPolicy")
 
@@ -69,6 +69,7 @@ def _nouns(state: State, kind: str) -> Iterable[Any]:
         "Pod": state.workloads.values(),
         "Service": state.services.values(),
         "EndpointSlice": state.backend_slices.values(),
+        "CiliumCIDRGroup": state.cidr_groups.values(),
     }
     return collections[kind]
 

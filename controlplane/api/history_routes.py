@@ -5,17 +5,21 @@ Belongs here: requests to answers over a Readable mesh. Does not belong here: fo
 """
 
 import asyncio
+import time
 from typing import Any
 
+import msgspec
 from aiohttp import web
 
 from controlplane.api import kernel_views, schema
-from controlplane.api.asking import asked_moment, asked_node, moment_at
+from controlplane.api.asking import asked_moment, asked_node, asked_point, moment_at
 from controlplane.api.reading_routes import Readable
 from controlplane.api.server import Refused, json_response
 from controlplane.history import changes
 from controlplane.history.at import Moment, Past
-from controlplane.history.ends import Mesh, NoSuchEnd
+from controlplane.history.capsule import Capsule, Report, pack
+from controlplane.history.ends import End, Mesh, NoSuchEnd
+from controlplane.history.exporting import export
 from controlplane.history.records import log_record, time_text
 from controlplane.history.replay import encoded_rows
 from controlplane.history.why import PortError, explain, read_port
@@ -23,6 +27,7 @@ from controlplane.history.why_row import NoSuchRow, explain_row
 from controlplane.model import NodeKey
 from controlplane.projections.state import State
 from controlplane.runtime.reports import read_all_reports
+from controlplane.runtime.status import package_version
 from kvstore.errors import LogError
 from kvstore.types import Record
 
@@ -38,19 +43,21 @@ def routes(mesh: Readable) -> list[web.RouteDef]:
         web.get("/v1/effects/{revision}", serve.effects),
         web.get("/v1/diff", serve.diff),
         web.get("/v1/why", serve.why),
+        web.get("/v1/capsule", serve.capsule),
         web.get("/v1/why/map/{table}", serve.why_row),
     ]
 
 
-async def desired_rows(past: Past, where: NodeKey, kind: str, request: web.Request) -> web.Response | None:
-    """What the kernel had to hold at the point asked for; None where none is. Raises Refused."""
-    if not request.query.get("at"):
+async def desired_rows(
+    past: Past, where: NodeKey, kind: str, request: web.Request, otherwise: int | None = None
+) -> web.Response | None:
+    """What the kernel had to hold at the point asked for, or `otherwise`; None where there is none. Raises Refused."""
+    if not request.query.get("at") and otherwise is None:
         return None
     if kind not in kernel_views.KIND_TABLES:
         right = ", ".join(kernel_views.KIND_TABLES)
         raise Refused(400, f"{kind} is written by the programs and not in the log; right with --at: {right}", "at")
-    moment = await asked_moment(past, request)
-    assert moment is not None
+    moment = await asked_moment(past, request) or await moment_at(past, otherwise or 0)
     rows = await asyncio.to_thread(_kernel_rows, moment.state, where, kind)
     return json_response(schema.KernelRows(kind, moment.revision, rows, time_text(moment.time_ns)))
 
@@ -62,6 +69,13 @@ def _kernel_rows(state: State, where: NodeKey, kind: str) -> list[kernel_views.R
 def standing(moment: Moment) -> schema.Standing:
     """Its revision and time."""
     return schema.Standing(moment.revision, time_text(moment.time_ns) if moment.time_ns else "")
+
+
+def _end(mesh: Mesh, query: dict[str, str], name: str) -> End:
+    try:
+        return mesh.end(query[name])
+    except NoSuchEnd as error:
+        raise Refused(404, str(error), name) from None
 
 
 class _HistoryRoutes:
@@ -80,8 +94,8 @@ class _HistoryRoutes:
         text = request.match_info["revision"]
         if not text.isascii() or not text.isdigit():
             raise Refused(400, f"{text!r} is not a revision, which is a whole number", "revision")
-        record = await self._record(int(text))
         before = await moment_at(self._mesh.past, int(text) - 1, "revision")
+        record = await self._record(int(text))
         nodes = self._nodes(request, before.state)
         things, rows, refused = await asyncio.to_thread(changes.effects, before.state, record, nodes)
         names = ["/".join(where) for where in nodes]
@@ -124,17 +138,12 @@ class _HistoryRoutes:
 
     def _explained(self, moment: Moment, query: dict[str, str], realized: dict[NodeKey, int]) -> schema.Explanation:
         mesh = Mesh(moment.state, moment.origins, self._mesh.cluster)
-        ends = []
-        for name in ("from", "to"):
-            try:
-                ends.append(mesh.end(query[name]))
-            except NoSuchEnd as error:
-                raise Refused(404, str(error), name) from None
+        source, target = _end(mesh, query, "from"), _end(mesh, query, "to")
         try:
             protocol, port = read_port(query["port"])
         except PortError as error:
             raise Refused(400, str(error), "port") from None
-        return explain(mesh, *ends, protocol, port, realized, moment.time_ns)
+        return explain(mesh, source, target, protocol, port, realized, moment.time_ns)
 
     async def _realized(self) -> dict[NodeKey, int]:
         """What nodes have reported; nothing while the log is away."""
@@ -156,3 +165,29 @@ class _HistoryRoutes:
         except NoSuchRow as error:
             raise Refused(404, str(error), "key") from None
         return json_response(answer)
+
+    async def capsule(self, request: web.Request) -> web.Response:
+        try:
+            made = await self._exported(request)
+        except LogError as error:
+            raise Refused(503, f"the log cannot be read: {error}") from None
+        return web.Response(body=await asyncio.to_thread(pack, made), content_type="application/octet-stream")
+
+    async def _exported(self, request: web.Request) -> Capsule:
+        """Reports are read before the end is chosen, so that it lies behind them. Raises LogError, Refused."""
+        past, where = self._mesh.past, self._mesh.where
+        known = await read_all_reports(self._mesh.log)
+        reports = [msgspec.convert(msgspec.to_builtins(each), Report) for each in known]
+        since = await asked_point(past, request, "since", before_history=0) or 0
+        until = await asked_point(past, request, "until", before_history=0)
+        if until is None:
+            until = self._mesh.follower.applied_revision
+        if since and request.query["since"].strip().isdigit():
+            since -= 1
+        if until < since:
+            raise Refused(400, f"it ends at {until}, before it begins at {since}", "until")
+        first = await moment_at(past, since, "since")
+        node = where.node if where else ""
+        return await export(
+            past, first, until, reports, self._mesh.cluster, node, package_version(), time.time_ns()
+        )

@@ -11,6 +11,7 @@ from datapath import codec
 from datapath.abi.types import ENUMS
 from datapath.addressing import protocol_name
 from datapath.conntrack import decode_entry
+from datapath.orphans import decode_nat
 from datapath.tables import NO_ADDRESS
 
 ANY_PROTOCOL = "ANY"
@@ -22,8 +23,8 @@ KIND_TABLES: Mapping[str, tuple[str, ...]] = {
     "policy": ("policy", "policy_subjects"),
     "lb": ("services", "backends"),
 }
-"""What has to be dumped for a kind; "ct" and "metrics" are runtime maps."""
-KIND_RUNTIME_MAPS: Mapping[str, str] = {"ct": "conntrack", "metrics": "metrics"}
+"""What has to be dumped for a kind; "ct", "nat" and "metrics" are runtime maps."""
+KIND_RUNTIME_MAPS: Mapping[str, str] = {"ct": "conntrack", "nat": "nat", "metrics": "metrics"}
 
 Rows = Mapping[bytes, bytes]
 Row = dict[str, Any]
@@ -79,6 +80,11 @@ def kernel_rows(kind: str, tables: Mapping[str, Rows]) -> list[Row]:
 def conntrack_rows(entries: Iterable[tuple[bytes, bytes]], now_ns: int) -> list[Row]:
     """Flows as their initiator sees them; `expires_s` may be negative of one that waits for its removal."""
     return sorted((_conntrack(key, value, now_ns) for key, value in entries), key=_flow_order)
+
+
+def nat_rows(entries: Iterable[tuple[bytes, bytes]]) -> list[Row]:
+    """Masqueraded flows: two rows each, one for each way."""
+    return sorted((_nat(key, value) for key, value in entries), key=_nat_order)
 
 
 def metrics_rows(entries: Iterable[tuple[bytes, bytes]]) -> list[Row]:
@@ -242,6 +248,24 @@ def _conntrack(key: bytes, value: bytes, now_ns: int) -> Row:
         "reply_tcp_flags": tcp_flag_text(row.reply_tcp_flags),
         "flags": [flag for flag in flags if flag != "initiator_high"],
     }
+
+
+def _nat(key: bytes, value: bytes) -> Row:
+    flow, row = decode_nat(key, value)
+    return {
+        "direction": constant_name("nat_direction", flow.direction, "NAT_"),
+        "protocol": protocol_name(flow.protocol),
+        "near": codec.address_text(flow.near),
+        "near_port": flow.near_port,
+        "far": codec.address_text(flow.far),
+        "far_port": flow.far_port,
+        "translated": codec.address_text(row.address),
+        "translated_port": row.port,
+    }
+
+
+def _nat_order(row: Row) -> tuple[Any, ...]:
+    return (row["direction"] != "outbound", row["protocol"], row["near"], row["near_port"], row["far"], row["far_port"])
 
 
 def _flow_order(row: Row) -> tuple[Any, ...]:

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 from aiohttp import web
 
-from controlplane.api import applying, history_routes, reading_routes, schema
+from controlplane.api import applying, history_routes, policy_routes, reading_routes, schema
 from controlplane.api.server import (
     Refused,
     json_response,
@@ -29,6 +29,10 @@ WAIT_S_MAX = 3600.0
 METRICS_HELP = {
     "log_head_position": "Revision of the last record known to exist.",
     "log_applied_position": "Revision up to which the log is applied.",
+    "conntrack_entries": "Tracked flows, as of the last collection.",
+    "conntrack_limit": "Tracked flows that fit; beyond it the least used go.",
+    "conntrack_backend_gone_total": "Entries removed because their backend serves no more.",
+    "masquerade_ports_freed_total": "Entries of ports removed because their flow has ended.",
     "log_lag_events": "Records known to exist that are not applied yet.",
     "log_gap_total": "Contradictions found in the log, by kind; each was repaired by folding again.",
     "map_writes_total": "Rows put into or removed from a table of the kernel.",
@@ -76,6 +80,8 @@ def routes(mesh: Mesh) -> list[web.RouteDef]:
     return [
         *reading_routes.routes(mesh),
         *history_routes.routes(mesh),
+        *policy_routes.reading_routes(mesh),
+        *policy_routes.changing_routes(mesh),
         web.get("/v1/status", serve.status),
         web.post("/v1/apply", serve.apply),
         web.post("/v1/delete", serve.delete),

@@ -105,6 +105,8 @@ class _NodeRoutes:
         entries = await worker.call(kernel.dump_runtime, runtime_map)
         if kind == "metrics":
             return kernel_views.metrics_rows(entries)
+        if kind == "nat":
+            return kernel_views.nat_rows(entries)
         return kernel_views.conntrack_rows(entries, int(self._parts.clock.monotonic_s() * 1e9))
 
     async def digests(self, request: web.Request) -> web.Response:

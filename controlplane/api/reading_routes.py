@@ -14,12 +14,11 @@ from aiohttp import web
 from controlplane.api import documents, schema, views
 from controlplane.api.asking import asked_filter, asked_moment, asked_point
 from controlplane.api.server import Refused, json_response, query_int, stream_lines
-from controlplane.history.at import Past
+from controlplane.history.at import Past, ReadableLog
 from controlplane.history.filters import RecordFilter
 from controlplane.history.records import log_record, time_text
 from controlplane.model import NodeKey
 from controlplane.projections.state import State
-from kvstore.api import EventLog
 from kvstore.errors import HistoryTruncated, LogError
 from kvstore.types import Bookmark, Position, Record, Revision
 
@@ -43,7 +42,7 @@ class Readable(Protocol):
     def where(self) -> NodeKey | None: ...
 
     @property
-    def log(self) -> EventLog: ...
+    def log(self) -> ReadableLog: ...
 
     @property
     def past(self) -> Past: ...

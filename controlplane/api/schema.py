@@ -43,7 +43,7 @@ REVISION_HEADER = "Meshlog-Revision"
 SOCKET_AGENT = "agent.sock"
 SOCKET_OPERATOR = "operator.sock"
 LIST_KINDS = ("node", "endpoint", "identity", "service", "policy", "ip")
-BPF_KINDS = ("endpoint", "ipcache", "policy", "lb", "ct", "metrics")
+BPF_KINDS = ("endpoint", "ipcache", "policy", "lb", "ct", "nat", "metrics")
 
 
 class Error(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -55,7 +55,8 @@ class Error(msgspec.Struct, frozen=True, omit_defaults=True):
 # --- status ---
 
 class LogConnection(msgspec.Struct, frozen=True):
-    """`unavailable_since` is seconds since the epoch, null while connected. `lag_records`: 1 while a record
+    """`unavailable_since` and `full_since` are seconds since the epoch, null while connected and while writes are taken.
+    `lag_records`: 1 while a record
     is known to exist that is not applied yet."""
 
     endpoints: list[str]
@@ -69,6 +70,7 @@ class LogConnection(msgspec.Struct, frozen=True):
     gaps: int
     rewinds: int
     repairing: str = ""
+    full_since: float | None = None
 
 
 class FailedRow(msgspec.Struct, frozen=True):

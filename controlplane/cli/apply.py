@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from controlplane.api.connection import Connection
+from controlplane.cli import offline
 from controlplane.cli.errors import FAILED, OK, CommandFailed, UsageError
 from controlplane.cli.output import FORMATS, print_document
 from controlplane.cli.target import add_target, ask, connect, socket_of_cluster
@@ -18,7 +19,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description = "Put Kubernetes manifests into the log. What is not supported is refused, the field named."
     parser.epilog = "Examples:\n  meshlog apply -f deploy/lab/east --cluster east\n  meshlog apply -f - < policy.yaml"
     add_flags(parser)
-    parser.set_defaults(run=run, path="/v1/apply")
+    parser.add_argument("--offline", action="store_true", help="check the manifests without a running mesh")
+    parser.add_argument("--replace", action="store_true",
+                        help="take out the policies and CIDR groups of the cluster that the manifests do not name")
+    parser.set_defaults(run=run_apply, path="/v1/apply")
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
@@ -32,9 +36,35 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     add_target(parser)
 
 
+def run_apply(arguments: argparse.Namespace) -> int:
+    """Apply, which can be checked only, or be the whole set. Nothing is taken out where anything was refused."""
+    if arguments.offline:
+        if arguments.replace or arguments.wait or arguments.node or arguments.socket:
+            raise UsageError("--offline asks no mesh; leave out --replace, --wait, --node and --socket")
+        answer = offline.check(read_manifests(arguments.filename), arguments.cluster or "")
+        _print(arguments, answer)
+        return OK if all(result["accepted"] for result in answer["results"]) else FAILED
+    documents = read_manifests(arguments.filename)
+    status = _send(arguments, documents)
+    if status != OK or not arguments.replace:
+        return status
+    connection = _connection(arguments)
+    known = [
+        each for kind in offline.REPLACED_KINDS for each in ask(connection, f"/v1/get/{kind}")["documents"]
+    ]
+    superfluous = offline.left_over(documents, known)
+    if superfluous:
+        body = {"documents": superfluous, "dry_run": arguments.dry_run}
+        _print(arguments, ask(connection, "/v1/delete", "POST", body))
+    return OK
+
+
 def run(arguments: argparse.Namespace) -> int:
     """Exit status 1 if anything was refused."""
-    documents = read_manifests(arguments.filename)
+    return _send(arguments, read_manifests(arguments.filename))
+
+
+def _send(arguments: argparse.Namespace, documents: list[dict[str, Any]]) -> int:
     connection = _connection(arguments)
     body = {"documents": documents, "dry_run": arguments.dry_run}
     answer = ask(connection, arguments.path, "POST", body)

@@ -1,4 +1,4 @@
-"""The flag --at of all commands that read. Belongs here: the flag, its place in a request, and what is said about it."""
+"""The flag --at of commands that read. Belongs here: the flag, its place in a request, what is said about it."""
 
 import argparse
 import os

@@ -16,6 +16,7 @@ KINDS = {
     "policy": "allowed and denied peers of each identity",
     "lb": "frontends and their backends",
     "ct": "tracked flows",
+    "nat": "ports of flows that leave the mesh with the node's address",
     "metrics": "packets and bytes by reason and direction",
 }
 Row = dict[str, Any]
@@ -97,6 +98,16 @@ def _ct(row: Row) -> list[Any]:
     return [" ".join(parts)]
 
 
+def _nat(row: Row) -> list[Any]:
+    """As the flow's first packet, or an answer to it, is rewritten."""
+    near = address_and_port(row["near"], row["near_port"])
+    far = address_and_port(row["far"], row["far_port"])
+    translated = address_and_port(row["translated"], row["translated_port"])
+    if row["direction"] == "outbound":
+        return [f"{row['protocol']} OUT {near} -> {far} XLATE_SRC {translated}"]
+    return [f"{row['protocol']} IN {far} -> {near} XLATE_DST {translated}"]
+
+
 def _metrics(row: Row) -> list[Any]:
     return [row["reason"].capitalize(), row["direction"].upper(), row["packets"], row["bytes"]]
 
@@ -107,5 +118,6 @@ LAYOUTS: dict[str, tuple[tuple[str, ...], Callable[[Row], list[Any]]]] = {
     "policy": (("IDENTITY", "POLICY", "DIRECTION", "REMOTE", "PORT/PROTO", "PREFIX"), _policy),
     "lb": (("SERVICE ADDRESS", "BACKEND ADDRESS (SET) (SLOT)"), _lb),
     "ct": ((), _ct),
+    "nat": ((), _nat),
     "metrics": (("REASON", "DIRECTION", "PACKETS", "BYTES"), _metrics),
 }

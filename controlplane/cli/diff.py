@@ -19,7 +19,7 @@ VALUE_CHARACTERS_MAX = 200
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Flags of diff."""
     parser.description = f"What is other at the second point than at the first. A point is {POINT}."
-    parser.epilog = "Examples:\n  meshlog diff 40 57\n  meshlog diff --since -10m --tables\n  meshlog diff 40 57 --of n1"
+    parser.epilog = "Examples:\n  meshlog diff 40 57 --of n1\n  meshlog diff --since -10m --tables"
     parser.add_argument("since", nargs="?", default="", metavar="POINT", help="the earlier point")
     parser.add_argument("until", nargs="?", default="", metavar="POINT", help="the later one (default: now)")
     parser.add_argument("--since", dest="since_flag", default="", metavar="POINT", help="the earlier point")

@@ -11,7 +11,8 @@ from controlplane.cli.output import add_output, print_document, print_table
 from controlplane.cli.target import add_target, ask, connect
 
 DEFAULT_NAMESPACE = "default"
-CLUSTER_SCOPED = ("namespace", "namespaces", "ns", "node", "nodes")
+CLUSTER_SCOPED = ("namespace", "namespaces", "ns", "node", "nodes", "ccnp", "ciliumclusterwidenetworkpolicy",
+                  "ciliumclusterwidenetworkpolicies", "ciliumcidrgroup", "ciliumcidrgroups", "ccg")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

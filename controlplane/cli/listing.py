@@ -16,10 +16,16 @@ Layout = Callable[[list[Item], bool], tuple[Sequence[Sequence[str]], Sequence[Se
 
 
 def add_list(
-    parser: argparse.ArgumentParser, kind: str, text: str, layout: Layout, keep: Keep | None = None
+    parser: argparse.ArgumentParser, kind: str, text: str, layout: Layout, keep: Keep | None = None,
+    more: Callable[[Any], None] | None = None,
 ) -> argparse.ArgumentParser:
-    """The verb `list` (alias `ls`) of a noun; returns its parser for flags of the noun's own."""
+    """The verb `list` (alias `ls`) of a noun; returns its parser for flags of the noun's own.
+
+    `more` takes argparse's verbs and adds those that only this noun has.
+    """
     verbs = parser.add_subparsers(metavar="VERB", title="verbs")
+    if more is not None:
+        more(verbs)
     listing = verbs.add_parser(
         "list", aliases=["ls"], help=text, description=text, epilog=f"Example: meshlog {kind} list -o wide",
         allow_abbrev=False,

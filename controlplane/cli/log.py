@@ -55,6 +55,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     replaying.add_argument("--etcd", action="append", metavar="ENDPOINT",
                            help="read the log there (default: where the agent reads it); may be repeated")
     replaying.set_defaults(run=run_replay)
+    keeping = _verb(verbs, "retention", "what is kept where, since when, and what it costs", "meshlog log retention", [])
+    keeping.add_argument("--etcd", action="append", metavar="ENDPOINT",
+                         help="read it there (default: where the agent reads the log); may be repeated")
+    keeping.set_defaults(run=run_kept)
 
 
 def _verb(verbs: Any, name: str, text: str, example: str, aliases: list[str]) -> argparse.ArgumentParser:
@@ -73,7 +77,7 @@ def _verb(verbs: Any, name: str, text: str, example: str, aliases: list[str]) ->
 def _add_bisect(verbs: Any) -> None:
     bisecting = _verb(
         verbs, "bisect", "the first revision at which a check fails",
-        "meshlog log bisect --since=-1h --check 'meshlog why --from shop/cart --to shop/db --port 5432/TCP --quiet'", [],
+        "meshlog log bisect --since=-1h --check 'meshlog why -q --from shop/cart --to shop/db --port 80/TCP'", [],
     )  # fmt: skip
     bisecting.add_argument("--check", required=True, metavar="COMMAND",
                            help="run by the shell with MESHLOG_AT set; exit status 0: it holds, 125: it cannot say")
@@ -209,6 +213,13 @@ def run_replay(arguments: argparse.Namespace) -> int:
     rows = [[node, table, digest] for node, tables in replayed["nodes"].items() for table, digest in tables.items()]
     print_table([("NODE", "TABLE", "DIGEST")], rows)
     return OK
+
+
+def run_kept(arguments: argparse.Namespace) -> int:
+    """Imports etcd's client, which the other verbs do without."""
+    from controlplane.cli.retention import run_retention
+
+    return run_retention(arguments)
 
 
 def _lines(connection: Connection, target: str) -> Iterator[dict[str, Any]]:

@@ -29,11 +29,13 @@ GROUPS: dict[str, dict[str, tuple[str, str]]] = {
         "identity": ("identity", "security identities and their labels"),
         "service": ("service", "services, frontends and backends"),
         "policy": ("policy", "network policies in force"),
-        "verdict": ("verdict", "what would happen to a flow, from manifests alone"),
+        "name": ("name", "DNS names and their addresses, for policies by name"),
+        "verdict": ("verdict", "what would happen to a flow, here or by manifests alone"),
         "ip": ("ip", "addresses and prefixes, and whose they are"),
         "bpf": ("bpf", "what the kernel's maps hold"),
         "log": ("log", "the history: list, follow, show, bisect, replay"),
         "why": ("why", "why a flow is allowed or denied, or a map row there; the records behind it"),
+        "capsule": ("capsule", "an incident in one file: export, open, verify"),
         "diff": ("diff", "what is other between two points of the history"),
     },
     "Change": {
@@ -42,6 +44,7 @@ GROUPS: dict[str, dict[str, tuple[str, str]]] = {
         "get": ("get", "manifests as they are in force"),
     },
     "Other": {
+        "etcd": ("etcd", "the store of the log: roles for agents, operators and readers"),
         "version": ("version", "print the version"),
         "completion": ("completion", "print a completion script for bash"),
     },
@@ -113,7 +116,7 @@ def _run(words: list[str]) -> int:
 
 
 def _joined(words: list[str]) -> list[str]:
-    """`--at -10m` as `--at=-10m`: a parser of flags takes "-10m" for a flag otherwise. Behind "--" nothing is touched."""
+    """`--at -10m` as `--at=-10m`: a parser takes "-10m" for a flag otherwise. Behind "--" nothing is touched."""
     found: list[str] = []
     rest = iter(words)
     for word in rest:

@@ -9,8 +9,12 @@ from controlplane.api.connection import Connection
 from controlplane.api.quickclient import ApiRefused, ApiUnavailable
 from controlplane.cli.errors import CommandFailed, UsageError
 
-RUNTIME_ROOT = "/run/meshlog"
+CAPSULE_ROOT = os.environ.get("MESHLOG_CAPSULE", "")
+"""Directory of the sockets of a capsule: then no agent of this machine is asked."""
+RUNTIME_ROOT = CAPSULE_ROOT or "/run/meshlog"
 LAB_ROOT = f"/run/meshlog-lab-{os.environ['MESHLOG_LAB']}" if os.environ.get("MESHLOG_LAB") else "/run/meshlog-lab"
+if CAPSULE_ROOT:
+    LAB_ROOT = ""
 
 
 def add_target(parser: argparse.ArgumentParser) -> None:

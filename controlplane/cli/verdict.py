@@ -1,4 +1,4 @@
-"""`meshlog verdict`: what would happen to these flows, from manifests alone."""
+"""`meshlog verdict`: what would happen to these flows, from manifests alone or in the running mesh."""
 
 import argparse
 import json
@@ -7,20 +7,20 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from controlplane.cli.at import add_at, asked, say_at
 from controlplane.cli.errors import FAILED, OK, CommandFailed, UsageError
 from controlplane.cli.output import FORMATS, print_document, print_table
+from controlplane.cli.target import add_target, ask, connect
 
 if TYPE_CHECKING:
     from controlplane.fields import Refusal
-    from controlplane.policy.mesh import Judge, Mesh, Question
+    from controlplane.policy.mesh import Mesh
     from controlplane.policy.settings import PolicySettings
-    from controlplane.policy.verdict import Verdict
 
 CLUSTER_DEFAULT = "default"
-FLOW_FIELDS = ("from", "to", "l4", "http", "dns", "sni")
-HTTP_FIELDS = ("method", "path", "host", "headers")
 HEADER = ("FROM", "TO", "L4", "VERDICT", "EGRESS", "INGRESS", "L7", "BY")
-EPILOG = """A flow is {"from": P, "to": P, "l4": "TCP/80", "http"?: {"method", "path", "host", "headers"}, "dns"?, "sni"?};
+EPILOG = """A flow is {"from": P, "to": P, "l4": "TCP/80"} and perhaps "http": {"method", "path", "host", "headers"},
+"dns": NAME or "sni": NAME;
 P is NS/POD, CLUSTER:NS/POD, ip:ADDR, entity:NAME or node:NAME; ICMP is "ICMP/8" or "ICMPv6/128".
 The answers come in the order of the flows; a flow that cannot be judged has "error", and the exit status is 1.
 
@@ -31,25 +31,24 @@ Examples:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Flags of verdict."""
-    parser.description = "What would happen to these flows under these manifests. Needs no mesh, no root and no kernel."
+    parser.description = "What would happen to these flows. With --manifests it needs no mesh, no root and no kernel."
     parser.epilog = EPILOG
     parser.add_argument("-f", "--filename", required=True, metavar="FILE|-", help="a JSON list of flows")
-    parser.add_argument("--manifests", action="append", required=True, metavar="[CLUSTER=]DIR",
-                        help="manifests of a cluster; may be repeated")
-    parser.add_argument("--settings", metavar="FILE", help="policy settings, JSON or YAML, named as in Cilium's ConfigMap")
+    parser.add_argument("--manifests", action="append", metavar="[CLUSTER=]DIR",
+                        help="manifests of a cluster; may be repeated. Without it the running mesh is asked")
+    parser.add_argument("--settings", metavar="FILE", help="policy settings, JSON or YAML, named as in Cilium")
     parser.add_argument("--names", metavar="FILE", help='resolved names: {"www.example.com": ["192.0.2.1"]}')
     parser.add_argument("--ip-labels", metavar="FILE", help='{"203.0.113.10": ["reserved:kube-apiserver"]}')
     parser.add_argument("-o", "--output", choices=FORMATS, default="table", help="how to print (default: table)")
+    add_at(parser)
+    add_target(parser)
     parser.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Exit status 1 if a flow could not be judged."""
-    from controlplane.policy.mesh import Judge
-
-    judge = Judge(_mesh(arguments))
     flows = _flows(arguments.filename)
-    answers = [_answer(judge, flow, number) for number, flow in enumerate(flows)]
+    answers = _from_manifests(arguments, flows) if arguments.manifests else _from_agent(arguments, flows)
     if arguments.output in ("json", "yaml"):
         print_document(arguments.output, answers)
     else:
@@ -57,7 +56,27 @@ def run(arguments: argparse.Namespace) -> int:
     return FAILED if any("error" in answer for answer in answers) else OK
 
 
-def _mesh(arguments: argparse.Namespace) -> "Mesh":
+def _from_manifests(arguments: argparse.Namespace, flows: list[Any]) -> list[dict[str, Any]]:
+    from controlplane.policy.answers import answer
+    from controlplane.policy.mesh import Judge
+
+    if arguments.at or arguments.node or arguments.socket:
+        raise UsageError("--manifests asks no mesh; leave out --at, --node and --socket")
+    judge = Judge(mesh_from_manifests(arguments))
+    return [answer(judge, flow, number) for number, flow in enumerate(flows)]
+
+
+def _from_agent(arguments: argparse.Namespace, flows: list[Any]) -> list[dict[str, Any]]:
+    for name in ("settings", "names", "ip_labels"):
+        if getattr(arguments, name):
+            raise UsageError(f"--{name.replace('_', '-')} goes with --manifests; a running mesh has its own")
+    found = ask(connect(arguments), asked("/v1/verdict", {"at": arguments.at}), "POST", {"flows": flows})
+    say_at(arguments, found)
+    answers: list[dict[str, Any]] = found["answers"]
+    return answers
+
+
+def mesh_from_manifests(arguments: argparse.Namespace) -> "Mesh":
     """Raises CommandFailed naming everything that cannot be used: no verdict is given on half of the policies."""
     from controlplane.kubernetes_mesh import MeshReader, read_address_labels, read_names
 
@@ -97,7 +116,7 @@ def _settings(path: str | None) -> "tuple[str, PolicySettings]":
         return "", DEFAULTS
     found = read_policy_settings(_document(path))
     if isinstance(found[0], str) and len(found) == 2:
-        return found  # type: ignore[return-value]
+        return found
     raise CommandFailed("\n         ".join(f"{path}: {refusal}" for refusal in found))
 
 
@@ -121,7 +140,7 @@ def _document(path: str) -> Any:
             raise CommandFailed(f"{item.source}: {item.reason}")
     if len(found) > 1:
         raise CommandFailed(f"{path}: holds {len(found)} documents; right is one")
-    return found[0].document if found else {}  # type: ignore[union-attr]
+    return next((item.document for item in found if not isinstance(item, Unreadable)), {})
 
 
 def _flows(path: str) -> list[Any]:
@@ -135,57 +154,6 @@ def _flows(path: str) -> list[Any]:
     if not isinstance(found, list):
         raise CommandFailed(f"{path}: must hold a list of flows")
     return found
-
-
-def _answer(judge: "Judge", flow: Any, number: int) -> dict[str, Any]:
-    from controlplane.fields import Reading
-    from controlplane.policy.mesh import FlowFault
-
-    reading = Reading()
-    question = _question(reading, flow)
-    if reading.refusals:
-        return {"error": f"flow {number}: " + "; ".join(map(str, reading.refusals))}
-    try:
-        return _shown(judge.answer(question))
-    except FlowFault as fault:
-        return {"error": f"flow {number}: {fault}"}
-
-
-def _question(reading: Any, flow: Any) -> "Question":
-    from controlplane.policy.mesh import Question
-    from controlplane.policy.requests import HttpRequest, Request
-
-    fields = reading.mapping(flow, "", FLOW_FIELDS)
-    http = None
-    if "http" in fields:
-        given = reading.mapping(fields["http"], "http", HTTP_FIELDS)
-        http = HttpRequest(
-            reading.text(given.get("method", "GET"), "http.method"),
-            reading.text(given.get("path", "/"), "http.path"),
-            reading.text(given.get("host"), "http.host"),
-            reading.texts(given.get("headers"), "http.headers"),
-        )
-    request = Request(http, reading.text(fields.get("dns"), "dns"), reading.text(fields.get("sni"), "sni"))
-    ends = [reading.text(fields.get(name), name, required=True) for name in ("from", "to", "l4")]
-    return Question(*ends, request)
-
-
-def _shown(verdict: "Verdict") -> dict[str, Any]:
-    from controlplane.policy.verdict import DENY, DENY_EXPLICIT
-    from datapath.abi.types import POLICY_DENIED, POLICY_DENY
-
-    shown: dict[str, Any] = {"verdict": verdict.verdict}
-    for name, side in (("egress", verdict.egress), ("ingress", verdict.ingress)):
-        if side:
-            shown[name] = side.verdict
-    if verdict.requests:
-        shown["l7"] = verdict.requests
-    shown["by"] = list(verdict.by)
-    if verdict.verdict == DENY:
-        explicit = next(side for side in verdict.sides if side.denies).verdict == DENY_EXPLICIT
-        code, name = (POLICY_DENY, "POLICY_DENY") if explicit else (POLICY_DENIED, "POLICY_DENIED")
-        shown["reason"] = {"code": code, "name": name}
-    return shown
 
 
 def _row(flow: Any, answer: dict[str, Any]) -> list[Any]:

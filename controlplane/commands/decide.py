@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from controlplane.commands import cluster, endpoint, identity, namespace, node, policy, service, workload
+from controlplane.commands import addresses, cluster, endpoint, identity, namespace, node, policy, service, workload
 from controlplane.commands.types import Author, Decision, Rejection
 from controlplane.projections.state import State
 
@@ -27,6 +27,11 @@ DECISIONS: Mapping[type[Any], Callable[[State, Author, Any], Decision | Rejectio
     service.WithdrawBackends: service.withdraw_backends,
     policy.ApplyPolicy: policy.apply_policy,
     policy.RemovePolicy: policy.remove_policy,
+    addresses.ApplyCidrGroup: addresses.apply_cidr_group,
+    addresses.RemoveCidrGroup: addresses.remove_cidr_group,
+    addresses.ResolveName: addresses.resolve_name,
+    addresses.ExpireName: addresses.expire_name,
+    addresses.ChangeSettings: addresses.change_settings,
 }
 
 

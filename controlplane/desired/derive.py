@@ -35,7 +35,7 @@ class Deriver:
         subjects, policy = self._policies.full(state, *self._node)
         tables = {
             **self._local.full(state),
-            "ipcache": ipcache.all_rows(state, self._node),
+            "ipcache": ipcache.all_rows(state, self._node, self._policies.prefixes.numbers),
             "services": services,
             "backends": backends,
             "policy_subjects": subjects,
@@ -70,7 +70,11 @@ class Deriver:
             elif change.kind == "node":
                 addresses.update(_reached_by_node(state, change))
         addresses.pop("", None)
-        return {ipcache.ipcache_key(address): ipcache.ipcache_row(state, self._node, address) for address in addresses}
+        prefixes = dict.fromkeys((*map(ipcache.host_prefix, addresses), *self._policies.changed_prefixes))
+        numbers = self._policies.prefixes.numbers
+        return {
+            ipcache.prefix_key(prefix): ipcache.prefix_row(state, self._node, prefix, numbers) for prefix in prefixes
+        }
 
 
 def _reached_by_node(state: State, change: Change) -> dict[str, None]:

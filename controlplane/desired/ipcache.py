@@ -1,8 +1,10 @@
-"""Rows of the ipcache: the identity behind every address of the mesh, and the node to send to.
+"""Rows of the ipcache: the identity behind every address of the mesh and every prefix that policies name.
 
-Belongs here: that one table. Does not belong here: who has an address (projections/). Each row is a function of the
-state and its address. Pure.
+Belongs here: that one table. Does not belong here: who has an address (projections/), which prefixes policies name and
+under which numbers (prefixes.py). Each row is a function of the state and its address or prefix. Pure.
 """
+
+from collections.abc import Mapping
 
 from controlplane.desired.underlay import next_hops
 from controlplane.model import EndpointKey, NodeKey
@@ -38,9 +40,28 @@ def ipcache_row(state: State, node: NodeKey, address: str) -> IpcacheRow | None:
     return IpcacheRow(hops[":" in address], identity, IPCACHE_REMOTE_ENDPOINT)
 
 
-def all_rows(state: State, node: NodeKey) -> IpcacheRows:
-    """The whole table."""
+def prefix_key(prefix: str) -> IpcacheKey:
+    return IpcacheKey(*prefix_bytes(prefix))
+
+
+def prefix_row(state: State, node: NodeKey, prefix: str, numbers: Mapping[str, int]) -> IpcacheRow | None:
+    """Of one prefix, "192.0.2.1/32" too: whoever in the mesh has the address comes before what policies say of it."""
+    address, _, length = prefix.partition("/")
+    row = ipcache_row(state, node, address) if length == ("128" if ":" in address else "32") else None
+    if row is None and prefix in numbers:
+        return IpcacheRow(NO_ADDRESS, numbers[prefix], 0)
+    return row or WORLD_ROWS.get(prefix_key(prefix))
+
+
+def host_prefix(address: str) -> str:
+    return f"{address}/{128 if ':' in address else 32}"
+
+
+def all_rows(state: State, node: NodeKey, numbers: Mapping[str, int]) -> IpcacheRows:
+    """The whole table. `numbers`: the identities of the prefixes that policies name."""
     rows = dict(WORLD_ROWS)
+    for prefix, number in numbers.items():
+        rows[prefix_key(prefix)] = IpcacheRow(NO_ADDRESS, number, 0)
     hops = {key: next_hops(state.nodes[key]) for key in state.nodes}
     endpoints, packed = state.endpoints, address_bytes
     for address, holder in state.addresses.items():

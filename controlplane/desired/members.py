@@ -53,7 +53,9 @@ class Members:
                 continue
             workload = state.workloads.get(workload_key(endpoint.cluster, endpoint.namespace, endpoint.workload))
             ports = workload.ports if workload else {}
-            own = {(PROTOCOLS[name_of], name): number for name, (number, name_of) in ports.items() if name_of in PROTOCOLS}
+            own = {
+                (PROTOCOLS[name_of], name): number for name, (number, name_of) in ports.items() if name_of in PROTOCOLS
+            }
             agreed = own if agreed is None else {each: agreed[each] for each in agreed if own.get(each) == agreed[each]}
             for each, number in own.items():
                 known.setdefault(each, {})[number] = None

@@ -1,21 +1,32 @@
 """The policy tables of a node: subject and policy rows for the identities of its own endpoints. Pure.
 
 Belongs here: which policies and remotes concern this node, and what a change of the mesh changes in the rows.
-Does not belong here: what a rule means (policy/), how rows reach the kernel (datapath).
-A policy that cannot be read is not ignored: it closes both directions for every endpoint of its namespace.
+Does not belong here: what a rule means (policy/), what the policies are (policy_inputs.py), how rows reach the kernel
+(datapath).
 """
 
 from collections.abc import Iterable, Sequence
 from typing import TypeVar
 
+from controlplane.desired.members import HOST, REMOTE_NODE, Members
+from controlplane.desired.policy_inputs import ADDRESS_KINDS, PolicyInputs
+from controlplane.desired.prefixes import PrefixIdentities
 from controlplane.fields import Refusal
-from controlplane.model import RESERVED_IDENTITIES, NodeKey, ObjectKey, Policy
-from controlplane.policy.clauses import in_cluster, in_namespace, reserved_labels
-from controlplane.policy.manifests import parse_text
-from controlplane.policy.resolve import effective_rules, put_rows, remotes_of, subject_row
+from controlplane.model import RESERVED_IDENTITIES, EndpointKey, Labels, NodeKey, ObjectKey
+from controlplane.policy.clauses import reserved_labels
+from controlplane.policy.prefixes import AddressKeys, AddressLabels
+from controlplane.policy.resolve import (
+    NO_PORTS,
+    PortFacts,
+    asks_remotes,
+    effective_rules,
+    put_rows,
+    remotes_of,
+    subject_row,
+)
 from controlplane.policy.rules import ParsedPolicy, Rule
 from controlplane.policy.selection import Selection
-from controlplane.policy.selectors import Selector, selector_of
+from controlplane.policy.selectors import Selector
 from controlplane.projections.change import Change
 from controlplane.projections.state import State
 from datapath.tables import PolicyKey, PolicyRow, PolicySubjectKey, PolicySubjectRow
@@ -27,6 +38,7 @@ SubjectRows = dict[PolicySubjectKey, PolicySubjectRow]
 PolicyRows = dict[PolicyKey, PolicyRow]
 SubjectChanges = dict[PolicySubjectKey, PolicySubjectRow | None]
 PolicyChanges = dict[PolicyKey, PolicyRow | None]
+RESERVED_NUMBERS = {number: reserved_labels(name) for name, number in RESERVED_IDENTITIES.items()}
 
 
 class _Subject:
@@ -36,9 +48,21 @@ class _Subject:
         self.row = row
         self.rules = rules
         self.rows: dict[int, PolicyRows] = {}
+        self.names_ports = any(rule.named for rule in rules)
 
     def selectors(self) -> list[Selector]:
         return list(dict.fromkeys(selector for rule in self.rules for selector in rule.peers or ()))
+
+
+class _Dirty:
+    """What an update has found to be out of date."""
+
+    def __init__(self) -> None:
+        self.identities: dict[int, None] = {}
+        """Labels, addresses or ports may differ."""
+        self.subjects: dict[int, None] = {}
+        self.remotes: dict[tuple[int, int], None] = {}
+        self.endpoints = False
 
 
 class PolicyCompiler:
@@ -50,24 +74,32 @@ class PolicyCompiler:
     def _clear(self, cluster: str, node: str) -> None:
         self._node = NodeKey(cluster, node)
         self._selection = Selection()
-        self._policies: dict[ObjectKey, ParsedPolicy] = {}
-        self._sources: dict[ObjectKey, Policy] = {}
+        self._inputs = PolicyInputs(cluster)
+        self._members = Members()
+        self._addresses = AddressLabels(AddressKeys())
+        self._facts: dict[int, PortFacts] = {}
         self._subjects: dict[int, _Subject] = {}
         self._users: dict[Selector, dict[int, None]] = {}
-        self.unreadable: dict[ObjectKey, tuple[Refusal, ...]] = {}
-        """Policies of the log that this version cannot read, and why; their namespaces are closed."""
+        self.prefixes = PrefixIdentities()
+        self.changed_prefixes: list[str] = []
+        """After `update`: the prefixes whose number is another one now."""
+
+    @property
+    def unreadable(self) -> dict[ObjectKey, tuple[Refusal, ...]]:
+        """Policies of the log that this version cannot read, and why; what they could be about is closed."""
+        return self._inputs.unreadable
 
     def full(self, state: State, cluster: str, node: str) -> tuple[SubjectRows, PolicyRows]:
         """All rows, from nothing."""
         self._clear(cluster, node)
-        for name, number in RESERVED_IDENTITIES.items():
-            self._selection.put(number, reserved_labels(name))
-        for number in sorted(state.identities):
-            self._selection.put(number, state.identities[number].labels)
-        for key in sorted(state.policies):
-            self._read_policy(key, state.policies[key])
+        self._inputs.fill(state)
+        self._members.fill(state)
+        self._addresses = self._inputs.address_labels(state)
+        self.prefixes.replace(self._addresses.prefixes())
+        for number in (*RESERVED_NUMBERS, *sorted(state.identities), *sorted(self.prefixes.labels)):
+            self._selection.put(number, self._labels(state, number) or ())
         for subject in self._wanted_subjects(state):
-            self._build_subject(subject)
+            self._build_subject(state, subject)
         subjects = {PolicySubjectKey(number): found.row for number, found in self._subjects.items()}
         rows: PolicyRows = {}
         for found in self._subjects.values():
@@ -75,46 +107,84 @@ class PolicyCompiler:
                 rows.update(part)
         return subjects, rows
 
+    def _labels(self, state: State, number: int) -> Labels | None:
+        """What selectors see of an identity; None if it is not known."""
+        if number in self.prefixes.labels:
+            return self.prefixes.labels[number]
+        identity = state.identities.get(number)
+        own = RESERVED_NUMBERS.get(number) or (identity.labels if identity else None)
+        if own is None or not self._addresses.keys.blocks:
+            return own
+        return (*own, *self._addresses.of_mesh(self._members.addresses(state, number, self._node)))
+
     def update(self, state: State, changes: Iterable[Change]) -> tuple[SubjectChanges, PolicyChanges]:
         """What the rows must become now that these changes are in the state; None: the row goes.
 
         Calling it with more changes than there were, or with one twice, gives the same rows.
         """
-        identities: dict[int, None] = {}
-        policies: dict[ObjectKey, None] = {}
-        endpoints = False
+        changes = tuple(changes)
+        dirty = _Dirty()
+        settings = self._inputs.settings
+        policies = self._inputs.update(state, changes)
         for change in changes:
-            if change.kind == "identity":
-                identities[change.key] = None
-            elif change.kind == "policy":
-                policies[change.key] = None
-            elif change.kind == "endpoint":
-                endpoints |= (change.key.cluster, change.key.node) == self._node
-        rebuilt: dict[int, None] = {}
-        remotes: dict[tuple[int, int], None] = {}
-        for number in sorted(identities):
-            self._refresh_identity(state, number, rebuilt, remotes)
-        for key in sorted(policies):
-            self._refresh_policy(state, key, rebuilt)
+            self._mark(state, change, dirty)
+        self.changed_prefixes = []
+        asks_anew = bool(policies) and self._inputs.keys() != self._addresses.keys
+        if asks_anew or any(change.kind in ADDRESS_KINDS for change in changes):
+            self._refresh_addresses(state, dirty)
+        for number in sorted(dirty.identities):
+            self._refresh_identity(state, number, dirty)
+        for old, new in policies.values():
+            for policy in (old, new):
+                if policy is not None:
+                    found = (each for each in self._subjects if self._parts_about(policy, each))
+                    dirty.subjects.update(dict.fromkeys(found))
+        if self._inputs.settings != settings:
+            dirty.subjects.update(dict.fromkeys(self._subjects))
         wanted = dict.fromkeys(self._subjects)
-        if endpoints or rebuilt:
+        if dirty.endpoints or dirty.subjects:
             wanted = dict.fromkeys(self._wanted_subjects(state))
-            rebuilt.update(dict.fromkeys(number for number in wanted if number not in self._subjects))
-            rebuilt.update(dict.fromkeys(number for number in self._subjects if number not in wanted))
-        return self._rebuild(wanted, rebuilt, remotes)
+            dirty.subjects.update(dict.fromkeys(number for number in wanted if number not in self._subjects))
+            dirty.subjects.update(dict.fromkeys(number for number in self._subjects if number not in wanted))
+        return self._rebuild(state, wanted, dirty)
 
-    def _rebuild(
-        self, wanted: Iterable[int], subjects: Iterable[int], remotes: Iterable[tuple[int, int]]
-    ) -> tuple[SubjectChanges, PolicyChanges]:
-        """Whole subjects first; of the others, the rows of these (subject, remote) pairs."""
-        kept, whole = frozenset(wanted), frozenset(subjects)
+    def _mark(self, state: State, change: Change, dirty: _Dirty) -> None:
+        if change.kind == "identity":
+            dirty.identities[change.key] = None
+        elif change.kind == "endpoint":
+            known = [each.identity for each in (change.old, change.new, state.endpoints.get(change.key)) if each]
+            self._move(state, change.key, known)
+            dirty.identities.update(dict.fromkeys(known))
+            dirty.endpoints |= (change.key.cluster, change.key.node) == self._node
+        elif change.kind == "workload":
+            place = (change.key.cluster, change.key.namespace, change.key.name)
+            for key in state.workload_endpoints.get(place, ()):
+                dirty.identities[state.endpoints[key].identity] = None
+        elif change.kind == "node" and self._addresses.keys.blocks:
+            dirty.identities.update({HOST: None, REMOTE_NODE: None})
+
+    def _move(self, state: State, key: EndpointKey, known: Iterable[int]) -> None:
+        endpoint = state.endpoints.get(key)
+        self._members.move(key, known, endpoint.identity if endpoint else None)
+
+    def _refresh_addresses(self, state: State, dirty: _Dirty) -> None:
+        before = self._addresses.keys
+        self._addresses = self._inputs.address_labels(state)
+        self.changed_prefixes, numbers = self.prefixes.replace(self._addresses.prefixes())
+        dirty.identities.update(dict.fromkeys(numbers))
+        if before.blocks != self._addresses.keys.blocks:
+            dirty.identities.update(dict.fromkeys((*RESERVED_NUMBERS, *state.identities)))
+
+    def _rebuild(self, state: State, wanted: Iterable[int], dirty: _Dirty) -> tuple[SubjectChanges, PolicyChanges]:
+        """Whole subjects first; of the others, the rows of single (subject, remote) pairs."""
+        kept, whole = frozenset(wanted), frozenset(dirty.subjects)
         subject_changes: SubjectChanges = {}
         row_changes: PolicyChanges = {}
         for subject in sorted(whole):
-            self._rebuild_subject(subject, subject in kept, subject_changes, row_changes)
-        for subject, remote in sorted(remotes):
-            if subject not in whole:
-                self._rebuild_remote(subject, remote, row_changes)
+            self._rebuild_subject(state, subject, subject in kept, subject_changes, row_changes)
+        for subject, remote in sorted(dirty.remotes):
+            if subject not in whole and subject in self._subjects:
+                self._rebuild_remote(state, subject, remote, row_changes)
         return subject_changes, row_changes
 
     def _wanted_subjects(self, state: State) -> Sequence[int]:
@@ -123,71 +193,59 @@ class PolicyCompiler:
         found = dict.fromkeys(state.endpoints[key].identity for key in own)
         return sorted(number for number in found if self._selection.labels_of(number) is not None)
 
-    def _refresh_identity(
-        self, state: State, number: int, rebuilt: dict[int, None], remotes: dict[tuple[int, int], None]
-    ) -> None:
-        if number in RESERVED_IDENTITIES.values():
-            return
+    def _refresh_identity(self, state: State, number: int, dirty: _Dirty) -> None:
         before = self._selection.labels_of(number)
-        identity = state.identities.get(number)
-        changed = self._selection.put(number, identity.labels) if identity else self._selection.remove(number)
+        labels = self._labels(state, number)
+        changed = self._selection.put(number, labels) if labels else self._selection.remove(number)
         for selector in changed:
-            remotes.update(dict.fromkeys((subject, number) for subject in self._users[selector]))
+            dirty.remotes.update(dict.fromkeys((subject, number) for subject in self._users[selector]))
         if self._selection.labels_of(number) != before:
-            rebuilt[number] = None
+            dirty.subjects[number] = None
+        facts = self._facts.pop(number, None)
+        if facts is None or facts != self._ports(state, number):
+            for subject, found in self._subjects.items():
+                if found.names_ports:
+                    dirty.remotes[subject, number] = None
+                    if subject == number:
+                        dirty.subjects[subject] = None
 
-    def _refresh_policy(self, state: State, key: ObjectKey, rebuilt: dict[int, None]) -> None:
-        old = self._policies.get(key)
-        self._read_policy(key, state.policies.get(key))
-        new = self._policies.get(key)
-        if old == new:
-            return
-        for policy in (old, new):
-            if policy is not None:
-                rebuilt.update(dict.fromkeys(each for each in self._subjects if self._is_about(policy, each)))
+    def _ports(self, state: State, number: int) -> PortFacts:
+        if number not in state.identities:
+            return NO_PORTS
+        if number not in self._facts:
+            self._facts[number] = self._members.ports(state, number)
+        return self._facts[number]
 
-    def _read_policy(self, key: ObjectKey, policy: Policy | None) -> None:
-        """Parses once per manifest. Policies of other clusters are about none of this node's endpoints."""
-        if policy is None:
-            for known in (self._policies, self._sources, self.unreadable):
-                known.pop(key, None)
-            return
-        if policy.cluster != self._node.cluster or self._sources.get(key) == policy:
-            return
-        self._sources[key] = policy
-        self.unreadable.pop(key, None)
-        parsed = parse_text(policy.kind, policy.manifest, policy.cluster, policy.parser)
-        if not isinstance(parsed, tuple) and parsed.key != key:
-            parsed = (Refusal("metadata", parsed.name, f"the event names {key.kind}/{key.namespace}/{key.name}"),)
-        if isinstance(parsed, tuple):
-            self.unreadable[key] = parsed
-            parsed = _closing(key)
-        self._policies[key] = parsed
-
-    def _is_about(self, policy: ParsedPolicy, subject: int) -> bool:
+    def _parts_about(self, policy: ParsedPolicy, subject: int) -> list[ParsedPolicy]:
+        """The specs of a policy that select the identity. Host policies select nodes, which have no rows."""
         index = self._selection.labels_of(subject)
-        return index is not None and policy.subject.matches_index(index)
+        if index is None:
+            return []
+        return [part for part in policy.parts if not part.of_nodes and part.subject.matches_index(index)]
 
     def policies_of(self, subject: int) -> list[ParsedPolicy]:
-        """The policies about an identity, by name."""
-        return [self._policies[key] for key in sorted(self._policies) if self._is_about(self._policies[key], subject)]
+        """The policies about an identity, one for each spec, by name."""
+        policies = self._inputs.policies
+        return [part for key in sorted(policies) for part in self._parts_about(policies[key], subject)]
 
-    def _build_subject(self, subject: int) -> _Subject:
+    def _build_subject(self, state: State, subject: int) -> _Subject:
         policies = self.policies_of(subject)
-        built = _Subject(subject_row(policies), effective_rules(policies))
+        settings = self._inputs.settings
+        built = _Subject(subject_row(policies, settings), effective_rules(policies, settings))
         for selector in built.selectors():
             self._selection.add(selector)
             self._users.setdefault(selector, {})[subject] = None
         for rule in built.rules:
-            put_rows(built.rows, subject, remotes_of(rule, self._selection.selected), rule)
+            remotes = remotes_of(rule, self._selection.selected, self._selection.identities)
+            put_rows(built.rows, subject, remotes, rule, lambda number: self._ports(state, number))
         self._subjects[subject] = built
         return built
 
     def _rebuild_subject(
-        self, subject: int, wanted: bool, subject_changes: SubjectChanges, row_changes: PolicyChanges
+        self, state: State, subject: int, wanted: bool, subject_changes: SubjectChanges, row_changes: PolicyChanges
     ) -> None:
         old = self._subjects.pop(subject, None)
-        new = self._build_subject(subject) if wanted else None
+        new = self._build_subject(state, subject) if wanted else None
         if old is not None:
             self._release(subject, old, new)
         key = PolicySubjectKey(subject)
@@ -210,13 +268,16 @@ class PolicyCompiler:
                 del self._users[selector]
                 self._selection.drop(selector)
 
-    def _rebuild_remote(self, subject: int, remote: int, row_changes: PolicyChanges) -> None:
+    def _rebuild_remote(self, state: State, subject: int, remote: int, row_changes: PolicyChanges) -> None:
         found = self._subjects[subject]
         built: dict[int, PolicyRows] = {}
         index = self._selection.labels_of(remote)
         for rule in found.rules:
-            if index is not None and any(selector.matches_index(index) for selector in rule.peers or ()):
-                put_rows(built, subject, (remote,), rule)
+            about = asks_remotes(rule) or (
+                index is not None and any(selector.matches_index(index) for selector in rule.peers or ())
+            )
+            if about and index is not None:
+                put_rows(built, subject, (remote,), rule, lambda number: self._ports(state, number))
         rows = built.get(remote, {})
         _compare(found.rows.get(remote, {}), rows, row_changes)
         if rows:
@@ -232,8 +293,3 @@ def _compare(old: dict[Key, Row], new: dict[Key, Row], changes: dict[Key, Row | 
     for key, row in new.items():
         if old.get(key) != row:
             changes[key] = row
-
-
-def _closing(key: ObjectKey) -> ParsedPolicy:
-    subject = selector_of((in_namespace(key.namespace), in_cluster(key.cluster)))
-    return ParsedPolicy(key, subject, enforce_ingress=True, enforce_egress=True, rules=())

@@ -7,7 +7,8 @@ belong here: how the answer reads (api/), the meaning of a record (projections/)
 import asyncio
 import time
 from array import array
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from typing import Protocol
 
 import msgspec
 
@@ -15,12 +16,14 @@ from controlplane.history.points import Point
 from controlplane.history.provenance import Origins
 from controlplane.history.recent import Recent
 from controlplane.projections.state import State
-from kvstore.api import EventLog
 from kvstore.errors import HistoryTruncated, LogUnavailable
-from kvstore.types import Position, Record, Revision
+from kvstore.types import Bookmark, Position, Record, Revision, Stored
 
 MOMENTS_MAX = 6
 """States kept of those asked for: a comparison needs two, a search by halves goes on from a near one."""
+MOMENTS_MIN = 2
+THINGS_MAX = 50_000
+"""Beyond so many things in all states kept, a few tens of MB, only MOMENTS_MIN are."""
 CHUNK_RECORDS = 256
 """Records folded before others get a turn: about 5 ms."""
 
@@ -40,6 +43,20 @@ class BeyondHead(Exception):
 
 class BeforeHistory(Exception):
     """The time lies before the first record that there is."""
+
+
+class ReadableLog(Protocol):
+    """What the history needs of kvstore.api.EventLog; a capsule's log has no more."""
+
+    def read(self, after: Position, through: Revision | None = None) -> AsyncIterator[Record]: ...
+
+    def follow(self, after: Position) -> AsyncIterator[Record | Bookmark]: ...
+
+    async def list(self, prefix: str) -> Sequence[Stored]: ...
+
+
+SharedState = Callable[[int], Awaitable[State | None]]
+"""A state that is kept beside the log, at or before a revision."""
 
 
 class _Envelope(msgspec.Struct, frozen=True, array_like=True):
@@ -63,17 +80,20 @@ class Past:
     """The history of one log. `newest` is the revision up to which all is applied here."""
 
     def __init__(
-        self, log: EventLog, newest: Callable[[], int], recent: Recent | None = None,
+        self, log: ReadableLog, newest: Callable[[], int], recent: Recent | None = None,
         recent_start: Callable[[], State | None] | None = None, base: Moment | None = None,
-        now_ns: Callable[[], int] = time.time_ns,
+        now_ns: Callable[[], int] = time.time_ns, shared: SharedState | None = None,
     ) -> None:  # fmt: skip
-        """`recent_start` loads the state behind which `recent` begins. `base`: history begins there."""
+        """`recent_start` loads the state behind which `recent` begins. `base`: history begins there. `shared` is asked
+        where the log has forgotten its beginning."""
         self._log = log
         self._newest = newest
         self._recent = recent
         self._recent_start = recent_start
         self._base = base
         self._now_ns = now_ns
+        self._shared = shared
+        self._shared_revision = 0
         self._moments: dict[int, Moment] = {}
         self._folding = asyncio.Lock()
         self._revisions: array[int] = array("q")
@@ -88,9 +108,13 @@ class Past:
         async with self._folding:
             known = self._moments.pop(revision, None) or await self._folded(revision)
             self._moments[revision] = known
-            while len(self._moments) > MOMENTS_MAX:
+            while self._holds_too_much():
                 del self._moments[next(iter(self._moments))]
         return known
+
+    def _holds_too_much(self) -> bool:
+        things = sum(len(each.origins.held) for each in self._moments.values())
+        return len(self._moments) > (MOMENTS_MAX if things <= THINGS_MAX else MOMENTS_MIN)
 
     async def resolve(self, point: Point) -> int:
         """The revision of a point; of a time, the last record whose writer's clock showed it or less.
@@ -105,6 +129,12 @@ class Past:
                 await self._index()
             except LogUnavailable:
                 return self._recent_at(time_ns)
+            except HistoryTruncated:
+                start = await self._shared_start(self._newest())
+                if start is None:
+                    raise
+                self._indexed = start.state.position
+                await self._index()
         for place in range(len(self._times) - 1, -1, -1):
             if self._times[place] <= time_ns:
                 return self._revisions[place]
@@ -132,17 +162,20 @@ class Past:
         """The oldest revision that can be asked for, where history in the log begins after `low`."""
         if self._base is not None:
             return self._base.revision
-        return self._recent.start_revision if self._recent is not None else low + 1
+        known = [self._shared_revision, self._recent.start_revision if self._recent is not None else 0]
+        return min((revision for revision in known if revision > 0), default=low + 1)
 
     async def _folded(self, revision: int) -> Moment:
         start = self._nearest(revision)
         try:
             return await self._fold(start, revision)
-        except (LogUnavailable, HistoryTruncated):
-            local = await self._local_start(revision)
-            if local is None or (start is not None and start.revision >= local.revision):
+        except (LogUnavailable, HistoryTruncated) as error:
+            held = await self._local_start(revision)
+            if held is None and isinstance(error, HistoryTruncated):
+                held = await self._shared_start(revision)
+            if held is None or (start is not None and start.revision >= held.revision):
                 raise
-            return await self._fold(local, revision)
+            return await self._fold(held, revision)
 
     async def _fold(self, start: Moment | None, revision: int) -> Moment:
         state = State() if start is None else start.state.copy()
@@ -173,6 +206,13 @@ class Past:
         state = await asyncio.to_thread(self._recent_start)
         if state is None or state.revision != recent.start_revision or state.revision > revision:
             return None
+        return Moment(state.revision, 0, state, Origins(state.revision))
+
+    async def _shared_start(self, revision: int) -> Moment | None:
+        state = None if self._shared is None else await self._shared(revision)
+        if state is None:
+            return None
+        self._shared_revision = state.revision
         return Moment(state.revision, 0, state, Origins(state.revision))
 
     async def _read(self, after: Position, through: int) -> AsyncIterator[Record]:

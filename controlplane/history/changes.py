@@ -18,7 +18,7 @@ from kvstore.types import Record
 KINDS: Mapping[str, str] = {
     "cluster": "clusters", "node": "nodes", "namespace": "namespaces", "workload": "workloads",
     "identity": "identities", "endpoint": "endpoints", "service": "services", "backends": "backend_slices",
-    "policy": "policies",
+    "policy": "policies", "cidr_group": "cidr_groups", "name": "resolved_names", "settings": "policy_settings",
 }  # fmt: skip
 """Kind of thing -> the state's dict that holds it."""
 ADDED, REMOVED, CHANGED = "added", "removed", "changed"
@@ -97,7 +97,7 @@ def _thing(kind: str, key: Any, old: Any, new: Any) -> ThingChange:
         for name in (after or before)
         if before.get(name) != after.get(name) and (before.get(name) or after.get(name))
     }
-    return ThingChange(kind, thing_name(kind, key), _kind_of(old, new), fields)
+    return ThingChange(kind, thing_name(kind, key, old if new is None else new), _kind_of(old, new), fields)
 
 
 def _row(where: NodeKey, table: str, key: Any, old: Any, new: Any) -> RowChange:

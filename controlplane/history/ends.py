@@ -4,21 +4,16 @@ Belongs here: "shop/cart", "ip:10.1.0.5", "entity:world" to an identity and its 
 Does not belong here: the verdict (why.py).
 """
 
-from collections.abc import Mapping
-from functools import cached_property
 from ipaddress import ip_address
 
 import msgspec
 
-from controlplane.fields import Refusal
+from controlplane.desired.policy_inputs import PolicyInputs
 from controlplane.history.provenance import Origins
 from controlplane.model import RESERVED_IDENTITIES, Endpoint, EndpointKey, Labels, NodeKey, ObjectKey
-from controlplane.policy.clauses import in_cluster, in_namespace
-from controlplane.policy.manifests import parse_text
-from controlplane.policy.prefixes import AddressLabels, address_keys
+from controlplane.policy.prefixes import AddressLabels
 from controlplane.policy.rules import ParsedPolicy
-from controlplane.policy.selectors import selector_of
-from controlplane.policy.services import view_of, with_services
+from controlplane.policy.verdict import policies_of
 from controlplane.projections.services import service_key
 from controlplane.projections.state import State
 
@@ -31,7 +26,7 @@ class NoSuchEnd(ValueError):
 
 
 class End(msgspec.Struct, frozen=True):
-    """One end of a flow. `key` is its key in the state, None of the world and of entities. `identity` 0: it has none."""
+    """One end of a flow. `key` is its key in the state, None of the world and of entities. `identity` 0: none."""
 
     text: str
     what: str
@@ -54,29 +49,40 @@ class Mesh:
         self.state = state
         self.origins = origins
         self.cluster = cluster
-        self.unreadable: dict[ObjectKey, tuple[Refusal, ...]] = {}
+        self._inputs: dict[str, PolicyInputs] = {}
+        self._addresses: dict[str, AddressLabels] = {}
 
-    @cached_property
-    def policies(self) -> Mapping[str, list[ParsedPolicy]]:
-        """By cluster, as they are in force. One that cannot be read closes its namespace."""
-        found: dict[str, list[ParsedPolicy]] = {}
-        services = [
-            view_of(service, [self.state.backend_slices[each] for each in self.state.service_slices.get(key, ())])
-            for key, service in sorted(self.state.services.items())
-        ]
-        for key, policy in sorted(self.state.policies.items()):
-            parsed = parse_text(policy.kind, policy.manifest, policy.cluster, policy.parser)
-            if isinstance(parsed, tuple):
-                self.unreadable[key] = parsed
-                closed = selector_of((in_namespace(key.namespace), in_cluster(key.cluster)))
-                parsed = ParsedPolicy(key, closed, enforce_ingress=True, enforce_egress=True, rules=())
-            found.setdefault(policy.cluster, []).append(with_services(parsed, services))
-        return found
+    def inputs(self, cluster: str) -> PolicyInputs:
+        """The policies of a cluster as they are meant in this state."""
+        if cluster not in self._inputs:
+            self._inputs[cluster] = PolicyInputs(cluster)
+            self._inputs[cluster].fill(self.state)
+        return self._inputs[cluster]
 
-    @cached_property
-    def addresses(self) -> AddressLabels:
-        """What policies say of addresses."""
-        return AddressLabels(address_keys(policy for listed in self.policies.values() for policy in listed))
+    def about(self, cluster: str, labels: Labels) -> list[ParsedPolicy]:
+        """The policies of a cluster that select these labels."""
+        return policies_of(labels, list(self.inputs(cluster).policies.values()))
+
+    def addresses(self, cluster: str) -> AddressLabels:
+        """What a cluster's policies say of addresses."""
+        if cluster not in self._addresses:
+            self._addresses[cluster] = self.inputs(cluster).address_labels(self.state)
+        return self._addresses[cluster]
+
+    def seen(self, own: End, end: End) -> Labels:
+        """The labels by which the policies about `own` see the other end. The node that `own` is on is its host."""
+        addresses = self.addresses(own.cluster)
+        if isinstance(end.key, EndpointKey):
+            endpoint = self.state.endpoints[end.key]
+            held = [each for each in (endpoint.ipv4, endpoint.ipv6) if each]
+            return tuple(sorted({*end.labels, *addresses.of_mesh(held)}))
+        if isinstance(end.key, NodeKey):
+            is_own = isinstance(own.key, EndpointKey) and own.key[:2] == end.key
+            labels = (f"reserved:{'host' if is_own else 'remote-node'}",)
+            return tuple(sorted({*labels, *addresses.of_mesh([end.address])}))
+        if end.what == WORLD:
+            return addresses.of_world(end.address)
+        return addresses.of_anywhere() if end.text == "entity:world" else end.labels
 
     def end(self, text: str) -> End:
         """Raises NoSuchEnd."""
@@ -107,16 +113,15 @@ class Mesh:
         service = self.state.service_addresses.get((self.cluster, canonical))
         if service is not None:
             return End(text or str(service.name), SERVICE, service.cluster, service, 0, (), canonical)
-        labels = self.addresses.of_world(canonical)
-        return End(text or f"ip:{canonical}", WORLD, "", None, RESERVED_IDENTITIES["world"], labels, canonical)
+        name, labels = text or f"ip:{canonical}", self.addresses(self.cluster).of_world(canonical)
+        return End(name, WORLD, "", None, RESERVED_IDENTITIES["world"], labels, canonical)
 
     def of_endpoint(self, endpoint: Endpoint, text: str = "") -> End:
         """With the labels of its identity, which are what the kernel judges by."""
         key = EndpointKey(endpoint.cluster, endpoint.node, endpoint.endpoint_id)
         identity = self.state.identities.get(endpoint.identity)
-        own = endpoint.labels if identity is None else identity.labels
+        labels = endpoint.labels if identity is None else identity.labels
         addresses = [address for address in (endpoint.ipv4, endpoint.ipv6) if address]
-        labels = tuple(sorted({*own, *self.addresses.of_mesh(addresses)}))
         name = f"{endpoint.cluster}:{endpoint.namespace}/{endpoint.workload}"
         what = name if not text or text.startswith("ip:") else text
         return End(what, ENDPOINT, endpoint.cluster, key, endpoint.identity, labels, addresses[0] if addresses else "")
@@ -124,8 +129,7 @@ class Mesh:
     def _entity(self, name: str, text: str) -> End:
         if name not in RESERVED_IDENTITIES:
             raise NoSuchEnd(f"no entity is called {name!r}; there are: {', '.join(RESERVED_IDENTITIES)}")
-        labels = self.addresses.of_anywhere() if name == "world" else (f"reserved:{name}",)
-        return End(text, ENTITY, "", None, RESERVED_IDENTITIES[name], labels)
+        return End(text, ENTITY, "", None, RESERVED_IDENTITIES[name], (f"reserved:{name}",))
 
     def _service(self, cluster: str, name: str, text: str) -> End:
         namespace, _, service = name.partition("/")

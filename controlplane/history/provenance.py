@@ -4,12 +4,13 @@ Belongs here: the index from a thing to its record. Does not belong here: what f
 is stored: it can be made again from the log.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgspec
 
 from controlplane.codec import decode
+from controlplane.events import Batch
 from controlplane.projections.change import Change
 from kvstore.types import Record
 
@@ -29,6 +30,9 @@ EVENT_PREFIXES: Mapping[str, tuple[str, ...]] = {
     "service": ("Service",),
     "backends": ("Backends",),
     "policy": ("Policy",),
+    "cidr_group": ("CIDRGroup",),
+    "name": ("NameResolved", "NameExpired"),
+    "settings": ("Settings",),
 }
 
 
@@ -57,23 +61,32 @@ class Origins:
         """Of a thing that is there."""
         return self.held.get((kind, key))
 
-    def put(self, record: Record, changes: Iterable[Change]) -> None:
+    def put(self, record: Record, changes: Sequence[Change]) -> None:
         """What `State.apply` answered for the record."""
+        if not changes:
+            return
+        batch = decode(record.payload)
+        origins: dict[str, Origin] = {}
         for change in changes:
-            thing = (change.kind, change.key)
-            origin = origin_of(record, change.kind)
+            thing, origin = (change.kind, change.key), origins.get(change.kind)
+            if origin is None:
+                origin = origins[change.kind] = _origin(record, batch, change.kind)
             if change.new is not None:
                 self.held[thing] = origin
-                self.gone.pop(thing, None)
-                continue
-            self.held.pop(thing, None)
-            self.gone[thing] = origin
-            if change.kind == "endpoint":
-                self.gone_names[thing] = (change.old.namespace, change.old.workload)
-            if len(self.gone) > GONE_MAX:
-                oldest = next(iter(self.gone))
-                del self.gone[oldest]
-                self.gone_names.pop(oldest, None)
+                if thing in self.gone:
+                    del self.gone[thing]
+            else:
+                self.held.pop(thing, None)
+                self._forget(thing, origin, change.old)
+
+    def _forget(self, thing: Thing, origin: Origin, old: Any) -> None:
+        self.gone[thing] = origin
+        if thing[0] == "endpoint":
+            self.gone_names[thing] = (old.namespace, old.workload)
+        if len(self.gone) > GONE_MAX:
+            oldest = next(iter(self.gone))
+            del self.gone[oldest]
+            self.gone_names.pop(oldest, None)
 
     def copy(self) -> "Origins":
         """Another that can be changed without this one."""
@@ -83,10 +96,10 @@ class Origins:
         return new
 
 
-def origin_of(record: Record, kind: str) -> Origin:
-    """The origin that a record is for a change of this kind."""
-    batch = decode(record.payload)
+def _origin(record: Record, batch: Batch, kind: str) -> Origin:
+    """What a record is for a change of this kind: its last event that fits, or its last one."""
     names = [type(event).__name__ for event in batch.events]
-    fitting = [name for name in names if name.startswith(EVENT_PREFIXES[kind])] or names
-    name = fitting[-1] if fitting else ""
+    prefixes = EVENT_PREFIXES[kind]
+    fitting = names if len(names) == 1 else [name for name in names if name.startswith(prefixes)] or names
+    name = fitting[-1]
     return Origin(record.revision, record.cluster, record.writer, batch.time_ns, batch.cause, name)

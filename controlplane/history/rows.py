@@ -43,7 +43,9 @@ def _field(table: str, name: str, value: Any) -> Any:
             return "" if value == NO_ADDRESS else codec.address_text(value)
         return ":".join(f"{octet:02x}" for octet in value[:6]) if len(value) in MAC_BYTES else value.hex()
     if name == "flags" and table in FLAG_ENUMS:
-        return [flag.lower() for flag, bit in ENUMS[FLAG_ENUMS[table]].items() if bit and value & bit == bit]
+        enum = FLAG_ENUMS[table]
+        names = [flag.lower() for flag, bit in ENUMS[enum].items() if bit and value & bit == bit]
+        return [flag.removeprefix(enum.removesuffix("flag")) for flag in names]
     if name == "direction":
         return _constant("policy_direction", value, "POLICY_")
     if name == "verdict":
@@ -62,8 +64,10 @@ def _constant(enum: str, number: int, prefix: str) -> Any:
     return number
 
 
-def thing_name(kind: str, key: Any) -> str:
-    """A thing's key in one line: "east/n1", "east:shop/cart"."""
+def thing_name(kind: str, key: Any, value: Any = None) -> str:
+    """A thing's key in one line: "east/n1", "east:shop/cart"; of an endpoint whose value is given, its workload too."""
+    if kind == "endpoint" and value is not None:
+        return f"{thing_name(kind, key)} ({value.namespace}/{value.workload})"
     if isinstance(key, ObjectKey):
         place = f"{key.namespace}/{key.name}" if key.namespace else key.name
         return f"{key.cluster}:{place}" if kind != "policy" else f"{key.cluster}:{key.kind}/{place}"
@@ -73,7 +77,9 @@ def thing_name(kind: str, key: Any) -> str:
 
 
 def thing_fields(value: Any) -> dict[str, Any]:
-    """A noun of model.py by its fields' names."""
+    """A noun of model.py by its fields' names; of a text, the text."""
+    if isinstance(value, str):
+        return {"document": value}
     return {name: plain(getattr(value, name)) for name in value.__struct_fields__}
 
 

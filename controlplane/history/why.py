@@ -15,10 +15,10 @@ from controlplane.history.ends import ENDPOINT, SERVICE, End, Mesh
 from controlplane.history.nearest import nearest_rule, port_text
 from controlplane.history.records import time_text
 from controlplane.history.rows import thing_name
-from controlplane.model import EndpointKey, NodeKey, ObjectKey, Service, Workload
+from controlplane.model import EndpointKey, Labels, NodeKey, ObjectKey, Service, Workload
 from controlplane.policy.rules import ICMP, ICMPV6, PORT_MAX, PROTOCOLS, NamedPorts, ParsedPolicy, Rule
 from controlplane.policy.selectors import index_labels
-from controlplane.policy.verdict import NO_PORTS, Side, judge_side, policies_of, rule_matches
+from controlplane.policy.verdict import NO_PORTS, Side, judge_side, rule_matches
 from controlplane.projections.namespaces import namespace_key
 from controlplane.projections.workloads import workload_key
 from datapath.abi.types import POLICY_EGRESS, POLICY_INGRESS
@@ -86,7 +86,7 @@ def explain(
 
 def evidence_of(mesh: Mesh, kind: str, key: Any) -> Evidence:
     """The record that changed a thing last."""
-    about = f"{kind} {thing_name(kind, key)}"
+    about = f"{kind} {thing_name(kind, key, mesh.state.endpoints.get(key) if kind == ENDPOINT else None)}"
     origin = mesh.origins.of(kind, key)
     if origin is None:
         return Evidence(about, 0, "", "", f"unchanged since before revision {mesh.origins.since}")
@@ -135,9 +135,10 @@ def _judged(mesh: Mesh, source: End, target: End, protocol: int, port: int, foun
     for direction, own, remote in ((POLICY_EGRESS, source, target), (POLICY_INGRESS, target, source)):
         if own.what != ENDPOINT:
             continue
-        about = policies_of(own.labels, mesh.policies.get(own.cluster, []))
-        side = judge_side(direction, about, remote.labels, protocol, port, named)
-        reasons = _side_reasons(mesh, direction, own, remote, about, side, protocol, port, named, found)
+        about, seen = mesh.about(own.cluster, own.labels), mesh.seen(own, remote)
+        settings = mesh.inputs(own.cluster).settings
+        side = judge_side(direction, about, seen, protocol, port, named, settings=settings)
+        reasons = _side_reasons(mesh, direction, own, seen, about, side, protocol, port, named, found)
         (denied if side.denies else allowed).extend(reasons)
     if not found.sides:
         allowed.append("neither end is an endpoint of the mesh: no policy is about this flow")
@@ -146,10 +147,10 @@ def _judged(mesh: Mesh, source: End, target: End, protocol: int, port: int, foun
 
 
 def _side_reasons(
-    mesh: Mesh, direction: int, own: End, remote: End, about: Sequence[ParsedPolicy], side: Side,
+    mesh: Mesh, direction: int, own: End, seen: Labels, about: Sequence[ParsedPolicy], side: Side,
     protocol: int, port: int, named: NamedPorts, found: _Found,
 ) -> list[str]:  # fmt: skip
-    index = index_labels(remote.labels)
+    index = index_labels(seen)
     matching = [
         (policy, rule)
         for policy in about
@@ -169,7 +170,7 @@ def _side_reasons(
     if side.denies and not rules:
         reasons += [
             f"{thing_name('policy', key)} cannot be read, so it closes its namespace: {refusals[0]}"
-            for key, refusals in mesh.unreadable.items()
+            for key, refusals in mesh.inputs(own.cluster).unreadable.items()
             if any(policy.key == key for policy in about)
         ]
     return reasons

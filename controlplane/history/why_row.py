@@ -14,7 +14,7 @@ from controlplane.history.rows import row_fields, row_name
 from controlplane.history.why import evidence_of
 from controlplane.model import EndpointKey, NodeKey
 from controlplane.policy.selectors import index_labels
-from controlplane.policy.verdict import policies_of, rule_matches
+from controlplane.policy.verdict import rule_matches
 from controlplane.projections.namespaces import namespace_key
 from controlplane.projections.workloads import workload_key
 from datapath.codec import address_text
@@ -123,7 +123,7 @@ def _subject(mesh: Mesh, where: NodeKey, number: int) -> Answer:
 def _policy_subject(mesh: Mesh, where: NodeKey, key: Any, row: Any) -> Answer:
     reasons, things = _subject(mesh, where, key.identity)
     identity = mesh.state.identities.get(key.identity)
-    about = policies_of(identity.labels if identity else (), mesh.policies.get(where.cluster, []))
+    about = mesh.about(where.cluster, identity.labels if identity else ())
     reasons += [f"{policy.name} is about it" for policy in about] or ["no policy is about it"]
     return reasons, [*things, *(("policy", policy.key) for policy in about)]
 
@@ -136,7 +136,7 @@ def _policy(mesh: Mesh, where: NodeKey, key: Any, row: Any) -> Answer:
         things.append(("identity", key.remote_identity))
         reasons.append(f"the other end has identity {key.remote_identity} ({','.join(remote.labels)})")
     index = index_labels(remote.labels if remote else ())
-    for policy in policies_of(subject.labels if subject else (), mesh.policies.get(where.cluster, [])):
+    for policy in mesh.about(where.cluster, subject.labels if subject else ()):
         for rule in policy.rules:
             known = rule.peers is None or remote is None or rule_matches(rule, index, key.protocol, key.port)
             ports = rule.ports is None if key.protocol == 0 else rule.ports is not None

@@ -6,15 +6,17 @@ Belongs here: the fields of this kind. Does not belong here: what its prefixes a
 from typing import Any
 
 from controlplane.fields import Reading
+from controlplane.model import CidrGroup
 from controlplane.policy.clauses import read_prefix
-from controlplane.policy.prefixes import CidrGroup
 
 KIND = "CiliumCIDRGroup"
 API_VERSIONS = ("cilium.io/v2", "cilium.io/v2alpha1")
 FIELDS = ("apiVersion", "kind", "metadata", "spec", "status")
 
 
-def read_group(reading: Reading, document: dict[str, Any], name: str, labels: dict[str, str]) -> CidrGroup:
+def read_group(
+    reading: Reading, document: dict[str, Any], cluster: str, name: str, labels: dict[str, str]
+) -> CidrGroup:
     """Refusals are in `reading`."""
     fields = reading.mapping(document, "", FIELDS)
     path = "spec.externalCIDRs"
@@ -23,4 +25,4 @@ def read_group(reading: Reading, document: dict[str, Any], name: str, labels: di
         reading.refuse(path, None, "is required: a list of prefixes, which may be empty")
     listed = reading.sequence(spec.get("externalCIDRs"), path)
     prefixes = [read_prefix(reading, item, f"{path}[{number}]", or_address=True) for number, item in enumerate(listed)]
-    return CidrGroup(name, tuple(sorted(set(prefixes))), labels)
+    return CidrGroup(cluster, name, tuple(sorted(set(prefixes))), labels)

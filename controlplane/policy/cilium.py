@@ -66,7 +66,9 @@ class CiliumPolicyParser:
                 rules += self._rule(item, f"{path}.{section}[{number}]", direction, deny)
         if of_nodes:
             self._refuse_requests(rules)
-        ingress, egress = self._default_deny(spec.get("enableDefaultDeny"), path_of(path, "enableDefaultDeny"), enforced)
+        ingress, egress = self._default_deny(
+            spec.get("enableDefaultDeny"), path_of(path, "enableDefaultDeny"), enforced
+        )
         return ParsedPolicy(self.key, subject, ingress, egress, tuple(rules), of_nodes)
 
     def _notes(self, value: Any, path: str) -> None:

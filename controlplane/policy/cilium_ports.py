@@ -131,7 +131,7 @@ class PortReader:
         return PortSet(tuple(sorted(ranges)), tuple(sorted(named)), requests)
 
     def _check_tcp(self, ranges: set[PortRange], named: set[NamedPort], path: str) -> None:
-        if any(each.protocol != TCP for each in (*ranges, *named)):
+        if any(each.protocol != TCP for each in ranges) or any(each.protocol != TCP for each in named):
             self.reading.refuse(path, None, "rules about requests, but for DNS, need protocol TCP on every port")
 
     def _port(self, value: Any, path: str) -> list[PortRange | NamedPort]:
@@ -194,7 +194,9 @@ class PortReader:
         filled = [name for name in given if self.reading.sequence(rules[name], path_of(rules_path, name))]
         if names:
             if filled:
-                self.reading.refuse(names_path, fields["serverNames"], "cannot stand beside rules without TLS termination")
+                self.reading.refuse(
+                    names_path, fields["serverNames"], "cannot stand beside rules: without TLS termination"
+                )
             return RequestRules(SERVER_NAMES, names=names)
         if not filled:
             return None

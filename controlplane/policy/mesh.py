@@ -12,10 +12,10 @@ from typing import NamedTuple
 import msgspec
 
 from controlplane.labels import CLUSTER_KEY, SOURCE_KUBERNETES, SOURCE_RESERVED, label
-from controlplane.model import Labels
+from controlplane.model import CidrGroup, Labels
 from controlplane.policy.cilium_peers import ENTITIES, WORLD_PREFIXES
 from controlplane.policy.clauses import SOURCE_NODE
-from controlplane.policy.prefixes import AddressLabels, CidrGroup, Names, address_keys
+from controlplane.policy.prefixes import AddressLabels, Names, address_keys
 from controlplane.policy.requests import NO_REQUEST, Request
 from controlplane.policy.rules import ICMP, ICMPV6, PORT_MAX, PROTOCOLS, NamedPorts, ParsedPolicy
 from controlplane.policy.services import ServiceView, with_services
@@ -71,6 +71,8 @@ class Mesh(msgspec.Struct, frozen=True):
     clusters: Mapping[str, MeshCluster]
     endpoints: Sequence[MeshEndpoint] = ()
     nodes: Sequence[MeshNode] = ()
+    hosted: Mapping[tuple[str, str, str], str] = {}
+    """By cluster, namespace and name of workloads in a host's network, their node."""
     names: Names = {}
     address_labels: Mapping[str, Labels] = {}
 
@@ -102,8 +104,10 @@ class Judge:
         self._endpoints = {(each.cluster, each.namespace, each.name): each for each in mesh.endpoints}
         self._nodes = {(each.cluster, each.name): each for each in mesh.nodes}
         self._holders: dict[str, MeshEndpoint | MeshNode] = {}
-        for holder in (*mesh.nodes, *mesh.endpoints):
-            self._holders.update(dict.fromkeys(holder.addresses, holder))
+        for node in mesh.nodes:
+            self._holders.update(dict.fromkeys(node.addresses, node))
+        for endpoint in mesh.endpoints:
+            self._holders.update(dict.fromkeys(endpoint.addresses, endpoint))
         self._policies: dict[str, list[ParsedPolicy]] = {}
         self._addresses: dict[str, AddressLabels] = {}
         for name, cluster in mesh.clusters.items():
@@ -126,7 +130,15 @@ class Judge:
         )
 
     def _side(
-        self, direction: int, own: End, remote: End, version: int, protocol: int, port: int, named: NamedPorts, request: Request
+        self,
+        direction: int,
+        own: End,
+        remote: End,
+        version: int,
+        protocol: int,
+        port: int,
+        named: NamedPorts,
+        request: Request,
     ) -> Side | None:
         if isinstance(own, _Place) or own.cluster not in self._mesh.clusters:
             return None
@@ -199,8 +211,10 @@ class Judge:
         namespace, slash, workload = name.partition("/")
         endpoint = self._endpoints.get((cluster, namespace, workload))
         if endpoint is None:
-            wrong = "no such endpoint" if slash else "right is NS/NAME, CLUSTER:NS/NAME, ip:ADDR, entity:NAME or node:NAME"
-            raise FlowFault(f"{text}: {wrong}")
+            if (cluster, namespace, workload) in self._mesh.hosted:
+                return self._read_end(f"node:{cluster}:{self._mesh.hosted[cluster, namespace, workload]}")
+            right = "right is NS/NAME, CLUSTER:NS/NAME, ip:ADDR, entity:NAME or node:NAME"
+            raise FlowFault(f"{text}: {'no such endpoint' if slash else right}")
         return endpoint
 
 

@@ -102,7 +102,9 @@ class NetworkPolicyParser:
     def _block(self, value: Any, path: str) -> tuple[Selector, ...]:
         fields = self.reading.mapping(value, path, BLOCK_FIELDS)
         prefix = read_prefix(self.reading, fields.get("cidr"), path_of(path, "cidr"))
-        return block_selectors(prefix, read_excepts(self.reading, fields.get("except"), path_of(path, "except"), prefix))
+        return block_selectors(
+            prefix, read_excepts(self.reading, fields.get("except"), path_of(path, "except"), prefix)
+        )
 
     def _workloads(self, fields: dict[str, Any], path: str) -> Selector:
         pods = self.pods.read(fields.get("podSelector"), path_of(path, "podSelector"))

@@ -15,7 +15,7 @@ from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 import msgspec
 
 from controlplane.labels import label
-from controlplane.model import Labels
+from controlplane.model import CidrGroup, Labels
 from controlplane.policy.clauses import (
     ANY_GROUP,
     CIDR_GROUP_NAME,
@@ -35,14 +35,6 @@ EVERY_PREFIX = ("0.0.0.0/0", "::/0")
 Names = Mapping[str, Sequence[str]]
 """The addresses of each canonical name."""
 Network = IPv4Network | IPv6Network
-
-
-class CidrGroup(msgspec.Struct, frozen=True, array_like=True):
-    """A CiliumCIDRGroup: prefixes that policies name together, by its name or its labels."""
-
-    name: str
-    prefixes: tuple[str, ...]
-    labels: dict[str, str] = {}
 
 
 class AddressKeys(msgspec.Struct, frozen=True):
@@ -69,6 +61,16 @@ def address_keys(policies: Iterable[ParsedPolicy]) -> AddressKeys:
         tuple(sorted(found.get(SOURCE_CIDR_GROUP, ()))),
         tuple(sorted(found.get(SOURCE_NAME, ()))),
     )
+
+
+def merged(keys: Iterable[AddressKeys]) -> AddressKeys:
+    """What all of them ask together."""
+    found: tuple[set[str], ...] = (set(), set(), set(), set())
+    for each in keys:
+        for held, more in zip(found, (each.cidrs, each.blocks, each.group_keys, each.patterns), strict=True):
+            held.update(more)
+    cidrs, blocks, group_keys, patterns = (tuple(sorted(held)) for held in found)
+    return AddressKeys(cidrs, blocks, group_keys, patterns)
 
 
 def _collect(selector: Selector, found: dict[str, dict[str, None]]) -> None:

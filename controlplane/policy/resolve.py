@@ -51,7 +51,7 @@ def port_pieces(ports: PortRange) -> Iterator[PortPiece]:
 
 
 class PortFacts(msgspec.Struct, frozen=True):
-    """Named ports of an identity, by (protocol, name): the number that all its endpoints give, all that any one gives."""
+    """Named ports of an identity, by (protocol, name): the number all endpoints agree on, all that any one gives."""
 
     agreed: Mapping[tuple[int, str], int] = {}
     known: Mapping[tuple[int, str], tuple[int, ...]] = {}

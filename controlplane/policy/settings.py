@@ -20,7 +20,7 @@ CIDR_NODES = "nodes"
 
 
 class PolicySettings(msgspec.Struct, frozen=True, array_like=True):
-    """`enforcement`: default (where a policy selects), always, never. `audit`: what would be denied goes on, and is said.
+    """`enforcement`: default (where a policy selects), always, never. `audit`: what would be denied passes.
 
     `allow_localhost` "policy": the node's host needs to be allowed like everyone; "auto" and "always" let it in.
     `default_local_cluster`: a selector that names no cluster is about its own. `cidr_match_nodes`: a CIDR selects
@@ -98,10 +98,14 @@ def _flat(document: Mapping[str, Any], prefix: str) -> dict[str, Any]:
 def _flag(reading: Reading, fields: Mapping[str, Any], name: str, default: bool) -> bool:
     """A ConfigMap holds "true" as text."""
     value = fields.get(name)
-    return reading.flag({"true": True, "false": False}.get(value, value) if isinstance(value, str) else value, name, default)
+    return reading.flag(
+        {"true": True, "false": False}.get(value, value) if isinstance(value, str) else value, name, default
+    )
 
 
 def _cidr_match_nodes(reading: Reading, value: Any) -> bool:
-    listed = value.replace(",", " ").split() if isinstance(value, str) else reading.sequence(value, "policy-cidr-match-mode")
+    listed = (
+        value.replace(",", " ").split() if isinstance(value, str) else reading.sequence(value, "policy-cidr-match-mode")
+    )
     modes = [reading.one_of(item, "policy-cidr-match-mode", (CIDR_NODES,)) for item in listed]
     return CIDR_NODES in modes

@@ -4,14 +4,16 @@ from typing import Any, Literal
 
 import msgspec
 
-Kind = Literal["cluster", "node", "namespace", "workload", "identity", "endpoint", "service", "backends", "policy"]
+Kind = Literal["cluster", "node", "namespace", "workload", "identity", "endpoint", "service", "backends", "policy",
+    "cidr_group", "name", "settings",]
 
 
 class Change(msgspec.Struct, frozen=True, gc=False):
     """One thing of the state became another. `old` None: it is new; `new` None: it is gone.
 
     `key` is the key in the state's dict of that kind: a cluster's name, NodeKey, EndpointKey, an identity's number,
-    ObjectKey for all the others (settings: the cluster's name). Where one key changes several times, each change stands on its own, in order.
+    ObjectKey for all the others (settings: the cluster's name).
+    Where one key changes several times, each change stands on its own, in order.
     """
 
     kind: Kind

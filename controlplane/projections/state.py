@@ -83,7 +83,9 @@ PROJECTIONS: Mapping[type[Any], Projection] = {
     e.SettingsChanged: addresses.settings_changed,
 }
 
-EPOCH_KINDS = frozenset(("cluster", "node", "namespace", "identity", "endpoint", "policy"))
+EPOCH_KINDS = frozenset(
+    ("cluster", "node", "namespace", "identity", "endpoint", "policy", "cidr_group", "name", "settings")
+)
 """Changes of these kinds can change a policy or ipcache row of some node, so they move the policy epoch."""
 
 
@@ -105,6 +107,9 @@ class _Content(msgspec.Struct, array_like=True):
     services: list[Service]
     backend_slices: list[BackendSlice]
     policies: list[Policy]
+    cidr_groups: list[CidrGroup] = []
+    resolved_names: list[ResolvedName] = []
+    policy_settings: list[tuple[str, str]] = []
 
 
 class _Saved(msgspec.Struct, array_like=True):
@@ -179,6 +184,8 @@ class State:
         self.service_twins: dict[tuple[str, str], tuple[ObjectKey, ...]] = {}
         """By namespace and name, the services of that name in all clusters."""
         self.service_slices: dict[ObjectKey, tuple[ObjectKey, ...]] = {}
+        self.service_policies: dict[ObjectKey, None] = {}
+        """Policies that name services: for them a service can change a policy row."""
 
     @property
     def position(self) -> Position:
@@ -211,10 +218,17 @@ class State:
             if refusal:
                 self._refuse(record, type(event).__name__, refusal)
         for change in changes:
-            if change.kind in EPOCH_KINDS:
+            if change.kind in EPOCH_KINDS or self._moves_rows(change):
                 self.policy_epoch = revision
                 break
         return tuple(changes)
+
+    def _moves_rows(self, change: Change) -> bool:
+        """Whether policies can see a change of another kind: named ports, and what `toServices` stands for."""
+        if change.kind == "workload":
+            ports = [each.ports if each else {} for each in (change.old, change.new)]
+            return bool(ports[0] != ports[1])
+        return change.kind in ("service", "backends") and bool(self.service_policies)
 
     def _refuse(self, record: Record, event: str, reason: str) -> None:
         self.refused_count += 1
@@ -238,6 +252,7 @@ class State:
         for key in sorted(key for key in self.backend_slices if key.cluster == cluster):
             services.remove_slice(self, key, changes)
         self._forget("policy", self.policies, cluster, changes)
+        self.service_policies = {key: None for key in self.service_policies if key.cluster != cluster}
         self._forget("cidr_group", self.cidr_groups, cluster, changes)
         self._forget("name", self.resolved_names, cluster, changes)
         settings = self.policy_settings.pop(cluster, None)
@@ -295,6 +310,9 @@ class State:
             values(self.services),
             values(self.backend_slices),
             values(self.policies),
+            values(self.cidr_groups),
+            values(self.resolved_names),
+            sorted(self.policy_settings.items()),
         )
 
     @classmethod
@@ -349,6 +367,10 @@ class State:
         self.policies = {
             ObjectKey(each.cluster, each.kind, each.namespace, each.name): each for each in content.policies
         }
+        self.service_policies = {key: None for key, each in self.policies.items() if policies.names_services(each)}
+        self.cidr_groups = {addresses.group_key(each.cluster, each.name): each for each in content.cidr_groups}
+        self.resolved_names = {addresses.name_key(each.cluster, each.name): each for each in content.resolved_names}
+        self.policy_settings = dict(content.policy_settings)
 
     def _hold_node(self, key: NodeKey, node: Node) -> None:
         self.nodes[key] = node
@@ -356,3 +378,8 @@ class State:
         for address in node.addresses:
             self.addresses[address] = key
         nodes.hold_blocks(self, key, node)
+
+
+def rewrite_saved(saved: bytes, rewrite: Callable[[Any], Any]) -> bytes:
+    """Saved bytes with the struct in them replaced by what `rewrite` makes of it. Raises msgspec.MsgspecError."""
+    return _encode(rewrite(_decode(saved)))

@@ -14,15 +14,16 @@ import structlog
 from controlplane.projections.state import State
 from controlplane.runtime.clock import Clock
 from controlplane.runtime.follower import Follower
+from controlplane.runtime.shared_checkpoint import CHECKPOINT_SCHEMA, shared_state
 from controlplane.settings import CommonSettings
 from kvstore import checkpoint
 from kvstore.api import EventLog
-from kvstore.errors import CheckpointDamaged, LogError, LogRewound
+from kvstore.errors import CheckpointDamaged, HistoryTruncated, LogError, LogRewound
+from kvstore.types import Revision
 
 CHECKPOINT_FILE = "checkpoint"
 START_FILE = "checkpoint.start"
 """The checkpoint that this process started from: the near past is folded from it while the log is away."""
-CHECKPOINT_SCHEMA = 1
 
 
 class Checkpoints:
@@ -97,18 +98,20 @@ class Checkpoints:
         """A state folded from records read again by range: from this checkpoint, or from the first record where the
         log is another one or an older one than the checkpoint's. Raises LogError."""
         start = None if isinstance(error, LogRewound) else self.load()
+        if isinstance(error, HistoryTruncated) and (start is None or start.revision < error.low):
+            start = await shared_state(log, start.revision if start else 0) or start
         try:
             return await fold(log, start or State())
         except LogError:
             if start is None:
                 raise
-            return await fold(log, State())
+            return await fold(log, await shared_state(log, start.revision) or State())
 
 
-async def fold(log: EventLog, state: State, through: int | None = None) -> State:
+async def fold(log: EventLog, state: State, through: Revision | None = None) -> State:
     """Apply every record after the state's position, up to the head seen at the start. Raises LogError."""
     applied = 0
-    async for record in log.read(state.position, through):  # type: ignore[arg-type]
+    async for record in log.read(state.position, through):
         state.apply(record)
         applied += 1
         if applied % 512 == 0:

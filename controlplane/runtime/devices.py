@@ -4,12 +4,13 @@ Belongs here: asyncio around datapath/kernel/netlink.py for endpoint devices. Do
 which device (endpoints.py).
 """
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 from typing import Protocol
 
 from controlplane.model import Device
 from datapath.codec import address_bytes
 from datapath.kernel import netlink
+from datapath.kernel.endpoint_side import EndpointSide
 from datapath.reconciler import KernelWorker
 
 
@@ -20,8 +21,10 @@ class Devices(Protocol):
         """A pair of devices: one here, one in the namespace."""
         ...
 
-    async def configure(self, netns: str, interface: str, addresses: Sequence[str], host_mac: str) -> None:
-        """Addresses and routes inside the namespace."""
+    async def configure(
+        self, netns: str, interface: str, host_mac: str, addresses: Awaitable[Sequence[str]]
+    ) -> None:
+        """Addresses and routes inside the namespace. What needs no address is done before they are known."""
         ...
 
     async def delete(self, name: str) -> bool:
@@ -54,11 +57,16 @@ class NetlinkDevices:
         """See Devices."""
         return await self._worker.call(self._create, key, netns, interface, mtu_bytes, owner)
 
-    async def configure(self, netns: str, interface: str, addresses: Sequence[str], host_mac: str) -> None:
+    async def configure(
+        self, netns: str, interface: str, host_mac: str, addresses: Awaitable[Sequence[str]]
+    ) -> None:
         """See Devices."""
-        packed = [address_bytes(address) for address in addresses]
-        mac = bytes.fromhex(host_mac.replace(":", ""))
-        await self._worker.call(netlink.configure_endpoint, netns, interface, packed, mac)
+        side = await self._worker.call(EndpointSide, netns, interface)
+        try:
+            packed = [address_bytes(address) for address in await addresses]
+            await self._worker.call(side.configure, packed, bytes.fromhex(host_mac.replace(":", "")))
+        finally:
+            side.close()
 
     async def delete(self, name: str) -> bool:
         """See Devices."""

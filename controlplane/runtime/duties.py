@@ -19,7 +19,7 @@ from controlplane.runtime.telemetry import Counters
 from controlplane.runtime.writer import Writer, WriterFailed
 from controlplane.settings import OperatorSettings
 from kvstore.api import EventLog
-from kvstore.errors import Fenced, LogError
+from kvstore.errors import Fenced, LogError, LogFull
 
 
 class Duties:
@@ -56,6 +56,9 @@ class Duties:
                 await self._follower.wait_in_sync(self._settings.wait_applied_s)
                 await self.round()
                 self.last_error = ""
+            except LogFull as error:
+                # The lease goes on in a full etcd, and so does the duty: its holder is the one that makes room.
+                self.last_error = str(error)
             except (LogError, WriterFailed, TimeoutError) as error:
                 self.held = False
                 self.last_error = str(error) or "no answer in time"

@@ -23,7 +23,7 @@ from controlplane.runtime.telemetry import Counters
 from controlplane.runtime.writer import Writer, Written
 from controlplane.settings import AgentSettings
 from datapath.errors import DatapathError
-from datapath.kernel.netlink import GATEWAY_IPV4, GATEWAY_IPV6
+from datapath.kernel.endpoint_side import GATEWAY_IPV4, GATEWAY_IPV6
 from datapath.reconciler import Reconciler
 
 type_Result = TypeVar("type_Result")
@@ -61,7 +61,13 @@ class Endpoints:
         self._counters = counters
         self._mtu_bytes = mtu_bytes
         self._locks: dict[tuple[str, str], asyncio.Lock] = {}
+        self._creations = 0
+        self._created_s = clock.monotonic_s()
         self._logger = structlog.get_logger()
+
+    def idle_s(self) -> float:
+        """How long ago the last creation ended; 0 while one is under way."""
+        return 0.0 if self._creations else self._clock.monotonic_s() - self._created_s
 
     def find(self, container_id: str, interface: str) -> Endpoint | None:
         """The endpoint of an attachment, as the log has it."""
@@ -71,7 +77,7 @@ class Endpoints:
 
     async def create(self, request: schema.EndpointRequest) -> schema.EndpointResult:
         """Returns when packets can flow. On any failure nothing of it stays. Raises EndpointRefused."""
-        return await self._alone(request.container_id, request.interface, self._create(request))
+        return await self._alone(request.container_id, request.interface, self._create_counted(request))
 
     async def delete(self, container_id: str, interface: str) -> schema.EndpointRemoval:
         """Idempotent. Raises EndpointRefused, WriterFailed."""
@@ -132,6 +138,14 @@ class Endpoints:
             if not lock.locked():
                 self._locks.pop(attachment, None)
 
+    async def _create_counted(self, request: schema.EndpointRequest) -> schema.EndpointResult:
+        self._creations += 1
+        try:
+            return await self._create(request)
+        finally:
+            self._creations -= 1
+            self._created_s = self._clock.monotonic_s()
+
     async def _create(self, request: schema.EndpointRequest) -> schema.EndpointResult:
         started_s = self._clock.monotonic_s()
         key = f"{request.container_id}/{request.interface}"
@@ -142,11 +156,16 @@ class Endpoints:
             await self._delete(request.container_id, request.interface)
         device = await self._create_device(key, request)
         written: Written | None = None
+        known: asyncio.Future[list[str]] = asyncio.get_running_loop().create_future()
+        configuring = asyncio.create_task(self._configure(request, device, known))
         try:
             written = await self._append(request, device)
             endpoint = self._created(written, request)
-            await self._realize(request, endpoint, written.revision)
+            known.set_result(_addresses(endpoint))
+            await self._realize(written.revision, configuring)
         except BaseException:
+            configuring.cancel()
+            await asyncio.gather(configuring, return_exceptions=True)
             await self._undo(request, device, written)
             raise
         duration_s = self._clock.monotonic_s() - started_s
@@ -167,8 +186,19 @@ class Endpoints:
                 "workload",
             )
         revision = self._follower.state.revision
-        await self._realize(request, present, revision)
+        known: asyncio.Future[list[str]] = asyncio.get_running_loop().create_future()
+        known.set_result(_addresses(present))
+        await self._realize(revision, asyncio.create_task(self._configure(request, present.device, known)))
         return self._result(request, present, revision, True)
+
+    async def _configure(
+        self, request: schema.EndpointRequest, device: Device, known: "asyncio.Future[list[str]]"
+    ) -> None:
+        """The inside, as far as it goes before the addresses are known, and then the rest."""
+        try:
+            await self._devices.configure(request.netns, request.interface, device.host_mac, known)
+        except DatapathError as error:
+            raise EndpointRefused(422, f"configuring {request.interface!r}: {error}", "netns") from None
 
     async def _create_device(self, key: str, request: schema.EndpointRequest) -> Device:
         owner = f"{request.namespace}/{request.workload}"
@@ -211,17 +241,11 @@ class Endpoints:
             )
         return endpoint
 
-    async def _realize(self, request: schema.EndpointRequest, endpoint: Endpoint, revision: int) -> None:
+    async def _realize(self, revision: int, configuring: "asyncio.Task[None]") -> None:
         """The inside and the rows do not depend on each other, so they are made at the same time."""
-        addresses = [address for address in (endpoint.ipv4, endpoint.ipv6) if address]
-        configured = self._devices.configure(
-            request.netns, request.interface, addresses, endpoint.device.host_mac
-        )
         realized = self._reconciler.wait_realized(revision, self._settings.endpoint_ready_s)
         try:
-            _, failed = await asyncio.gather(configured, realized)
-        except DatapathError as error:
-            raise EndpointRefused(422, f"configuring {request.interface!r}: {error}", "netns") from None
+            _, failed = await asyncio.gather(configuring, realized)
         except TimeoutError:
             raise EndpointRefused(
                 504,
@@ -284,3 +308,7 @@ class Endpoints:
             revision=revision,
             already_there=already_there,
         )
+
+
+def _addresses(endpoint: Endpoint) -> list[str]:
+    return [address for address in (endpoint.ipv4, endpoint.ipv6) if address]

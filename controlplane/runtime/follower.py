@@ -13,6 +13,7 @@ from controlplane.history.recent import Recent
 from controlplane.projections.change import Change
 from controlplane.projections.state import State
 from controlplane.runtime.clock import Clock
+from controlplane.runtime.shared_checkpoint import shared_state
 from controlplane.runtime.telemetry import Counters
 from controlplane.settings import CommonSettings
 from kvstore.api import EventLog
@@ -58,9 +59,13 @@ class Follower:
     async def run(self) -> None:
         """Follow for ever. Whatever the log does, the last good state stays served."""
         delay_s = self._settings.retry_s
+        is_begun = self.state.revision > 0
         while True:
             before = self.applied_revision
             try:
+                if not is_begun:
+                    await self._begin()
+                    is_begun = True
                 await self._follow()
             except LogUnavailable:
                 pass
@@ -101,6 +106,13 @@ class Follower:
         """A record is known to exist at `revision`."""
         self.head_revision = max(self.head_revision, revision)
 
+    async def _begin(self) -> None:
+        """Without a state of its own a process takes the one that an operator keeps in etcd: folding the whole history
+        takes longer, and part of it may have left etcd."""
+        state = await shared_state(self._log, 0)
+        if state is not None:
+            self._replace(state)
+
     async def _follow(self) -> None:
         applied = 0
         async for item in self._log.follow(self.state.position):
@@ -123,7 +135,7 @@ class Follower:
 
     def _bookmark(self, bookmark: Bookmark) -> None:
         self.applied_revision = max(self.applied_revision, bookmark.revision)
-        self.state.store_id = self._log.cluster_id  # type: ignore[attr-defined]
+        self.state.store_id = self._log.cluster_id
         self.in_sync = True
         self.repairing = ""
         self._wake()
@@ -145,6 +157,9 @@ class Follower:
         except LogError as again:
             self._logger.error("folding again failed; serving the state held", reason=str(again))
             return
+        self._replace(state)
+
+    def _replace(self, state: State) -> None:
         self.state = state
         self.recent.forget()
         self.applied_revision = state.revision

@@ -4,8 +4,10 @@ Belongs here: the sequence of a start. Does not belong here: building the parts 
 """
 
 import asyncio
+import gc
 import os
 from collections.abc import Callable, Coroutine
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -28,6 +30,8 @@ from controlplane.runtime.follower import Follower
 from controlplane.runtime.monitor import Monitor, Ring
 from controlplane.runtime.relabelling import Relabelling
 from controlplane.runtime.reports import Reporter
+from controlplane.runtime.settling import Settling
+from controlplane.runtime.shared_checkpoint import shared_state_at
 from controlplane.runtime.telemetry import Counters
 from controlplane.runtime.underlay import Underlay
 from controlplane.runtime.writer import Writer, WriterFailed
@@ -58,6 +62,7 @@ class NodeParts(msgspec.Struct, frozen=True):
     relabelling: Relabelling
     devices: Devices
     endpoints: Endpoints
+    settling: Settling
     reporter: Reporter
     monitor: Monitor
     collector: ConntrackCollector
@@ -77,7 +82,10 @@ class Node:
         self.follower = parts.follower
         self.writer = parts.writer
         self.page_records_max = parts.settings.log_page_records_max
-        self.past = Past(parts.log, self.revision, parts.follower.recent, parts.checkpoints.start)
+        self.past = Past(
+            parts.log, self.revision, parts.follower.recent, parts.checkpoints.start,
+            shared=partial(shared_state_at, parts.log),
+        )
         self.ready = False
         self.ready_after_s: float | None = None
         self.joined = False
@@ -89,8 +97,6 @@ class Node:
     async def open(self) -> None:
         """The kernel: programs and maps, new or as they were. Changes nothing that is right. Raises KernelError."""
         await self.parts.reconciler.open()
-        if self.parts.open_ring is not None:
-            self.parts.monitor.start(self.parts.open_ring())
 
     def tasks(self) -> list[Coroutine[Any, Any, None]]:
         """What runs for as long as the node does."""
@@ -100,6 +106,7 @@ class Node:
             parts.writer.run(),
             parts.reconciler.run(),
             parts.collector.run(),
+            parts.settling.run(),
             parts.checkpoints.run(parts.follower, parts.clock, parts.settings),
             self._start(),
         ]
@@ -133,6 +140,7 @@ class Node:
         except KernelError:
             metrics = []
         found = [*parts.counters.samples(), *status.log_samples(parts.log, parts.follower)]
+        found += status.collector_samples(parts.collector)
         return [*found, *status.kernel_samples(parts.reconciler, metrics)]
 
     async def wait_realized(self, revision: int, timeout_s: float) -> schema.Waited:
@@ -197,6 +205,7 @@ class Node:
                 group.create_task(parts.reporter.run())
                 group.create_task(parts.relabelling.run())
                 await self._wait_ready()
+                await self._start_monitor()
                 await joining
         finally:
             joining.cancel()
@@ -207,11 +216,16 @@ class Node:
         has_checkpoint = parts.follower.state.revision > 0
         while not joining.done():
             await asyncio.wait((joining,), timeout=parts.settings.start_log_s)
-            is_away = not parts.log.connected or not parts.follower.in_sync  # type: ignore[attr-defined]
+            is_away = not parts.log.connected or not parts.follower.in_sync
             if has_checkpoint and is_away and not joining.done() and not self._is_progressing():
                 self._logger.warning("the log is away; serving from the checkpoint", revision=self.revision())
                 self._is_static = True
                 return
+
+    async def _start_monitor(self) -> None:
+        """Last: until then the ring keeps what comes, and opening it takes an import of 50 ms."""
+        if self.parts.open_ring is not None:
+            self.parts.monitor.start(await asyncio.to_thread(self.parts.open_ring))
 
     def _is_progressing(self) -> bool:
         connection = status.log_connection(self.parts.log, self.parts.follower)
@@ -265,6 +279,7 @@ class Node:
         self.writes_at_start = {table: count.puts + count.deletes for table, count in writes.items()}
         self.ready_after_s = round(parts.clock.monotonic_s() - self._started_s, 4)
         self.ready = True
+        gc.freeze()  # the state and the rows stay: no later collection need look at them
         self._logger.info(
             "ready", after_s=self.ready_after_s, map_writes=sum(self.writes_at_start.values()), generation=generation,
             writes={table: count for table, count in self.writes_at_start.items() if count},

@@ -4,6 +4,7 @@ Belongs here: signals, exit codes, the loop. Does not belong here: what the proc
 """
 
 import asyncio
+import gc
 import signal
 import sys
 from collections.abc import Awaitable, Callable
@@ -20,12 +21,17 @@ from kvstore.errors import LogError
 
 EXIT_FAILED = 1
 
+COLLECTOR_THRESHOLDS = (50_000, 20, 20)
+"""For gc.set_threshold. Nearly all that a process makes is state that stays, and next to nothing is cyclic; with
+Python's own 700 a fold of 50,000 endpoints spends a third of its time looking for garbage."""
+
 START_ERRORS = (DatapathError, LogError, PlaceTaken, SettingsError, SocketTaken, UnderlayError)
 """What a person can act on: told in one line, without a traceback."""
 
 
 def run_process(program: str, run: Callable[[asyncio.Event], Awaitable[None]]) -> int:
     """Run until `run` returns; the event it is given is set by SIGTERM or SIGINT. The exit code."""
+    tune_collector()
     try:
         uvloop.run(_with_signals(run))
     except BaseExceptionGroup as group:
@@ -36,6 +42,13 @@ def run_process(program: str, run: Callable[[asyncio.Event], Awaitable[None]]) -
     except START_ERRORS as error:
         return complain(program, error)
     return 0
+
+
+def tune_collector() -> None:
+    """From now on the garbage collector runs seldom, and leaves alone what is there already."""
+    gc.set_threshold(*COLLECTOR_THRESHOLDS)
+    gc.freeze()
+    gc.enable()
 
 
 def complain(program: str, error: BaseException) -> int:

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 import msgspec
 import structlog
 
+from controlplane.history.at import ReadableLog
 from controlplane.runtime.clock import Clock
 from controlplane.runtime.follower import Follower
 from controlplane.runtime.writer import Writer
@@ -40,12 +41,12 @@ async def read_reports(log: EventLog, cluster: str) -> Sequence[NodeReport]:
     return await _read(log, f"report/{cluster}/")
 
 
-async def read_all_reports(log: EventLog) -> Sequence[NodeReport]:
+async def read_all_reports(log: ReadableLog) -> Sequence[NodeReport]:
     """Those of every cluster. Raises LogError."""
     return await _read(log, "report/")
 
 
-async def _read(log: EventLog, prefix: str) -> Sequence[NodeReport]:
+async def _read(log: ReadableLog, prefix: str) -> Sequence[NodeReport]:
     found = []
     for stored in await log.list(prefix):
         try:

@@ -9,11 +9,14 @@ from importlib.metadata import PackageNotFoundError, version
 
 from controlplane.api import schema
 from controlplane.api.kernel_views import Row, readable_key
+from controlplane.desired.policy_problems import policy_problems
 from controlplane.model import Endpoint, Node
 from controlplane.projections.state import State
 from controlplane.runtime.follower import Follower
 from controlplane.runtime.telemetry import Labels
+from datapath.abi.types import ENUMS
 from datapath.codec import address_bytes, decode_key
+from datapath.conntrack_gc import ConntrackCollector
 from datapath.realization import Report
 from datapath.reconciler import Reconciler
 from kvstore.api import EventLog
@@ -36,17 +39,18 @@ def log_connection(log: EventLog, follower: Follower) -> schema.LogConnection:
     """How the log is reached, and how far it has been applied."""
     applied, head = follower.applied_revision, follower.head_revision
     return schema.LogConnection(
-        endpoints=list(log.endpoints),  # type: ignore[attr-defined]
-        connected=log.connected,  # type: ignore[attr-defined]
-        unavailable_since=log.unavailable_since,  # type: ignore[attr-defined]
-        last_error=log.last_error,  # type: ignore[attr-defined]
-        reconnects=log.reconnects,  # type: ignore[attr-defined]
+        endpoints=list(log.endpoints),
+        connected=log.connected,
+        unavailable_since=log.unavailable_since,
+        last_error=log.last_error,
+        reconnects=log.reconnects,
         head_revision=max(head, applied),
         applied_revision=applied,
         lag_records=int(head > applied),
         gaps=follower.gaps,
         rewinds=follower.rewinds,
         repairing=follower.repairing,
+        full_since=log.full_since,
     )
 
 
@@ -57,6 +61,8 @@ def log_problems(connection: schema.LogConnection, in_sync: bool) -> list[str]:
         problems.append(
             f"the log is away: {connection.last_error or 'no endpoint answers'}; serving what is held"
         )
+    if connection.full_since is not None:
+        problems.append("NOSPACE: etcd is out of space and takes no writes; they wait until the duty holder made room")
     if connection.repairing:
         problems.append(f"the log is being folded again: {connection.repairing}")
     elif not in_sync and connection.connected:
@@ -71,7 +77,7 @@ def state_problems(state: State) -> list[str]:
         problems.append(f"{state.unknown_events} events of a newer version are kept and not understood")
     if state.refused_count:
         problems.append(f"{state.refused_count} events of the log were refused; see refused_events")
-    return problems
+    return problems + policy_problems(state)
 
 
 def refused_events(state: State) -> list[str]:
@@ -126,6 +132,20 @@ def kernel_samples(reconciler: Reconciler, metrics: Sequence[Row]) -> list[Sampl
             (f"{name}_bytes_total", labels, row["bytes"]),
         ]
     return samples
+
+
+def collector_samples(collector: ConntrackCollector) -> list[Sample]:
+    """What /metrics shows of the entries that the programs made; `conntrack_limit` is where old ones have to go."""
+    count = collector.count()
+    return [
+        ("conntrack_entries", (), count.entries),
+        ("conntrack_limit", (), ENUMS["limit"]["CONNTRACK_MAX"]),
+        ("conntrack_collections_total", (), count.runs),
+        ("conntrack_collection_failures_total", (), count.failures),
+        ("conntrack_expired_total", (), count.removed),
+        ("conntrack_backend_gone_total", (), count.departed),
+        ("masquerade_ports_freed_total", (), count.ports),
+    ]
 
 
 def node_problems(node: Node | None, kernel: schema.KernelStatus) -> list[str]:

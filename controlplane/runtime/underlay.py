@@ -5,7 +5,6 @@ Belongs here: entering the namespace, finding the device, reading its facts. Doe
 
 import fcntl
 import ipaddress
-import os
 import socket
 import struct
 from pathlib import Path
@@ -22,6 +21,8 @@ SIOCGIFHWADDR = 0x8927
 NET = Path("/proc/thread-self/net")
 """Of the calling thread's namespace, unlike /sys/class/net, which shows the namespace of its mount."""
 
+LOCAL_PORTS = Path("/proc/sys/net/ipv4/ip_local_port_range")
+"""Of both families, and of the calling thread's namespace."""
 SCOPE_GLOBAL = "00"
 ROUTE_FLAG_UP = 1
 
@@ -36,22 +37,16 @@ class Underlay(msgspec.Struct, frozen=True):
     device: Device
     addresses: tuple[str, ...]
     mtu_bytes: int
+    local_ports: tuple[int, int] = (32768, 60999)
+    """First and last port that the node's own stack hands out; the kernel's default."""
 
 
 def enter_netns(path: str) -> None:
     """Move this process into a namespace; call it before any thread is started. Raises UnderlayError."""
     try:
-        descriptor = netlink.open_netns(path)
+        netlink.enter_netns(path)
     except KernelError as error:
         raise UnderlayError(f"--netns: {error}") from None
-    try:
-        netlink.netns.setns(descriptor)  # type: ignore[attr-defined]  # os.setns came with Python 3.12
-    except OSError as error:
-        raise UnderlayError(
-            f"--netns: {path!r} is no network namespace that can be entered: {error.strerror}"
-        ) from None
-    finally:
-        os.close(descriptor)
 
 
 def find_underlay(name: str) -> Underlay:
@@ -71,7 +66,7 @@ def find_underlay(name: str) -> Underlay:
         raise UnderlayError(f"--device: {chosen!r} has no address by which other nodes could reach this one")
     mac = ":".join(f"{octet:02x}" for octet in _ask(chosen, SIOCGIFHWADDR)[18:24])
     mtu_bytes = struct.unpack_from("=i", _ask(chosen, SIOCGIFMTU), 16)[0]
-    return Underlay(Device(chosen, ifindex, mac), addresses, mtu_bytes)
+    return Underlay(Device(chosen, ifindex, mac), addresses, mtu_bytes, _local_ports())
 
 
 def _ask(device: str, request: int) -> bytes:
@@ -94,6 +89,11 @@ def _ipv6(device: str) -> str:
         if name == device and scope == SCOPE_GLOBAL:
             found.append(ipaddress.IPv6Address(bytes.fromhex(address)))
     return str(min(found)) if found else ""
+
+
+def _local_ports() -> tuple[int, int]:
+    first, last = LOCAL_PORTS.read_text().split()
+    return int(first), int(last)
 
 
 def _default_device() -> str:

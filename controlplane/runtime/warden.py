@@ -5,6 +5,7 @@ Belongs here: the parts at work, its status and metrics. Does not belong here: b
 
 import os
 from collections.abc import Coroutine
+from functools import partial
 from typing import Any
 
 from controlplane.api import schema
@@ -14,6 +15,8 @@ from controlplane.runtime.checkpoints import Checkpoints
 from controlplane.runtime.clock import Clock
 from controlplane.runtime.duties import Duties
 from controlplane.runtime.follower import Follower
+from controlplane.runtime.retention import Retention
+from controlplane.runtime.shared_checkpoint import shared_state_at
 from controlplane.runtime.telemetry import Counters, Labels
 from controlplane.runtime.writer import Writer
 from controlplane.settings import OperatorSettings
@@ -33,6 +36,7 @@ class Warden:
         follower: Follower,
         writer: Writer,
         duties: Duties,
+        retention: Retention,
     ) -> None:
         self.settings = settings
         self.cluster = settings.cluster
@@ -41,16 +45,21 @@ class Warden:
         self.follower = follower
         self.writer = writer
         self.page_records_max = settings.log_page_records_max
-        self.past = Past(log, self.revision, follower.recent, checkpoints.start)
+        self.past = Past(
+            log, self.revision, follower.recent, checkpoints.start,
+            shared=partial(shared_state_at, log),
+        )
         self._clock = clock
         self._counters = counters
         self._checkpoints = checkpoints
         self._duties = duties
+        self._retention = retention
         self._started_s = clock.monotonic_s()
 
     def tasks(self) -> list[Coroutine[Any, Any, None]]:
         """What runs for as long as the operator does."""
-        return [self.follower.run(), self.writer.run(), self._duties.run(), self._save_checkpoints()]
+        own = [self._duties.run(), self._retention.run(), self._save_checkpoints()]
+        return [self.follower.run(), self.writer.run(), *own]
 
     async def close(self) -> None:
         """The writer's place and the duty are free at once."""
@@ -82,6 +91,8 @@ class Warden:
         problems = status.log_problems(connection, self.follower.in_sync) + status.state_problems(state)
         if self._duties.last_error and connection.connected:
             problems.append(f"duties rest: {self._duties.last_error}")
+        if self._retention.last_error and connection.connected:
+            problems.append(f"retention rests: {self._retention.last_error}")
         ready = self.follower.in_sync and self.cluster in state.clusters
         return schema.OperatorStatus(
             kind="operator",

@@ -22,7 +22,7 @@ from controlplane.runtime.follower import Follower
 from controlplane.runtime.telemetry import Counters
 from controlplane.settings import CommonSettings
 from kvstore.api import EventLog
-from kvstore.errors import ClaimConflict, Fenced, LogError
+from kvstore.errors import ClaimConflict, Fenced, LogError, LogFull
 from kvstore.types import Claim, Record, Revision, Session, Want
 
 GROUP_BYTES_MAX = 512 * 1024
@@ -119,10 +119,12 @@ class Writer:
         for wish in wishes:
             await self._queue.put(wish)
         outcomes = await asyncio.gather(*(wish.done for wish in wishes), return_exceptions=True)
+        decided: list[Outcome] = []
         for outcome in outcomes:
             if isinstance(outcome, BaseException):
                 raise outcome
-        return list(outcomes)  # type: ignore[arg-type]
+            decided.append(outcome)
+        return decided
 
     def preview(self, commands: Sequence[Any]) -> list[Decision | Rejection]:
         """What would be decided, in order, each after the events of those before. Appends nothing."""
@@ -152,14 +154,26 @@ class Writer:
         return []
 
     async def _commit(self, group: list[_Wish]) -> list[_Wish]:
-        for attempt in range(self._settings.decide_again_max):
+        full_until_s: float | None = None
+        attempt = 0
+        while attempt < self._settings.decide_again_max:
             if not self._follower.in_sync:
                 await self._follower.wait_in_sync(self._settings.wait_applied_s)
             # What goes on conflicting must not hold up the others: it meets its end alone.
             taken, scratch = self._decide(group if attempt < GROUP_ATTEMPTS_MAX else group[:1])
             if not scratch.events:
                 return self._settle(group, taken, self._follower.state.revision)
-            revision = await self._append(scratch)
+            try:
+                revision = await self._append(scratch)
+            except LogFull:
+                # Nothing is lost by waiting: what was acknowledged is stored, and what is held here is not yet said.
+                now_s = self._clock.monotonic_s()
+                full_until_s = full_until_s or now_s + self._settings.full_wait_s
+                if now_s >= full_until_s:
+                    raise
+                await self._clock.sleep_s(self._clock.jitter(self._settings.retry_s))
+                continue
+            attempt += 1
             if revision is None:
                 continue
             self._follower.learn_head(revision)

@@ -21,6 +21,8 @@ CONNTRACK_SEEN_REPLY = 8
 CONNTRACK_CLOSING_FORWARD = 16
 CONNTRACK_CLOSING_REPLY = 32
 CONNTRACK_RESET = 64
+CONNTRACK_MASQUERADED = 128
+CONNTRACK_HAIRPIN = 256
 
 # enum conntrack_lifetime
 CONNTRACK_LIFETIME_SYN = 60
@@ -49,6 +51,7 @@ IP_FRAGMENTATION_NOT_SUPPORTED = 157
 SERVICE_BACKEND_NOT_FOUND = 158
 NO_CONFIGURATION_AVAILABLE_TO_PERFORM_POLICY_DECISION = 165
 UNSUPPORTED_L2_PROTOCOL = 166
+NO_MAPPING_FOR_NAT_MASQUERADE = 167
 FIB_LOOKUP_FAILED = 169
 UNKNOWN_SENDER = 172
 POLICY_DENY = 181
@@ -81,8 +84,14 @@ POLICY_MAX = 262144
 SERVICES_MAX = 65536
 BACKENDS_MAX = 262144
 CONNTRACK_MAX = 262144
+NAT_MAX = 131072
+UNMASQUERADED_MAX = 32
 METRICS_MAX = 1024
 NOTIFICATION_BYTES = 4194304
+
+# enum nat_direction
+NAT_OUTBOUND = 0
+NAT_INBOUND = 1
 
 # enum notification_type
 NOTIFICATION_DROP = 1
@@ -127,6 +136,7 @@ FILE_POLICY = 5
 FILE_SERVICE = 6
 FILE_NAT = 7
 FILE_FORWARD = 8
+FILE_MASQUERADE = 9
 
 # enum traffic_direction
 TRAFFIC_UNKNOWN = 0
@@ -145,6 +155,8 @@ ENUMS: Mapping[str, Mapping[str, int]] = {
         "CONNTRACK_CLOSING_FORWARD": CONNTRACK_CLOSING_FORWARD,
         "CONNTRACK_CLOSING_REPLY": CONNTRACK_CLOSING_REPLY,
         "CONNTRACK_RESET": CONNTRACK_RESET,
+        "CONNTRACK_MASQUERADED": CONNTRACK_MASQUERADED,
+        "CONNTRACK_HAIRPIN": CONNTRACK_HAIRPIN,
     },
     "conntrack_lifetime": {
         "CONNTRACK_LIFETIME_SYN": CONNTRACK_LIFETIME_SYN,
@@ -173,6 +185,7 @@ ENUMS: Mapping[str, Mapping[str, int]] = {
         "SERVICE_BACKEND_NOT_FOUND": SERVICE_BACKEND_NOT_FOUND,
         "NO_CONFIGURATION_AVAILABLE_TO_PERFORM_POLICY_DECISION": NO_CONFIGURATION_AVAILABLE_TO_PERFORM_POLICY_DECISION,
         "UNSUPPORTED_L2_PROTOCOL": UNSUPPORTED_L2_PROTOCOL,
+        "NO_MAPPING_FOR_NAT_MASQUERADE": NO_MAPPING_FOR_NAT_MASQUERADE,
         "FIB_LOOKUP_FAILED": FIB_LOOKUP_FAILED,
         "UNKNOWN_SENDER": UNKNOWN_SENDER,
         "POLICY_DENY": POLICY_DENY,
@@ -205,8 +218,14 @@ ENUMS: Mapping[str, Mapping[str, int]] = {
         "SERVICES_MAX": SERVICES_MAX,
         "BACKENDS_MAX": BACKENDS_MAX,
         "CONNTRACK_MAX": CONNTRACK_MAX,
+        "NAT_MAX": NAT_MAX,
+        "UNMASQUERADED_MAX": UNMASQUERADED_MAX,
         "METRICS_MAX": METRICS_MAX,
         "NOTIFICATION_BYTES": NOTIFICATION_BYTES,
+    },
+    "nat_direction": {
+        "NAT_OUTBOUND": NAT_OUTBOUND,
+        "NAT_INBOUND": NAT_INBOUND,
     },
     "notification_type": {
         "NOTIFICATION_DROP": NOTIFICATION_DROP,
@@ -251,6 +270,7 @@ ENUMS: Mapping[str, Mapping[str, int]] = {
         "FILE_SERVICE": FILE_SERVICE,
         "FILE_NAT": FILE_NAT,
         "FILE_FORWARD": FILE_FORWARD,
+        "FILE_MASQUERADE": FILE_MASQUERADE,
     },
     "traffic_direction": {
         "TRAFFIC_UNKNOWN": TRAFFIC_UNKNOWN,
@@ -379,6 +399,28 @@ STRUCTS: Mapping[str, Struct] = {
         (
             Field("packets", 0, 8, "u64"),
             Field("bytes", 8, 8, "u64"),
+        ),
+    ),
+    "nat_key": Struct(
+        "nat_key",
+        40,
+        (
+            Field("near", 0, 16, "bytes"),
+            Field("far", 16, 16, "bytes"),
+            Field("near_port", 32, 2, "be16"),
+            Field("far_port", 34, 2, "be16"),
+            Field("protocol", 36, 1, "u8"),
+            Field("direction", 37, 1, "u8"),
+            Field("reserved", 38, 2, "bytes"),
+        ),
+    ),
+    "nat_row": Struct(
+        "nat_row",
+        20,
+        (
+            Field("address", 0, 16, "bytes"),
+            Field("port", 16, 2, "be16"),
+            Field("reserved", 18, 2, "u16"),
         ),
     ),
     "node_state_key": Struct(

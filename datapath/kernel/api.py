@@ -50,6 +50,11 @@ class Kernel(Protocol):
         """Remove entries of a runtime map; the number that were there."""
         ...
 
+    def settle(self) -> bool:
+        """One step of work that nothing waits for and that no table shows, some 30 ms long; False when there is none
+        left. Raises KernelError."""
+        ...
+
     def close(self) -> None:
         """Let go of descriptors. What is pinned goes on working."""
         ...

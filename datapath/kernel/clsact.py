@@ -5,7 +5,9 @@ here: netlink itself (netlink.py), which device gets which program, and when thi
 (attachments.py, features.py).
 
 A filter is replaced in place, so that no packet meets a hook without a program. It needs no pin: it stays
-until it is removed or its device goes.
+until it is removed or its device goes. The first one on a device makes its clsact qdisc, for which the kernel
+stops the device's queues for some ms: what the device was to send then is lost. Hence the qdisc is made once
+and never removed.
 """
 
 import os
@@ -40,7 +42,7 @@ class Filters:
             raise libbpf.kernel_error("netlink: put a filter at", f"ifindex {key.ifindex}, {key.hook}", code)
 
     def delete(self, key: AttachmentKey) -> None:
-        """Ends a filter; at return the hook is free. The clsact qdisc stays, as another may be using it."""
+        """Ends a filter; at return the hook is free. The qdisc stays; another may be using it, too."""
         code = self._netlink.delete_filter(key.ifindex, key.hook)
         if code:
             raise libbpf.kernel_error("netlink: remove the filter at", f"ifindex {key.ifindex}, {key.hook}", code)
@@ -49,7 +51,7 @@ class Filters:
 def has_clsact() -> bool:
     """Whether this kernel takes a program as a clsact filter. Tried in a network namespace that exists for
     nothing else. Raises NotRoot."""
-    with ThreadPoolExecutor(1, thread_name_prefix="clsact-probe", initializer=libbpf.unshare_netns) as thread:
+    with ThreadPoolExecutor(1, thread_name_prefix="clsact-probe", initializer=libbpf.enter_netns) as thread:
         return thread.submit(_takes_filter).result()
 
 

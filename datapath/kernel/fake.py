@@ -71,6 +71,9 @@ class FakeKernel:
     def close(self) -> None:
         self._is_open = False
 
+    def settle(self) -> bool:
+        return False
+
     def dump(self, table: str) -> Mapping[bytes, bytes]:
         rows = self._rows(table)
         if self._takes_fault("dump", table):

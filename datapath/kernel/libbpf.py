@@ -90,13 +90,14 @@ def lacks_privilege() -> bool:
     return not (has_bpf and effective & 1 << CAP_NET_ADMIN)
 
 
-def unshare_netns() -> None:
-    """Moves the calling thread to a new network namespace, which goes with the thread. Raises NotRoot."""
-    if _libc().unshare(CLONE_NEWNET):
+def enter_netns(fd: int | None = None) -> None:
+    """Moves the calling thread to a network namespace; None: a new one, which goes with the thread. Raises
+    KernelError, NotRoot."""
+    if _libc().unshare(CLONE_NEWNET) if fd is None else _libc().setns(fd, CLONE_NEWNET):
         code = ctypes.get_errno()
         if code == errno.EPERM:
-            raise NotRoot("a new network namespace needs root (CAP_SYS_ADMIN)")
-        raise kernel_error("unshare", "network namespace", code)
+            raise NotRoot("another network namespace needs root (CAP_SYS_ADMIN)")
+        raise kernel_error("enter", "a network namespace", code)
 
 
 def _address(value: bytes | bytearray) -> int:

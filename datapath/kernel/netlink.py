@@ -1,15 +1,16 @@
 """The kernel's network objects: endpoint devices, routes and neighbours, in the caller's network namespace.
 
-Belongs here: every use of pyroute2, clsact filters too, and the mark by which ours are told from others'. Does not belong here:
-which routes there should be, and who gets which device. Addresses are the 16 bytes of datapath/tables.py.
+Belongs here: every use of pyroute2, clsact filters too, and the mark by which ours are told from others'. Does
+not belong here: which routes there should be, and who gets which device. Addresses are the 16 bytes of
+datapath/tables.py.
 
 Ours are: routes and permanent neighbours with protocol number 77 ("M", unused in /etc/iproute2/rt_protos),
 devices whose ifalias begins with "meshlog:", and clsact filters whose name does. Nothing else is changed or
 removed.
 
-Each Netlink has a thread that lives in its namespace and owns the sockets: entering one by thread costs 0.1
-ms, by process 5. In that thread runs a plain event loop, whatever the policy of the program is: pyroute2
-needs one.
+Each Netlink has a thread that lives in its namespace: entering one by thread costs 0.1 ms, by process 5. What is
+written or read often goes by rtnetlink.py, the rest by pyroute2 in that thread. There runs a plain event loop,
+whatever the policy of the program is: pyroute2 needs one.
 """
 
 import asyncio
@@ -23,13 +24,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
-from pyroute2 import AsyncIPRoute, netns
-from pyroute2.netlink.exceptions import NetlinkError
-from pyroute2.protocols import ETH_P_ALL
-
-from datapath.codec import address_bytes, address_text, prefix_text
+from datapath.codec import address_text, prefix_text
 from datapath.errors import KernelError, NotRoot
-from datapath.kernel import libbpf, uapi
+from datapath.kernel import libbpf, rtnetlink, uapi
 from datapath.tables import IPV4_PREFIX, NO_ADDRESS, NeighbourKey, NeighbourRow, RouteKey, RouteRow
 
 PROTOCOL = 77
@@ -39,22 +36,11 @@ PERMANENT = 0x80
 ALIAS_PREFIX = "meshlog:"
 DEVICE_PREFIX = "ml"
 DEVICE_NAME_CHARACTERS_MAX = 15
-GATEWAY_IPV4 = "169.254.1.1"
-GATEWAY_IPV6 = "fe80::1"
-"""An endpoint's next hops. No device has these addresses: a permanent neighbour entry leads to the host
-side."""
-
 CLSACT_PARENTS = {"ingress": 0xFFFFFFF2, "egress": 0xFFFFFFF3}
 FILTER_PREFIX = "meshlog:"
 FILTER_PRIORITY, FILTER_HANDLE = 1, PROTOCOL
 """Our place among the filters of a hook: the first, as one before ours could let packets by; and the same at
 every start."""
-
-FILTER_ID, DIRECT_ACTION = 11, 1
-"""TCA_BPF_ID and TCA_BPF_FLAG_ACT_DIRECT of linux/pkt_cls.h."""
-
-NODAD = 0x02
-"""IFA_F_NODAD: usable at once. With duplicate detection an address waits 2 s."""
 
 SYSCTL = Path("/proc/sys/net")
 NODE_SYSCTLS = {"ipv4/ip_forward": "1", "ipv6/conf/all/forwarding": "1"}
@@ -114,6 +100,8 @@ class Netlink:
 
     def __init__(self, netns_path: str | None = None) -> None:
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="netlink")
+        self._clsact_made: set[int] = set()
+        self._opened: tuple[asyncio.AbstractEventLoop, Any] | None = None
         try:
             self._call(self._open, netns_path)
         except BaseException:
@@ -127,31 +115,37 @@ class Netlink:
 
     def _open(self, netns_path: str | None) -> None:
         if netns_path is not None:
-            fd = open_netns(netns_path)
-            try:
-                netns.setns(fd)
-            finally:
-                os.close(fd)
-        self._loop = asyncio.SelectorEventLoop()
-        self._route = self._loop.run_until_complete(_open_route())
+            enter_netns(netns_path)
+        self._requests = rtnetlink.Requests()
 
     def _close(self) -> None:
-        self._route.close()
-        self._loop.close()
+        self._requests.close()
+        if self._opened is not None:
+            loop, route = self._opened
+            route.close()
+            loop.close()
 
     def _call(self, function: Callable[..., Result], *arguments: Any) -> Result:
         """Calls in the namespace's thread."""
         return self._thread.submit(function, *arguments).result()
 
     def _request(self, method: str, arguments: tuple[Any, ...], named: dict[str, Any]) -> list[Any]:
-        return self._loop.run_until_complete(_collect(getattr(self._route, method)(*arguments, **named)))
+        if self._opened is None:
+            loop = asyncio.SelectorEventLoop()
+            self._opened = loop, loop.run_until_complete(_open_route())
+        loop, route = self._opened
+        return loop.run_until_complete(_collect(getattr(route, method)(*arguments, **named)))
 
     # The node
 
     def configure_node(self) -> None:
         """Lets the node forward, which bpf_fib_lookup needs too, and sets the loopback device up."""
-        self._call(write_sysctls, NODE_SYSCTLS)
-        self._ask("set up lo", "link", "set", index=self.device_ifindex("lo"), state="up")
+        self.set_sysctls(NODE_SYSCTLS)
+        require("set up lo", self._requests.set_up(self.device_ifindex("lo")))
+
+    def set_sysctls(self, values: dict[str, str]) -> None:
+        """See write_sysctls; of this namespace."""
+        self._call(write_sysctls, values)
 
     # Devices
 
@@ -172,23 +166,19 @@ class Netlink:
         mac, host_mac = device_mac(name, "endpoint"), device_mac(name, "host")
         fd = open_netns(pod_netns_path)
         try:
-            other_side = {"ifname": pod_ifname, "net_ns_fd": fd, "address": _mac_text(mac), "mtu": mtu}
-            self._ask(
-                f"create {name}", "link", "add",
-                ifname=name, kind="veth", address=_mac_text(host_mac), mtu=mtu, peer=other_side,
-            )  # fmt: skip
+            code = self._requests.create_pair(name, host_mac, mtu, fd, pod_ifname, mac)
+            require(f"create {name}", code)
         finally:
             os.close(fd)
         ifindex = self.device_ifindex(name)
-        self._call(write_sysctls, {f"ipv6/conf/{name}/{key}": value for key, value in QUIET_IPV6.items()})
-        alias = ALIAS_PREFIX + owner
-        self._ask(f"set up {name}", "link", "set", index=ifindex, ifalias=alias, state="up")
+        self.set_sysctls({f"ipv6/conf/{name}/{key}": value for key, value in QUIET_IPV6.items()})
+        require(f"set up {name}", self._requests.set_up(ifindex, ALIAS_PREFIX + owner))
         return DeviceFacts(name, ifindex, mac, host_mac)
 
     def delete_device(self, name: str) -> bool:
         """Removes a device of ours, its other side with it; False if there was none."""
         try:
-            found = self._ask(f"get {name}", "link", "get", ifname=name)
+            found = self.ask(f"get {name}", "link", "get", ifname=name)
         except KernelError as error:
             if error.errno == errno.ENODEV:
                 return False
@@ -203,13 +193,12 @@ class Netlink:
     def list_devices(self, prefix: str = DEVICE_PREFIX) -> list[Device]:
         """Devices of ours whose names begin with `prefix`."""
         devices = []
-        for link in self._ask("list devices", "get_links"):
-            name, alias = link.get("ifname"), link.get("ifalias") or ""
+        for ifindex, held in self._requests.links():
+            name, alias = _text(held[rtnetlink.NAME]), _text(held.get(rtnetlink.ALIAS, b""))
             if name.startswith(prefix) and alias.startswith(ALIAS_PREFIX):
+                mtu = int.from_bytes(held[rtnetlink.MTU], sys.byteorder)
                 owner = alias.removeprefix(ALIAS_PREFIX)
-                devices.append(
-                    Device(name, link["index"], _mac_bytes(link.get("address")), owner, link.get("mtu"))
-                )
+                devices.append(Device(name, ifindex, held[rtnetlink.MAC], owner, mtu))
         return devices
 
     def device_ifindex(self, name: str) -> int:
@@ -225,31 +214,28 @@ class Netlink:
         """Our routes of the main table."""
         rows = {}
         for family in (socket.AF_INET, socket.AF_INET6):
-            for route in self._ask("list routes", "get_routes", family=family, table=MAIN_TABLE):
-                if route["proto"] == PROTOCOL:
-                    length = route["dst_len"] + (96 if family == socket.AF_INET else 0)
-                    address = route.get("dst") or ("0.0.0.0" if family == socket.AF_INET else "::")
-                    gateway = route.get("gateway")
-                    packed_gateway = address_bytes(gateway) if gateway else NO_ADDRESS
-                    rows[RouteKey(length, address_bytes(address))] = RouteRow(
-                        route.get("oif") or 0, packed_gateway
-                    )
+            any_address = bytes(4 if family == socket.AF_INET else 16)
+            for length, held in self._requests.routes(family, PROTOCOL):
+                address = tables_address(held.get(rtnetlink.PREFIX, any_address))
+                gateway = held.get(rtnetlink.GATEWAY)
+                key = RouteKey(length + (96 if family == socket.AF_INET else 0), address)
+                ifindex = int.from_bytes(held.get(rtnetlink.DEVICE, b""), sys.byteorder)
+                rows[key] = RouteRow(ifindex, tables_address(gateway) if gateway else NO_ADDRESS)
         return rows
 
     def put_route(self, key: RouteKey, row: RouteRow) -> int:
         """Makes or replaces a route of ours; the errno, or 0. EEXIST: one of another owner is there."""
-        arguments = _route_arguments(key) | {"oif": row.ifindex, "scope": SCOPE_UNIVERSE}
-        if row.gateway != NO_ADDRESS:
-            arguments["gateway"] = address_text(row.gateway)
-        elif _is_ipv4(key.address):
-            arguments["scope"] = SCOPE_LINK
-        code = self._try("route", "add", **arguments)
+        address, skipped = kernel_address(key.address)
+        gateway = b"" if row.gateway == NO_ADDRESS else kernel_address(row.gateway)[0]
+        scope = SCOPE_LINK if skipped and not gateway else SCOPE_UNIVERSE
+        wanted = address, key.prefix_length - skipped, row.ifindex, gateway, scope, PROTOCOL
+        code = self._requests.put_route(rtnetlink.CREATE | rtnetlink.EXCLUSIVE, *wanted)
         if code == errno.EEXIST:
             held = self.dump_routes().get(key)
             if held == row:
                 return 0
             if held is not None:
-                return self._try("route", "replace", **arguments)
+                return self._requests.put_route(rtnetlink.CREATE | rtnetlink.REPLACE, *wanted)
         return code
 
     def delete_route(self, key: RouteKey) -> int:
@@ -261,20 +247,15 @@ class Netlink:
 
     def dump_neighbours(self) -> dict[NeighbourKey, NeighbourRow]:
         """Our permanent neighbours."""
-        rows = {}
-        for family in (socket.AF_INET, socket.AF_INET6):
-            for found in self._ask("list neighbours", "get_neighbours", family=family):
-                if found["state"] & PERMANENT and found.get("NDA_PROTOCOL") == PROTOCOL:
-                    key = NeighbourKey(found["ifindex"], address_bytes(found.get("dst")))
-                    rows[key] = NeighbourRow(_mac_bytes(found.get("lladdr")))
-        return rows
+        return {
+            NeighbourKey(ifindex, tables_address(held[rtnetlink.NEXT])): NeighbourRow(held[rtnetlink.NEXT_MAC])
+            for family in (socket.AF_INET, socket.AF_INET6)
+            for ifindex, held in self._requests.neighbours(family, PROTOCOL)
+        }
 
     def put_neighbour(self, key: NeighbourKey, row: NeighbourRow) -> int:
         """Makes or replaces a permanent neighbour; the errno, or 0."""
-        return self._try(
-            "neigh", "replace", family=_family(key.address), dst=address_text(key.address),
-            ifindex=key.ifindex, lladdr=_mac_text(row.mac), state=PERMANENT, protocol=PROTOCOL,
-        )  # fmt: skip
+        return self._requests.put_neighbour(key.ifindex, kernel_address(key.address)[0], row.mac, PROTOCOL)
 
     def delete_neighbours(self, keys: Sequence[NeighbourKey]) -> list[tuple[NeighbourKey, int]]:
         """Removes neighbours of ours; those that failed, with the errno. What is absent is no failure."""
@@ -304,17 +285,23 @@ class Netlink:
     def put_filter(self, ifindex: int, hook: str, name: str, program_fd: int, program_id: int) -> int:
         """Makes a filter of ours, or puts another program behind it, with no moment without one; the errno, or
         0. EEXIST: one of another owner has our place, or the device has another qdisc there."""
+        if ifindex not in self._clsact_made and self._requests.add_clsact(ifindex) == 0:
+            self._clsact_made.add(ifindex)
+        if ifindex in self._clsact_made:
+            code = self._set_filter(rtnetlink.EXCLUSIVE, ifindex, hook, name, program_fd)
+            if code != errno.EEXIST:
+                return code
         held = self._filter(ifindex, hook)
         if held is not None:
             if not _is_our_filter(held):
                 return errno.EEXIST
             if _filter_program_id(held) == program_id:
                 return 0
-            return self._set_filter("replace-filter", ifindex, hook, name, program_fd)
-        code = self._try("tc", "add", "clsact", index=ifindex)
+            return self._set_filter(rtnetlink.REPLACE, ifindex, hook, name, program_fd)
+        code = self._requests.add_clsact(ifindex)
         if code == errno.EEXIST and ifindex in self._clsact_ifindexes():
             code = 0
-        return code or self._set_filter("add-filter", ifindex, hook, name, program_fd)
+        return code or self._set_filter(rtnetlink.EXCLUSIVE, ifindex, hook, name, program_fd)
 
     def delete_filter(self, ifindex: int, hook: str) -> int:
         """Removes a filter of ours; the errno, or 0. What is absent is no failure."""
@@ -324,98 +311,82 @@ class Netlink:
         code = self._try("tc", "del-filter", "bpf", **_filter_place(ifindex, hook))
         return 0 if code in (errno.ENOENT, errno.ENODEV) else code
 
-    def _set_filter(self, how: str, ifindex: int, hook: str, name: str, program_fd: int) -> int:
-        return self._try(
-            "tc", how, "bpf", fd=program_fd, name=FILTER_PREFIX + name, direct_action=True,
-            **_filter_place(ifindex, hook),
+    def delete_clsact(self, ifindex: int) -> None:
+        """Removes the clsact qdisc that put_filter made, once no filter is left, whoever's."""
+        if ifindex in self._clsact_made and not any(
+            self._requests.filters(ifindex, parent) for parent in CLSACT_PARENTS.values()
+        ):
+            self._clsact_made.discard(ifindex)
+            self._try("tc", "del", "clsact", index=ifindex)
+
+    def _set_filter(self, how: int, ifindex: int, hook: str, name: str, program_fd: int) -> int:
+        return self._requests.put_filter(
+            rtnetlink.CREATE | how, ifindex, CLSACT_PARENTS[hook], FILTER_PRIORITY, FILTER_HANDLE,
+            FILTER_PREFIX + name, program_fd,
         )  # fmt: skip
 
-    def _filter(self, ifindex: int, hook: str) -> Any | None:
-        """What is at our place of a hook, whoever's."""
-        parent = CLSACT_PARENTS[hook]
-        for found in self._ask("list filters", "get_filters", index=ifindex, parent=parent):
-            if (found["info"] >> 16, found["handle"]) == (FILTER_PRIORITY, FILTER_HANDLE):
-                return found
+    def _filter(self, ifindex: int, hook: str) -> rtnetlink.Attributes | None:
+        """The options of the program at our place of a hook, whoever's; empty for what is no program."""
+        for priority, handle, options in self._requests.filters(ifindex, CLSACT_PARENTS[hook]):
+            if (priority, handle) == (FILTER_PRIORITY, FILTER_HANDLE):
+                return options
         return None
 
     def _clsact_ifindexes(self) -> list[int]:
-        qdiscs = self._ask("list qdiscs", "get_qdiscs")
-        return sorted(found["index"] for found in qdiscs if found.get_attr("TCA_KIND") == "clsact")
+        return sorted(ifindex for ifindex, kind in self._requests.qdiscs() if kind == "clsact")
 
-    # Inside an endpoint's namespace
-
-    def configure_endpoint_side(self, ifname: str, addresses: Sequence[bytes], gateway_mac: bytes) -> None:
-        """What configure_endpoint does, in the namespace that this thread is in."""
-        self._call(write_sysctls, {f"ipv6/conf/{ifname}/{key}": value for key, value in QUIET_IPV6.items()})
-        ifindex = self.device_ifindex(ifname)
-        self._ask("set up lo", "link", "set", index=self.device_ifindex("lo"), state="up")
-        self._ask(f"set up {ifname}", "link", "set", index=ifindex, state="up")
-        for address in addresses:
-            self._put_endpoint_address(ifindex, address)
-        for gateway, is_ipv4 in ((GATEWAY_IPV4, True), (GATEWAY_IPV6, False)):
-            if any(_is_ipv4(address) == is_ipv4 for address in addresses):
-                self._put_gateway(ifindex, gateway, gateway_mac, is_ipv4)
-
-    def _put_endpoint_address(self, ifindex: int, address: bytes) -> None:
-        text = address_text(address)
-        ipv6 = {} if _is_ipv4(address) else {"flags": NODAD}
-        length = 32 if _is_ipv4(address) else 128
-        self._ask(f"address {text}", "addr", "replace", index=ifindex, address=text, prefixlen=length, **ipv6)
-
-    def _put_gateway(self, ifindex: int, gateway: str, mac: bytes, is_ipv4: bool) -> None:
-        family = socket.AF_INET if is_ipv4 else socket.AF_INET6
-        self._ask(
-            f"neighbour {gateway}", "neigh", "replace", family=family, dst=gateway, ifindex=ifindex,
-            lladdr=_mac_text(mac), state=PERMANENT, protocol=PROTOCOL,
-        )  # fmt: skip
-        onlink = {"flags": ["onlink"]} if is_ipv4 else {}
-        self._ask(
-            f"default route by {gateway}", "route", "replace", family=family,
-            dst="0.0.0.0/0" if is_ipv4 else "::/0", gateway=gateway, oif=ifindex, proto=PROTOCOL, **onlink,
-        )  # fmt: skip
-
-    def _ask(self, what: str, method: str, *arguments: Any, **named: Any) -> list[Any]:
+    def ask(self, what: str, method: str, *arguments: Any, **named: Any) -> list[Any]:
         """A request that must succeed; what it answers."""
         try:
             return self._call(self._request, method, arguments, named)
-        except NetlinkError as error:
-            if error.code == errno.EPERM and libbpf.lacks_privilege():
-                raise NotRoot(f"netlink: {what}: needs root (CAP_NET_ADMIN)") from error
-            raise KernelError(f"netlink: {what}: {uapi.describe(error.code)}", error.code) from error
+        except _Refused as error:
+            require(what, error.code)
+            raise
 
     def _try(self, method: str, *arguments: Any, **named: Any) -> int:
         """A request that may fail: the errno, or 0."""
         try:
             self._call(self._request, method, arguments, named)
-        except NetlinkError as error:
-            return int(error.code)
+        except _Refused as error:
+            return error.code
         return 0
 
 
-async def _open_route() -> AsyncIPRoute:
+class _Refused(Exception):
+    """The kernel's answer to a request of pyroute2."""
+
+    def __init__(self, code: int) -> None:
+        super().__init__(code)
+        self.code = code
+
+
+# pyroute2 takes 80 ms to import, and an agent starts without it: only what is rare goes through it.
+
+
+async def _open_route() -> Any:
+    from pyroute2 import AsyncIPRoute
+
     route = AsyncIPRoute()
     await route.setup_endpoint()
     return route
 
 
 async def _collect(request: Any) -> list[Any]:
-    answer = await request
-    return [each async for each in answer] if hasattr(answer, "__aiter__") else list(answer)
+    from pyroute2.netlink.exceptions import NetlinkError
 
-
-def configure_endpoint(
-    pod_netns_path: str, pod_ifname: str, addresses: Sequence[bytes], gateway_mac: bytes
-) -> None:
-    """Gives an endpoint its addresses (/32 and /128) and default routes, by way of a device whose MAC is
-    `gateway_mac`.
-
-    Can be called again. Raises KernelError, NotRoot.
-    """
-    inside = Netlink(pod_netns_path)
     try:
-        inside.configure_endpoint_side(pod_ifname, addresses, gateway_mac)
-    finally:
-        inside.close()
+        answer = await request
+        return [each async for each in answer] if hasattr(answer, "__aiter__") else list(answer)
+    except NetlinkError as error:
+        raise _Refused(int(error.code)) from error
+
+
+def require(what: str, code: int) -> None:
+    """Raises KernelError, NotRoot for an errno that is not 0."""
+    if code == errno.EPERM and libbpf.lacks_privilege():
+        raise NotRoot(f"netlink: {what}: needs root (CAP_NET_ADMIN)")
+    if code:
+        raise KernelError(f"netlink: {what}: {uapi.describe(code)}", code)
 
 
 def write_sysctls(values: dict[str, str]) -> None:
@@ -437,6 +408,15 @@ def write_sysctls(values: dict[str, str]) -> None:
             ) from error
 
 
+def enter_netns(path: str) -> None:
+    """Moves the calling thread into the namespace at a path. Raises KernelError."""
+    fd = open_netns(path)
+    try:
+        libbpf.enter_netns(fd)
+    finally:
+        os.close(fd)
+
+
 def open_netns(path: str) -> int:
     """A descriptor of the namespace at a path. Raises KernelError."""
     try:
@@ -453,38 +433,43 @@ def _route_arguments(key: RouteKey) -> dict[str, Any]:
 def _filter_place(ifindex: int, hook: str) -> dict[str, Any]:
     return {
         "index": ifindex, "parent": CLSACT_PARENTS[hook], "handle": FILTER_HANDLE, "prio": FILTER_PRIORITY,
-        "protocol": ETH_P_ALL,
+        "protocol": rtnetlink.PROTOCOL_ALL,
     }  # fmt: skip
 
 
-def _is_our_filter(found: Any) -> bool:
-    options = found.get_attr("TCA_OPTIONS")
-    if found.get_attr("TCA_KIND") != "bpf" or not options:
-        return False
-    return (options.get_attr("TCA_BPF_NAME") or "").startswith(FILTER_PREFIX)
+def _is_our_filter(options: rtnetlink.Attributes) -> bool:
+    return _text(options.get(rtnetlink.PROGRAM_NAME, b"")).startswith(FILTER_PREFIX)
 
 
-def _filter_program_id(found: Any) -> int:
-    options = found.get_attr("TCA_OPTIONS")
-    if not (options.get_attr("TCA_BPF_FLAGS") or 0) & DIRECT_ACTION:
-        return 0
-    for attribute in options["attrs"]:
-        # pyroute2 has no name for the program's number and keeps its bytes.
-        if attribute[0] == "UNKNOWN" and attribute[1]["header"]["type"] == FILTER_ID:
-            raw = attribute[1]
-            return int.from_bytes(raw.data[raw.offset + 4 : raw.offset + 8], sys.byteorder)
-    return 0
+def _filter_program_id(options: rtnetlink.Attributes) -> int:
+    flags = int.from_bytes(options.get(rtnetlink.PROGRAM_FLAGS, b""), sys.byteorder)
+    is_direct = flags & rtnetlink.DIRECT_ACTION
+    return int.from_bytes(options.get(rtnetlink.PROGRAM_ID, b""), sys.byteorder) if is_direct else 0
 
 
-def _is_ipv4(address: bytes) -> bool:
+def is_ipv4(address: bytes) -> bool:
     return address.startswith(IPV4_PREFIX)
 
 
+def kernel_address(address: bytes) -> tuple[bytes, int]:
+    """As the kernel wants it, 4 or 16 bytes, and how many bits of the 128-bit form it leaves out."""
+    return (address[12:], 96) if is_ipv4(address) else (address, 0)
+
+
+def tables_address(address: bytes) -> bytes:
+    """The 16 bytes of datapath/tables.py, of what the kernel gives."""
+    return IPV4_PREFIX + address if len(address) == 4 else address
+
+
+def _text(value: bytes) -> str:
+    return value.rstrip(b"\0").decode(errors="replace")
+
+
 def _family(address: bytes) -> int:
-    return socket.AF_INET if _is_ipv4(address) else socket.AF_INET6
+    return socket.AF_INET if is_ipv4(address) else socket.AF_INET6
 
 
-def _mac_text(mac: bytes) -> str:
+def mac_text(mac: bytes) -> str:
     return mac.hex(":")
 
 

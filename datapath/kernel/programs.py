@@ -12,6 +12,7 @@ where the programs are attached (links.py), and what is in the maps (maps.py).
 
 import hashlib
 import os
+import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import NamedTuple, Self
@@ -29,6 +30,10 @@ CONTENT_ID_CHARACTERS = 16
 PARTIAL_SUFFIX = "-partial"
 """bpffs takes no dots. Of a directory of program pins that is not complete yet; a crash leaves it behind,
 the next start removes it."""
+
+
+Constant = int | bytes
+"""A value of load-time configuration: a number, or the bytes of a struct or an array, which may be its beginning."""
 
 
 class Program(NamedTuple):
@@ -97,7 +102,7 @@ class Loaded:
 
 
 def load_private(
-    object_path: Path, rodata: Mapping[str, int] | None = None, max_entries: Mapping[str, int] | None = None
+    object_path: Path, rodata: Mapping[str, Constant] | None = None, max_entries: Mapping[str, int] | None = None
 ) -> Loaded:
     """Loads an object with maps of its own. `rodata`: values of constants by name, such as
     config_underlay_ifindex.
@@ -128,7 +133,7 @@ class ObjectSet:
     `constants` are the values of load-time configuration; each must be in at least one object.
     """
 
-    def __init__(self, pin_root: Path, objects_dir: Path, constants: Mapping[str, int]) -> None:
+    def __init__(self, pin_root: Path, objects_dir: Path, constants: Mapping[str, Constant]) -> None:
         self.maps_dir = pin_root / "maps"
         self._programs_dir = pin_root / "programs"
         self._objects_dir = objects_dir
@@ -247,26 +252,34 @@ class ObjectSet:
         partial.rename(self._pins)
 
 
-def _content_id(elves: Mapping[str, bytes], constants: Mapping[str, int]) -> str:
+def _content_id(elves: Mapping[str, bytes], constants: Mapping[str, Constant]) -> str:
     digest = hashlib.sha256()
     for name, elf in sorted(elves.items()):
         digest.update(f"{name} {len(elf)}\n".encode())
         digest.update(elf)
     for constant, value in sorted(constants.items()):
-        digest.update(f"{constant} {value}\n".encode())
+        digest.update(f"{constant} {value!r}\n".encode())
     return digest.hexdigest()[:CONTENT_ID_CHARACTERS]
 
 
-def _write_constants(opened: libbpf.Object, elf: bytes, constants: Mapping[str, int]) -> set[str]:
+def _write_constants(opened: libbpf.Object, elf: bytes, constants: Mapping[str, Constant]) -> set[str]:
     """Sets those constants that the object has; their names."""
     found = btf.variables(elf, CONSTANTS_SECTION)
     written = constants.keys() & found.keys()
     for name in sorted(written):
-        value, (offset, size) = constants[name], found[name]
+        offset, size = found[name]
+        opened.write_constant(CONSTANTS_SECTION, offset, _constant_bytes(name, constants[name], size))
+    return written
+
+
+def _constant_bytes(name: str, value: Constant, size: int) -> bytes:
+    if isinstance(value, int):
         if not 0 <= value < 1 << 8 * size:
             raise LayoutMismatch(f"{name} is {value}, which does not fit {size} byte(s)")
-        opened.write_constant(CONSTANTS_SECTION, offset, value.to_bytes(size, "little"))
-    return written
+        return value.to_bytes(size, sys.byteorder)
+    if len(value) > size:
+        raise LayoutMismatch(f"{name} has {len(value)} bytes, which do not fit {size}")
+    return value.ljust(size, b"\0")
 
 
 def _program(name: str, fd: int) -> Program:

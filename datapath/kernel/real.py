@@ -10,7 +10,7 @@ import functools
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from msgspec import msgpack
 
@@ -18,14 +18,17 @@ from datapath.abi.types import STRUCTS
 from datapath.errors import KernelError
 from datapath.kernel import features, uapi
 from datapath.kernel.api import RowFailure
-from datapath.kernel.attachments import Attachments, Form
+from datapath.kernel.attachments import Attachments
 from datapath.kernel.clsact import Filters
 from datapath.kernel.links import Links
 from datapath.kernel.maps import Map
 from datapath.kernel.netlink import Netlink
-from datapath.kernel.programs import ObjectSet
-from datapath.kernel.ringbuf import RingReader
+from datapath.kernel.programs import Constant, ObjectSet
+from datapath.kernel.stand_ins import NoForm, StandIns
 from datapath.tables import TABLES, AttachmentKey, Table
+
+if TYPE_CHECKING:
+    from datapath.kernel.ringbuf import RingReader
 
 BPFFS = "bpf"
 MOUNTS = Path("/proc/self/mountinfo")
@@ -38,8 +41,9 @@ class RealKernel:
 
     `underlay_ifindex`: the device that leads to the other nodes; 0: none. `notify_verdicts`: a notification
     for every new flow, not only for drops. `attach`: the form of attachments, "tcx" or "clsact"; "auto" takes
-    the better one that this kernel has. Links are made in the calling thread's namespace, so open and put must
-    be called there.
+    the better one that this kernel has. `stand_ins`: a new hook need not wait for its link (stand_ins.py).
+    `constants`: more of load-time configuration (bpf/config.h). Links are made in the calling thread's
+    namespace, so open and put must be called there.
     """
 
     def __init__(
@@ -49,15 +53,20 @@ class RealKernel:
         underlay_ifindex: int,
         notify_verdicts: bool = True,
         attach: str = features.AUTO,
+        stand_ins: bool = False,
+        constants: Mapping[str, Constant] | None = None,
     ) -> None:
         self._pin_root = pin_root
         self._attach = attach
         self.attach_mode = ""
-        constants = {
+        configured = {
             "config_underlay_ifindex": underlay_ifindex,
             "config_notify_verdicts": int(notify_verdicts),
+            **(constants or {}),
         }
-        self.objects = ObjectSet(pin_root, objects_dir, constants)
+        self.objects = ObjectSet(pin_root, objects_dir, configured)
+        self._stand_ins_wanted = stand_ins
+        self._stand_ins: StandIns | None = None
         self._open_attachments: Attachments | None = None
         self._open_netlink: Netlink | None = None
 
@@ -70,11 +79,17 @@ class RealKernel:
         refuse_other_filesystem(self._pin_root)
         self.objects.open()
         self._open_netlink = Netlink()
-        forms: dict[str, Form] = {"tcx": Links(self._pin_root / "links"), "clsact": Filters(self._open_netlink)}
-        chosen = forms.pop(self.attach_mode)
-        (former,) = forms.values()
-        self._open_attachments = Attachments(chosen, former, self.objects.programs)
+        self._open_attachments = self._make_attachments(self._open_netlink)
         self._remove_unused_programs()
+
+    def _make_attachments(self, netlink: Netlink) -> Attachments:
+        links, filters = Links(self._pin_root / "links"), Filters(netlink)
+        if self.attach_mode == "clsact":
+            return Attachments(filters, links, self.objects.programs)
+        if not self._stand_ins_wanted:
+            return Attachments(links, filters, self.objects.programs)
+        self._stand_ins = StandIns(links, netlink, self.objects.programs)
+        return Attachments(self._stand_ins, NoForm(), self.objects.programs)
 
     def dump(self, table: str) -> Mapping[bytes, bytes]:
         """As the Protocol says."""
@@ -139,15 +154,21 @@ class RealKernel:
             raise KernelError(f"{map_name}: {failures[0].reason}", failures[0].errno)
         return removed
 
-    def read_notifications(self) -> RingReader:
+    def settle(self) -> bool:
+        """As the Protocol says."""
+        return self._stand_ins is not None and self._stand_ins.settle()
+
+    def read_notifications(self) -> "RingReader":
         """The consumer of this node's notifications; there must be one only. The caller closes it."""
+        from datapath.kernel.ringbuf import RingReader  # brings numpy, which an agent's start does not wait for
+
         return RingReader(os.dup(self._map(NOTIFICATIONS).fd), STRUCTS["notification"])
 
     def close(self) -> None:
         """As the Protocol says. Closing twice is no failure."""
         if self._open_netlink is not None:
             self._open_netlink.close()
-        self._open_attachments = self._open_netlink = None
+        self._open_attachments = self._open_netlink = self._stand_ins = None
         self.objects.close()
 
     @property

@@ -6,6 +6,7 @@ import os
 import sys
 from pathlib import Path
 
+from controlplane.runtime.process import tune_collector
 from tests.bench.report import Row, markdown, page
 
 ROOMS = ("log", "tables", "packets", "node")
@@ -27,7 +28,10 @@ def main() -> int:
     if not os.environ.get(INSIDE):
         # Everything that touches the kernel happens in a network and a mount namespace of the bench's own.
         command = ["unshare", "--net", "--mount", "--propagation", "private", sys.executable, "-m", "tests.bench"]
-        os.execvpe("unshare", [*command, *sys.argv[1:]], {**os.environ, INSIDE: "1"})
+        environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+        # An installed Meshlog comes with its bytecode: a start must not compile it.
+        os.execvpe("unshare", [*command, *sys.argv[1:]], {**environment, INSIDE: "1"})
+    tune_collector()  # as every process of Meshlog does
     rows: list[Row] = []
     for room in arguments.rooms or ROOMS:
         print(f"measuring: {room}", file=sys.stderr, flush=True)

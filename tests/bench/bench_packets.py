@@ -1,6 +1,7 @@
 """Nanoseconds per packet of each program path, by BPF_PROG_TEST_RUN on private maps, beside Cilium's on a like machine.
 
-The figure of an empty program is taken off. "New" is a new connection with every packet: conntrack is emptied before.
+Notifications are off, as for the figures beside. The figure of an empty program is taken off. "New" is a new connection
+with every packet: conntrack is emptied before.
 """
 
 import statistics
@@ -28,7 +29,7 @@ def measure() -> list[Row]:
     wrapper_ns = _wrapper_ns()
     rows = []
     for what, run, cilium_ns, limit_ns in CASES:
-        with bpf_node.load(BPF / "endpoint.bpf.o", config_notify_verdicts=0) as node:
+        with bpf_node.load(BPF / "endpoint.bpf.o", config_notify_verdicts=0, config_notify_drops=0) as node:
             node.settle()
             ns = run(node) - wrapper_ns
         rows.append(
@@ -110,7 +111,9 @@ def _service_new(node: Node) -> int:
 
 def _policy_drop(node: Node) -> int:
     node.subject(CLIENT, egress=True)
-    return _new(node, SERVER)
+    node.device(CLIENT)
+    refused = node.frame(CLIENT, SERVER, packets.tcp(40000, 80))
+    return _median(lambda: node.nanoseconds("from_endpoint", refused, 1), REPEAT)
 
 
 CASES = (

@@ -51,7 +51,7 @@ L3_SHAPE, ANY_PORT_SHAPE, PORT_SHAPE = (
     abi.POLICY_SHAPE_PORT_0,
     abi.POLICY_SHAPE_PORT_0 << 16,
 )
-MAX_ENTRIES = {"conntrack": 1024, "ipcache": 1024, "policy": 1024, "backends": 1024, "services": 1024}
+MAX_ENTRIES = {"conntrack": 1024, "nat": 1024, "ipcache": 1024, "policy": 1024, "backends": 1024, "services": 1024}
 GATEWAY_MAC = bytes.fromhex("020000000001")
 LOOPBACK_MAC = bytes(6)
 
@@ -250,9 +250,14 @@ class Node:
         self._loaded.close()
 
 
-def load(path: Path, **constants: int) -> Node:
+def load(path: Path, **constants: int | bytes) -> Node:
     """A node whose programs are this object's."""
-    return Node(load_private(path, {"config_underlay_ifindex": UNDERLAY, **constants}, _sizes(path)))
+    return Node(loaded(path, **constants))
+
+
+def loaded(path: Path, **constants: int | bytes) -> Loaded:
+    """The object with small maps of its own."""
+    return load_private(path, {"config_underlay_ifindex": UNDERLAY, **constants}, _sizes(path))
 
 
 def _sizes(path: Path) -> dict[str, int]:

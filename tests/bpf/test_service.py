@@ -154,19 +154,6 @@ def test_client_ports_spread_over_the_backends(served: Node) -> None:
     assert all(60 < share < 140 for share in shares.values()), shares
 
 
-def test_client_is_not_sent_to_itself(served: Node) -> None:
-    """A client that is a backend too gets another one, since its own stack would refuse its own address."""
-    served.service([(CLIENT, BACKEND_PORT), (SERVER, BACKEND_PORT)], served.protocol)
-    assert {ask(served, port)[1].dest for port in range(2000, 2032)} == {SERVER.address(served.family)}
-
-
-def test_client_that_is_the_only_backend_is_told(served: Node) -> None:
-    """There is nobody else to ask."""
-    served.service([(CLIENT, BACKEND_PORT)], served.protocol)
-    assert ask(served)[0] == SHOT
-    assert served.drops() == [abi.SERVICE_BACKEND_NOT_FOUND]
-
-
 @pytest.mark.parametrize(("backend", "verdict"), [(REMOTE, REDIRECT), (HOST, OK), (WORLD, OK)])
 def test_backend_may_be_anywhere(served: Node, backend: Endpoint, verdict: int) -> None:
     """On another node, on the host, outside: translated and sent on its way."""

@@ -1,15 +1,21 @@
-"""Every object through the verifier, as it will be loaded."""
+"""Every object through the verifier, as it will be loaded, with every combination of features."""
 
+import itertools
 from pathlib import Path
 
 import pytest
 
 from datapath.kernel.programs import OBJECTS
+from datapath.masquerade import PREFIXES_MAX, masquerade_constants
 from tests.bpf import node as nodes
 
 pytestmark = pytest.mark.kernel("bpf_redirect_peer")
 
 PROGRAMS = {"endpoint.bpf.o": {"from_endpoint", "to_endpoint"}, "host.bpf.o": {"from_network"}}
+EXCLUDED = tuple(f"10.{number}.0.0/16" for number in range(PREFIXES_MAX))
+NODES = ((), ("192.168.9.1",), ("fd00:9::1",), ("192.168.9.1", "fd00:9::1"))
+"""The node's addresses: what is masqueraded, of which family."""
+FEATURES = tuple(itertools.product(NODES, ((), EXCLUDED), (0, 1), (0, 1), (0, nodes.UNDERLAY)))
 
 
 @pytest.mark.parametrize("name", OBJECTS)
@@ -17,6 +23,21 @@ def test_every_program_passes_the_verifier(objects_dir: Path, name: str) -> None
     """The object loads, and has exactly the programs that the agent attaches."""
     with nodes.load(objects_dir / name) as loaded:
         assert set(loaded.programs) == PROGRAMS[name]
+
+
+@pytest.mark.parametrize("name", OBJECTS)
+def test_every_combination_passes_the_verifier(objects_dir: Path, name: str) -> None:
+    """Constants decide which branches the verifier sees: each combination is a program of its own."""
+    for addresses, excluded, drops, verdicts, underlay in FEATURES:
+        constants = {
+            **masquerade_constants(addresses, (10000, 29999), excluded),
+            "config_notify_drops": drops,
+            "config_notify_verdicts": verdicts,
+            "config_notify_denials": verdicts,
+            "config_underlay_ifindex": underlay,
+        }
+        with nodes.load(objects_dir / name, **constants) as loaded:
+            assert set(loaded.programs) == PROGRAMS[name]
 
 
 def test_no_object_is_left_out(objects_dir: Path) -> None:

@@ -268,11 +268,16 @@ def test_a_packet_meets_one_program_while_both_forms_are_there(
 
 
 def test_no_packet_is_lost_in_a_hand_over(attached: Attached, family: int) -> None:
-    """Questions and answers go on while the node changes from links to filters and back: each one arrives."""
+    """Questions and answers go on while the node changes from links to filters and back: each one arrives.
+
+    The qdiscs are there before: making one stops its device's queues for a moment, whatever is attached.
+    """
     wire = attached.wire
-    attached.open("tcx")
+    for form in ("clsact", "tcx"):
+        attached.open(form)
+        attached.put(attached.rows)
     wire.rows(attached.kernel.objects)
-    attached.put(attached.rows)
+    ask_service(wire, family, b"the first, which finds the neighbours")
     done, ends = threading.Semaphore(0), threading.Event()
     bound = (REMOTE.address(family), BACKEND_PORT)
     with (

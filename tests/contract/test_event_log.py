@@ -417,6 +417,43 @@ async def test_a_position_without_a_writers_records_shows_the_hole(bed, cluster)
         await read_all(log, Position(revision))
 
 
+async def test_a_position_that_learns_reads_from_any_revision(bed, cluster):
+    """Without the sequences there, each writer's first record is believed, and what follows it is given."""
+    log = await bed.log()
+    session, other = await log.open_session(cluster, "n1"), await log.open_session(cluster, "n2")
+    revisions = [await log.append(each, b"x") for _ in range(3) for each in (session, other)]
+    records = await read_all(log, Position(revisions[2], learns=True))
+    assert [record.revision for record in records if record.cluster == cluster] == revisions[3:]
+
+
+async def test_a_position_that_learns_shows_later_holes(bed, cluster):
+    """What is believed once is compared from then on."""
+    log = await bed.log()
+    session = await log.open_session(cluster, "n1")
+    before = await log.append(session, b"1")
+    await log.append(session, b"2")
+    await bed.forge(Record(Revision(0), cluster, "n1", 4, session.token, 1, b"4"))
+    with pytest.raises(SequenceGap) as gap:
+        await read_all(log, Position(before, learns=True))
+    assert (gap.value.expected, gap.value.got) == (3, 4)
+
+
+async def test_a_follower_that_learns_sees_what_comes(bed, cluster):
+    """It catches up from any revision and watches on, new writers included."""
+    log = await bed.log()
+    session = await log.open_session(cluster, "n1")
+    before = await log.append(session, b"1")
+    revisions = [await log.append(session, b"2")]
+    deliveries = log.follow(Position(before, learns=True))
+    await take_bookmark(deliveries)
+    revisions.append(await log.append(session, b"3"))
+    revisions.append(await log.append(await log.open_session(cluster, "n2"), b"1"))
+    await deliveries.aclose()
+    deliveries = log.follow(Position(before, learns=True))
+    assert [record.revision for record in await take(deliveries, 3)] == revisions
+    await deliveries.aclose()
+
+
 async def test_a_record_with_an_older_token_is_refused(bed, cluster):
     """A record under a token older than one seen from its writer is not given."""
     log = await bed.log()

@@ -43,11 +43,11 @@ def test_damaged_batches_are_a_batch_or_malformed(script: list[Step], data: st.D
 
 def test_unknown_events_are_kept_byte_for_byte() -> None:
     """Between events that are known, with whatever a newer version put into them."""
-    newer = ["NameResolved", "example.org", {"b": 1, "a": [None, 2.5]}, b"\x00"]
+    newer = ["MeshChecked", "example.org", {"b": 1, "a": [None, 2.5]}, b"\x00"]
     payload = packed([1, 7, 0, [["NamespaceRemoved", "shop"], newer, ["ClusterLeft"]]])
     batch = decode(payload)
     assert batch.events == (
-        e.NamespaceRemoved("shop"), e.Unknown("NameResolved", packed(newer)), e.ClusterLeft(),
+        e.NamespaceRemoved("shop"), e.Unknown("MeshChecked", packed(newer)), e.ClusterLeft(),
     )  # fmt: skip
     assert encode(batch) == payload
 

@@ -46,7 +46,7 @@ def test_folded_updates_equal_a_full_derivation(before: list[Step], after: list[
             log.wish(author, command)
         del wishes[:count]
         fold(tables, deriver.update(log.state, log.changes[seen:]))
-        assert {name: rows for name, rows in tables.items()} == full(log, "n1")
+        assert dict(tables) == full(log, "n1")
 
 
 @settings(max_examples=60, deadline=None)

@@ -42,6 +42,7 @@ def test_lists_are_taken_apart() -> None:
         ("a: !!python/object:os.system {}", "x:1", "could not determine a constructor"),
         ("a: &a [*a]", "x:1", "inside the value that it repeats"),
         ("[" * 3000, "x:1", "is not YAML"),
+        ("[" * 200_000, "x:1", "is not YAML"),
     ],
 )
 def test_what_cannot_be_read_says_where(text: str, source: str, reason: str) -> None:

@@ -138,9 +138,9 @@ REFUSALS = [
         "one of True, False",
     ),
     (
-        policy("{ingress: [{from: [{ipBlock: {cidr: 10.0.0.0/8}}]}]}"),
-        "spec.ingress[0].from[0].ipBlock",
-        "not supp",
+        policy("{ingress: [{from: [{ipBlock: {cidr: 10.0.0.1}}]}]}"),
+        "spec.ingress[0].from[0].ipBlock.cidr",
+        "must be a prefix",
     ),
     (policy() | {"apiVersion": "networking.k8s.io/v2"}, "apiVersion", "must be networking.k8s.io/v1"),
     (policy() | {"specs": {}}, "specs", "did you mean spec?"),

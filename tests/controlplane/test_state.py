@@ -230,11 +230,11 @@ def test_a_malformed_batch_is_skipped() -> None:
 def test_unknown_events_are_counted() -> None:
     """By name; a state saved with one is refused once its name is known, so that the log is folded again."""
     state = State()
-    raw = msgspec.msgpack.encode(["NameResolved", 1])
-    state.apply(record_of([], "east", "operator", (e.Unknown("NameResolved", raw), e.NamespaceLabelled("shop", {}))))
+    raw = msgspec.msgpack.encode(["MeshChecked", 1])
+    state.apply(record_of([], "east", "operator", (e.Unknown("MeshChecked", raw), e.NamespaceLabelled("shop", {}))))
     assert state.unknown_events == 1
     assert len(state.namespaces) == 1
-    assert State.load(state.save()).unknown_tags == {"NameResolved": 1}
+    assert State.load(state.save()).unknown_tags == {"MeshChecked": 1}
     state.unknown_tags = {"PolicyApplied": 1}
     with pytest.raises(StateDamaged, match="PolicyApplied"):
         State.load(state.save())

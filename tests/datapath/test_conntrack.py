@@ -12,7 +12,7 @@ from datapath.conntrack import ConntrackEntry, ConntrackKey, ConntrackRow
 from datapath.conntrack_gc import ConntrackCollector
 from datapath.errors import KernelError
 from datapath.kernel.fake import FakeKernel
-from datapath.reconciler import KernelWorker
+from datapath.reconciler import Reconciler
 from tests.datapath.rows import typed
 
 DEADLINE_S = 10.0
@@ -88,13 +88,13 @@ async def test_collect_removes_expired_entries_in_chunks() -> None:
     kernel = CountingKernel()
     kernel.open()
     kernel.memory.runtime["conntrack"] = dict(entry(number, number) for number in range(10))
-    worker = KernelWorker()
-    collector = ConntrackCollector(kernel, worker, now_ns=lambda: 6, interval_s=0.0, chunk=3)
+    reconciler = Reconciler(kernel, lambda: 0.0)
+    collector = ConntrackCollector(kernel, reconciler, now_ns=lambda: 6, interval_s=0.0, chunk=3)
     removed = await collector.collect()
-    worker.close()
+    reconciler.worker.close()
     assert (removed, kernel.sizes) == (7, [3, 3, 1])
     assert kernel.memory.runtime["conntrack"].keys() == {entry(number, 0)[0] for number in (7, 8, 9)}
-    assert collector.count() == (1, 7, 10, 0)
+    assert collector.count() == (1, 7, 10, 0, 0, 0)
 
 
 async def test_run_goes_on_after_a_refusal() -> None:
@@ -102,13 +102,13 @@ async def test_run_goes_on_after_a_refusal() -> None:
     kernel = CountingKernel(refusals=1)
     kernel.open()
     kernel.memory.runtime["conntrack"] = dict([entry(1, 0)])
-    worker = KernelWorker()
-    collector = ConntrackCollector(kernel, worker, now_ns=lambda: 6, interval_s=0.001, chunk=3)
+    reconciler = Reconciler(kernel, lambda: 0.0)
+    collector = ConntrackCollector(kernel, reconciler, now_ns=lambda: 6, interval_s=0.001, chunk=3)
     task = asyncio.create_task(collector.run())
     async with asyncio.timeout(DEADLINE_S):
         while not collector.count().removed:
             await asyncio.sleep(0.001)
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
-    worker.close()
+    reconciler.worker.close()
     assert collector.count().failures == 1

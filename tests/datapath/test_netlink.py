@@ -10,10 +10,10 @@ import pytest
 
 from datapath.codec import address_bytes
 from datapath.errors import KernelError
+from datapath.kernel.endpoint_side import EndpointSide
 from datapath.kernel.netlink import (
     DeviceFacts,
     Netlink,
-    configure_endpoint,
     device_mac,
     device_name,
 )
@@ -22,6 +22,12 @@ pytestmark = pytest.mark.kernel("TCX links")
 
 ADDRESSES = [address_bytes("10.0.0.5"), address_bytes("fd00::5")]
 NAME = device_name("default/web")
+
+
+def configure_endpoint(netns_path: str, ifname: str, addresses: list[bytes], gateway_mac: bytes) -> None:
+    """Once, from setting the device up to its routes."""
+    with EndpointSide(netns_path, ifname) as side:
+        side.configure(addresses, gateway_mac)
 
 
 class Pair:

@@ -15,6 +15,20 @@ PURE = (
     "controlplane/model.py", "controlplane/events.py", "controlplane/codec.py", "controlplane/labels.py",
     "controlplane/fields.py", "controlplane/addresses.py", "controlplane/commands", "controlplane/projections",
     "controlplane/desired", "controlplane/policy", "controlplane/history/replay.py",
+    "controlplane/history/capsule.py",
+    "controlplane/history/changes.py",
+    "controlplane/history/ends.py",
+    "controlplane/history/filters.py",
+    "controlplane/history/nearest.py",
+    "controlplane/history/points.py",
+    "controlplane/history/provenance.py",
+    "controlplane/history/pseudonyms.py",
+    "controlplane/history/recent.py",
+    "controlplane/history/records.py",
+    "controlplane/history/redaction.py",
+    "controlplane/history/rows.py",
+    "controlplane/history/why.py",
+    "controlplane/history/why_row.py",
 )
 FORBIDDEN = {"asyncio", "time", "random", "secrets", "os", "socket", "logging", "ctypes", "subprocess", "threading"}
 THIRD_PARTY = {"msgspec"}

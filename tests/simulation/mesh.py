@@ -5,7 +5,7 @@ Belongs here: starting, crashing and settling it. Does not belong here: what hap
 
 import asyncio
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -60,8 +60,11 @@ class FakeDevices:
         low = f"{self._next >> 8:02x}:{self._next & 255:02x}"
         return Device(device_name(key), self._next, f"02:00:00:01:{low}", f"02:00:00:02:{low}")
 
-    async def configure(self, netns: str, interface: str, addresses: Sequence[str], host_mac: str) -> None:
+    async def configure(
+        self, netns: str, interface: str, host_mac: str, addresses: Awaitable[Sequence[str]]
+    ) -> None:
         """Nobody looks inside."""
+        await addresses
 
     async def delete(self, name: str) -> bool:
         return self.found.pop(name, None) is not None
@@ -191,12 +194,16 @@ class SimulatedMesh:
             agent.log.reconnect()
             if not agent.is_running:
                 agent.start()
-        await self.wait("every agent ready", lambda: all(agent.work.ready for agent in self.agents))
+        await self.wait("every agent ready", lambda: all(map(self._is_ready, self.agents)))
         await self.wait("every kernel at the last record", lambda: all(map(self._is_level, self.agents)))
 
-    def _is_level(self, agent: SimulatedAgent) -> bool:
+    def _is_ready(self, agent: SimulatedAgent) -> bool:
         if not agent.is_running:  # a crash that was still due
             agent.start()
+        return agent.work.ready
+
+    def _is_level(self, agent: SimulatedAgent) -> bool:
+        self._is_ready(agent)
         report = agent.work.parts.reconciler.status()
         last = self.store.records[-1].revision if self.store.records else 0
         return (

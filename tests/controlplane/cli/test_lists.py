@@ -131,6 +131,8 @@ BPF_ROWS: dict[str, dict[str, Any]] = {
            "translated": "", "translated_port": 0, "source_identity": 65793, "expires_s": 10.0, "policy_epoch": 9,
            "forward_packets": 1, "forward_bytes": 70, "reply_packets": 0, "reply_bytes": 0, "forward_tcp_flags": "SYN",
            "reply_tcp_flags": "", "flags": []},
+    "nat": {"direction": "outbound", "protocol": "TCP", "near": "10.1.0.7", "near_port": 5, "far": "198.51.100.9",
+            "far_port": 443, "translated": "192.0.2.1", "translated_port": 10007},
     "metrics": {"reason": "policy denied", "reason_code": 133, "direction": "ingress", "packets": 2, "bytes": 140},
 }
 
@@ -143,6 +145,7 @@ BPF_ROWS: dict[str, dict[str, Any]] = {
         ("policy", "65793 Allow Ingress ANY 80/TCP 16"),
         ("lb", "10.1.0.7:8080/TCP (00ff00ff) (1)"),
         ("ct", "TCP 10.1.0.7:5 -> 10.1.0.8:80 expires=10.0 Packets=1 Bytes=70"),
+        ("nat", "TCP OUT 10.1.0.7:5 -> 198.51.100.9:443 XLATE_SRC 192.0.2.1:10007"),
         ("metrics", "Policy denied INGRESS 2 140"),
     ],
 )

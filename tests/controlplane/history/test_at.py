@@ -52,7 +52,7 @@ def test_what_is_no_point_is_refused(text: str) -> None:
 @given(steps(30), st.lists(st.integers(0, 40), min_size=1, max_size=5))
 @settings(max_examples=40, deadline=None)
 async def test_any_order_of_questions_gives_the_folded_state(script: Any, places: list[int]) -> None:
-    """Whatever was asked before, the state at a revision is the plain fold up to it, and later questions change none."""
+    """Whatever was asked before, the state is the plain fold up to the revision, and later questions change none."""
     log = history(script)
     past = past_of(log)
     seen = []
@@ -153,3 +153,23 @@ async def test_each_thing_has_the_record_that_changed_it_last() -> None:
     last = {(change.kind, change.key): record.revision for record, changes in zip(log.records, log.changes, strict=True)
             for change in changes}  # fmt: skip
     assert {thing: origin.revision for thing, origin in moment.origins.held.items()} == last
+
+
+async def test_a_checkpoint_beside_the_log_is_the_start_where_history_is_truncated() -> None:
+    """The past behind it is told, what lies before it is refused with the oldest revision that can be asked for."""
+    log = shop()
+    handle = stored(log)
+    kept = folded(log.records, int(log.records[4].revision))
+    handle.store.truncate(kept.revision)
+
+    async def shared(revision: int) -> State | None:
+        return kept.copy() if kept.revision <= revision else None
+
+    past = Past(handle, lambda: int(log.records[-1].revision), shared=shared)
+    for record in log.records[4:]:
+        found = (await past.moment(record.revision)).state
+        assert found.digest() == folded(log.records, record.revision).digest()
+    with pytest.raises(HistoryTruncated):
+        await past.moment(kept.revision - 1)
+    assert past.oldest(kept.revision) == kept.revision
+    assert await past.resolve(Point(time_ns=7)) == log.records[7].revision

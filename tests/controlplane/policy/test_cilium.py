@@ -192,7 +192,7 @@ def test_notes_of_the_author_are_accepted() -> None:
 PORT = "spec.ingress[0].toPorts[0].ports[0]"
 REFUSALS = [
     ("ingress: [{}]", "spec.endpointSelector", "is required"),
-    ("nodeSelector: {}\nendpointSelector: {}", "spec.nodeSelector", "host policy is not supported yet"),
+    ("nodeSelector: {}", "spec.nodeSelector", "host policy is clusterwide"),
     ("endpointSelector: {}\nlog: {value: a}", "spec.log", "not supported yet"),
     ("endpointSelector: {}\ningres: []", "spec.ingres", "did you mean ingress?"),
     ("endpointSelector: {}\ndescription: 1", "spec.description", "must be text"),
@@ -226,12 +226,7 @@ REFUSALS = [
     (
         "endpointSelector: {}\ningress: [{fromEntities: [moon]}]",
         "spec.ingress[0].fromEntities[0]",
-        "one of world",
-    ),
-    (
-        "endpointSelector: {}\ningress: [{fromEntities: [kube-apiserver]}]",
-        "spec.ingress[0].fromEntities[0]",
-        "must be one of world, host, remote-node, cluster, all",
+        "one of all, world",
     ),
     (
         "endpointSelector: {}\ningress: [{fromEntities: [world], fromEndpoints: [{}]}]",
@@ -249,7 +244,7 @@ REFUSALS = [
         "at least one port",
     ),
     ("endpointSelector: {}\ningress: [{toPorts: [{ports: [{port: 80}]}]}]", f"{PORT}.port", "in quotes"),
-    ("endpointSelector: {}\ningress: [{toPorts: [{ports: [{port: http}]}]}]", f"{PORT}.port", "named ports"),
+    ("endpointSelector: {}\ningress: [{toPorts: [{ports: [{port: h_t}]}]}]", f"{PORT}.port", "a name of a-z"),
     (
         "endpointSelector: {}\ningress: [{toPorts: [{ports: [{port: '70000'}]}]}]",
         f"{PORT}.port",
@@ -263,7 +258,7 @@ REFUSALS = [
     (
         "endpointSelector: {}\ningress: [{toPorts: [{ports: [{port: '9', protocol: ICMP}]}]}]",
         f"{PORT}.protocol",
-        "must be one of TCP, UDP, SCTP, ANY",
+        "must be TCP, UDP, SCTP or ANY; for ICMP use icmps",
     ),
     (
         "endpointSelector: {}\ningress: [{toPorts: [{ports: [{port: '90', endPort: 80}]}]}]",
@@ -276,47 +271,55 @@ REFUSALS = [
         "unknown field",
     ),
 ]
-UNSUPPORTED_INGRESS = (
-    "fromCIDR",
-    "fromCIDRSet",
-    "fromRequires",
-    "fromGroups",
-    "fromNodes",
-    "icmps",
-    "authentication",
-)
-UNSUPPORTED_EGRESS = (
-    "toCIDR",
-    "toCIDRSet",
-    "toRequires",
-    "toGroups",
-    "toNodes",
-    "toServices",
-    "toFQDNs",
-    "icmps",
-    "authentication",
-)
-UNSUPPORTED_PORTS = ("rules", "listener", "terminatingTLS", "originatingTLS", "serverNames")
-REFUSALS += [
+CIDR = "must be a prefix such as 10.0.0.0/8"
+REFUSED_PEERS = [
+    ("ingress: [{fromCIDR: [a]}]", "ingress[0].fromCIDR[0]", CIDR),
+    ("ingress: [{fromCIDR: [10.0.0.0/33]}]", "ingress[0].fromCIDR[0]", CIDR),
+    ("ingress: [{fromCIDRSet: [{cidr: 10.0.0.1}]}]", "ingress[0].fromCIDRSet[0].cidr", CIDR),
+    ("ingress: [{fromCIDRSet: [{}]}]", "ingress[0].fromCIDRSet[0]", "needs exactly one of cidr, cidrGroupRef"),
+    ("ingress: [{fromCIDRSet: [{cidr: 10.0.0.0/8, cidrGroupRef: a}]}]", "ingress[0].fromCIDRSet[0]", "exactly one"),
     (
-        f"endpointSelector: {{}}\n{section}: [{{{field}: [a]}}]",
-        f"spec.{section}[0].{field}",
-        "not supported yet",
-    )
-    for sections, fields in (
-        (("ingress", "ingressDeny"), UNSUPPORTED_INGRESS),
-        (("egress", "egressDeny"), UNSUPPORTED_EGRESS),
-    )
-    for section in sections
-    for field in fields
+        "ingress: [{fromCIDRSet: [{cidr: 10.0.0.0/8, except: [11.0.0.0/8]}]}]",
+        "ingress[0].fromCIDRSet[0].except[0]",
+        "must be inside 10.0.0.0/8",
+    ),
+    ("ingress: [{fromRequires: [{}]}]", "ingress[0].fromRequires", "no longer part of Cilium"),
+    ("egress: [{toRequires: [{}]}]", "egress[0].toRequires", "no longer part of Cilium"),
+    ("ingress: [{fromGroups: [{}]}]", "ingress[0].fromGroups", "cloud provider"),
+    ("ingressDeny: [{fromGroups: [{}]}]", "ingressDeny[0].fromGroups", "cloud provider"),
+    ("ingress: [{fromNodes: [{}]}]", "ingress[0].fromNodes[0]", "enable-node-selector-labels"),
+    ("egress: [{toFQDNs: [{matchName: a b}]}]", "egress[0].toFQDNs[0].matchName", "must be a DNS name"),
+    ("egress: [{toFQDNs: [{}]}]", "egress[0].toFQDNs[0]", "exactly one of matchName, matchPattern"),
+    ("egressDeny: [{toFQDNs: [{matchName: a}]}]", "egressDeny[0].toFQDNs", "a deny rule cannot name DNS names"),
+    ("ingress: [{toFQDNs: [{matchName: a}]}]", "ingress[0].toFQDNs", "unknown field"),
+    ("egress: [{toServices: [{}]}]", "egress[0].toServices[0]", "exactly one of k8sService"),
+    ("egress: [{toServices: [{k8sService: {}}]}]", "egress[0].toServices[0].k8sService.serviceName", "is required"),
+    ("egress: [{toCIDR: [10.0.0.0/8], toEntities: [world]}]", "egress[0].toCIDR", "cannot be combined with toEntities"),
+    ("ingress: [{icmps: [{}]}]", "ingress[0].icmps[0].fields", "needs 1 to 40 types"),
+    ("ingress: [{icmps: [{fields: [{type: 256}]}]}]", "ingress[0].icmps[0].fields[0].type", "from 0 to 255"),
+    ("ingress: [{icmps: [{fields: [{type: Ping}]}]}]", "ingress[0].icmps[0].fields[0].type", "must be one of EchoReply"),
+    ("ingress: [{authentication: {mode: required}}]", "ingress[0].authentication.mode", "is not supported"),
 ]
+HTTP = "toPorts: [{{ports: [{{port: '80', protocol: TCP}}], {}}}]"
+REFUSED_PORTS = [
+    (HTTP.format("listener: {}"), "toPorts[0].listener", "not supported"),
+    (HTTP.format("terminatingTLS: {}"), "toPorts[0].terminatingTLS", "not supported"),
+    (HTTP.format("originatingTLS: {}"), "toPorts[0].originatingTLS", "not supported"),
+    (HTTP.format("rules: {l7proto: a}"), "toPorts[0].rules.l7proto", "not supported"),
+    (HTTP.format("rules: {http: [{path: '('}]}"), "toPorts[0].rules.http[0].path", "regular expression"),
+    (HTTP.format("rules: {http: [{verb: GET}]}"), "toPorts[0].rules.http[0].verb", "unknown field"),
+    (HTTP.format("rules: {http: [{}], kafka: [{}]}"), "toPorts[0].rules.kafka", "cannot stand beside http"),
+    (HTTP.format("rules: {kafka: [{role: read}]}"), "toPorts[0].rules.kafka[0].role", "produce, consume"),
+    (HTTP.format("rules: {dns: [{matchName: a}]}"), "toPorts[0].rules.dns", "for egress only"),
+    (HTTP.format("serverNames: ['a b']"), "toPorts[0].serverNames[0]", "must be a DNS name"),
+    (HTTP.format("rules: {http: [{}]}, serverNames: [a]"), "toPorts[0].serverNames", "without TLS termination"),
+    ("toPorts: [{ports: [{port: '80'}], rules: {http: [{}]}}]", "toPorts[0]", "need protocol TCP"),
+    (HTTP.replace("80", "0").format("rules: {http: [{}]}"), "toPorts[0].rules", "with port 0"),
+]
+REFUSALS += [(f"endpointSelector: {{}}\n{spec}", f"spec.{field}", reason) for spec, field, reason in REFUSED_PEERS]
 REFUSALS += [
-    (
-        f"endpointSelector: {{}}\ningress: [{{toPorts: [{{ports: [{{port: '80'}}], {field}: {{}}}}]}}]",
-        f"spec.ingress[0].toPorts[0].{field}",
-        "not supported yet",
-    )
-    for field in UNSUPPORTED_PORTS
+    (f"endpointSelector: {{}}\ningress: [{{{spec}}}]", f"spec.ingress[0].{field}", reason)
+    for spec, field, reason in REFUSED_PORTS
 ]
 
 
@@ -328,8 +331,18 @@ def test_refusal(spec: str, field: str, reason: str) -> None:
     assert reason in refusal.reason
 
 
-def test_specs_are_refused() -> None:
-    """Several specs in one object are not understood yet, and say so."""
-    manifest = cilium_policy("endpointSelector: {}") | {"specs": [{"endpointSelector": {}}]}
-    (refusal,) = refused(manifest)
-    assert (refusal.field, "one spec each" in refusal.reason) == ("specs", True)
+def test_every_spec_selects_and_enforces_for_itself() -> None:
+    """`specs` stands beside `spec`: each is a policy of its own, under one name."""
+    manifest = cilium_policy("{endpointSelector: {matchLabels: {app: db}}, ingress: [{}]}")
+    manifest["specs"] = [{"endpointSelector": {"matchLabels": {"app": "cart"}}, "egress": [{}]}]
+    policy = parsed(manifest)
+    (database,), (cart,) = (policies_of(workload_labels(app), [policy]) for app in ("db", "cart"))
+    assert (database.name, cart.name) == (policy.name, policy.name)
+    assert (database.enforce_ingress, database.enforce_egress) == (True, False)
+    assert (cart.enforce_ingress, cart.enforce_egress) == (False, True)
+
+
+def test_a_refusal_in_a_later_spec_names_it() -> None:
+    """All or nothing, with the place."""
+    manifest = cilium_policy("endpointSelector: {}") | {"specs": [{"endpointSelector": {}}, {"endpointSelectors": {}}]}
+    assert "specs[1].endpointSelectors" in [refusal.field for refusal in refused(manifest)]

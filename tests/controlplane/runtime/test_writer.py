@@ -4,13 +4,16 @@ import asyncio
 
 import pytest
 
-from controlplane.commands.endpoint import CreateEndpoint
+from controlplane.commands.decide import decide
+from controlplane.commands.endpoint import CreateEndpoint, DeleteEndpoint
+from controlplane.commands.identity import ReleaseIdentity
 from controlplane.commands.node import AssignAddressBlock
+from controlplane.commands.service import ApplyService
 from controlplane.commands.types import Rejection
 from controlplane.commands.workload import ApplyWorkload
-from controlplane.model import Device
+from controlplane.model import Device, ServicePort
 from controlplane.runtime.writer import WriterFailed
-from kvstore.errors import LogUnavailable
+from kvstore.errors import ClaimConflict, LogUnavailable
 from kvstore.memory import MemoryStore
 from tests.controlplane.runtime.mesh import JOIN_EAST, JOIN_N1, Part, joined, running
 
@@ -102,6 +105,72 @@ async def test_two_writers_never_share_an_identity():
         assert len(state.identities) == 1
         assert len(state.endpoints) == 2
         assert state.refused_count == 0
+
+
+async def test_a_release_gives_way_to_a_use_it_did_not_see():
+    """A release decided before another agent took the number again is refused as a whole: claims and state agree,
+    and a later release goes through."""
+    store = MemoryStore()
+    operator, agent = Part(store, "operator"), Part(store, "node.n1")
+    async with running(operator, agent):
+        await joined(operator, agent)
+        await agent.writer.submit_all([ApplyWorkload("shop", f"web-{n}", {"app": "web"}) for n in (1, 2)])
+        number = (await agent.writer.submit(create(1))).events[0].number
+        left = await agent.writer.submit(DeleteEndpoint("n1", 1))
+        await operator.follower.wait_applied(left.revision, 5)
+        release = decide(operator.follower.state.copy(), operator.writer.author, ReleaseIdentity(number))
+        used = await agent.writer.submit(create(2))
+        with pytest.raises(ClaimConflict):
+            await operator.log.append(await operator.writer.session(), b"", release.claims)
+        await operator.follower.wait_applied(used.revision, 5)
+        refused = await operator.writer.submit(ReleaseIdentity(number))
+        assert isinstance(refused, Rejection)
+        gone = await agent.writer.submit(DeleteEndpoint("n1", 1))
+        await operator.follower.wait_applied(gone.revision, 5)
+        assert (await operator.writer.submit(ReleaseIdentity(number))).events
+        assert operator.follower.state.refused_count == 0
+
+
+async def test_a_group_stands_at_what_was_really_applied(monkeypatch):
+    """A release that follows other commands of its batch still says which revision the state was at: what came from
+    elsewhere since then is not overlooked."""
+    store = MemoryStore()
+    operator, agent = Part(store, "operator"), Part(store, "node.n1")
+    async with running(operator, agent):
+        await joined(operator, agent)
+        await agent.writer.submit(ApplyWorkload("shop", "web-1", {"app": "web"}))
+        number = (await agent.writer.submit(create(1))).events[0].number
+        left = await agent.writer.submit(DeleteEndpoint("n1", 1))
+        await operator.follower.wait_applied(left.revision, 5)
+        seen, append = [], operator.log.append
+
+        async def recorded(session, payload, claims=()):
+            seen.extend(claims)
+            return await append(session, payload, claims)
+
+        monkeypatch.setattr(operator.log, "append", recorded)
+        labels = [ApplyWorkload("shop", f"db-{n}", {}) for n in range(3)]
+        await operator.writer.submit_all([*labels, ReleaseIdentity(number)])
+        assert [claim.untouched_since for claim in seen if claim.untouched_since is not None] == [left.revision]
+
+
+async def test_a_service_changed_by_two_writers_loses_no_address():
+    """The second change is decided again on what the first one left; the claims are those of the service that stands."""
+    store = MemoryStore()
+    operator, agent = Part(store, "operator"), Part(store, "node.n1")
+    port = ServicePort("http", 80, "TCP", 8080)
+
+    def service(address: str) -> ApplyService:
+        return ApplyService("shop", "web", (address,), (port,), {"app": "web"})
+
+    async with running(operator, agent):
+        await joined(operator, agent)
+        await asyncio.gather(operator.writer.submit(service("10.96.0.8")), agent.writer.submit(service("10.96.0.9")))
+        last = max(operator.follower.applied_revision, agent.follower.applied_revision)
+        await operator.follower.wait_applied(last, 5)
+        (standing,) = operator.follower.state.services.values()
+        claimed = [stored.key.rpartition("/")[2] for stored in await operator.log.list("claim/service-ip/")]
+        assert claimed == list(standing.cluster_ips)
 
 
 async def test_fenced_writer_opens_another_session():

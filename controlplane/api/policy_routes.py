@@ -1,0 +1,149 @@
+"""The routes about policies: verdicts on flows, selectors in use, names and settings.
+
+Belongs here: requests to answers over a Mesh. Does not belong here: what a verdict is (policy/), HTTP (server.py).
+"""
+
+import asyncio
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+import msgspec
+from aiohttp import web
+
+from controlplane.api.asking import asked_moment
+from controlplane.api.reading_routes import Readable
+from controlplane.api.server import Refused, json_response, read_body
+from controlplane.commands.addresses import ChangeSettings, ExpireName, ResolveName
+from controlplane.commands.types import Rejection
+from controlplane.desired.policy_inputs import PolicyInputs
+from controlplane.desired.policy_mesh import mesh_of
+from controlplane.history.at import Moment
+from controlplane.history.records import time_text
+from controlplane.policy.answers import answer
+from controlplane.policy.manifests import canonical
+from controlplane.policy.mesh import Judge
+from controlplane.policy.selectors import Selector
+from controlplane.projections.state import State
+from controlplane.runtime.writer import Writer, WriterFailed
+
+ANSWERS_AT_ONCE = 200
+"""Flows judged before others get a turn: a few milliseconds."""
+
+
+class Flows(msgspec.Struct, frozen=True):
+    flows: list[Any]
+
+
+class NameAsked(msgspec.Struct, frozen=True):
+    """`expired`: the name has these addresses no longer ([]: none)."""
+
+    name: str
+    addresses: list[str] = []
+    expired: bool = False
+
+
+class Writing(Readable, Protocol):
+    """What can be changed too."""
+
+    @property
+    def writer(self) -> Writer: ...
+
+
+def reading_routes(mesh: Readable) -> list[web.RouteDef]:
+    """Of whatever can be read, a capsule too."""
+    serve = _PolicyRoutes(mesh)
+    return [
+        web.post("/v1/verdict", serve.verdict),
+        web.get("/v1/policy/selectors", serve.selectors),
+        web.get("/v1/policy/settings", serve.settings),
+        web.get("/v1/names", serve.names),
+    ]
+
+
+def changing_routes(mesh: Writing) -> list[web.RouteDef]:
+    """Of an agent or an operator."""
+    serve = _ChangingRoutes(mesh)
+    return [web.post("/v1/names", serve.change_name), web.post("/v1/policy/settings", serve.change_settings)]
+
+
+class _PolicyRoutes:
+    def __init__(self, mesh: Readable) -> None:
+        self._mesh = mesh
+
+    async def _asked(self, request: web.Request) -> tuple[State, Mapping[str, Any]]:
+        """The state that is asked about, and how the answer says where it stands. Raises Refused."""
+        moment: Moment | None = await asked_moment(self._mesh.past, request)
+        if moment is None:
+            return self._mesh.follower.state, {"revision": self._mesh.follower.applied_revision}
+        return moment.state, {"revision": moment.revision, "time": time_text(moment.time_ns)}
+
+    async def verdict(self, request: web.Request) -> web.Response:
+        body = await read_body(request, Flows)
+        state, standing = await self._asked(request)
+        judge = Judge(mesh_of(state, self._mesh.cluster))
+        answers = []
+        for number, flow in enumerate(body.flows):
+            answers.append(answer(judge, flow, number))
+            if number % ANSWERS_AT_ONCE == ANSWERS_AT_ONCE - 1:
+                await asyncio.sleep(0)
+        return json_response({"answers": answers, **standing})
+
+    async def selectors(self, request: web.Request) -> web.Response:
+        state, standing = await self._asked(request)
+        return json_response({"items": _selectors(state, self._mesh.cluster), **standing})
+
+    async def settings(self, request: web.Request) -> web.Response:
+        state, standing = await self._asked(request)
+        text = state.policy_settings.get(self._mesh.cluster, "{}")
+        return json_response({"settings": msgspec.json.decode(text), **standing})
+
+    async def names(self, request: web.Request) -> web.Response:
+        state, standing = await self._asked(request)
+        found = [state.resolved_names[key] for key in sorted(state.resolved_names)]
+        items = [{"cluster": each.cluster, "name": each.name, "addresses": list(each.addresses)} for each in found]
+        return json_response({"items": items, **standing})
+
+
+class _ChangingRoutes:
+    def __init__(self, mesh: Writing) -> None:
+        self._mesh = mesh
+
+    async def change_name(self, request: web.Request) -> web.Response:
+        body = await read_body(request, NameAsked)
+        command = (ExpireName if body.expired else ResolveName)(body.name, tuple(body.addresses))
+        return await self._submit(command)
+
+    async def change_settings(self, request: web.Request) -> web.Response:
+        body = await read_body(request, dict[str, Any])
+        return await self._submit(ChangeSettings(canonical(body)))
+
+    async def _submit(self, command: Any) -> web.Response:
+        """Raises Refused 409 with what the decision says, 503 where the log takes nothing."""
+        try:
+            (outcome,) = await asyncio.shield(asyncio.ensure_future(self._mesh.writer.submit_all([command])))
+        except WriterFailed as error:
+            raise Refused(503, str(error)) from None
+        if isinstance(outcome, Rejection):
+            raise Refused(409, outcome.reason, outcome.field)
+        return json_response({"revision": outcome.revision, "changed": bool(outcome.events)})
+
+
+def _selectors(state: State, cluster: str) -> list[dict[str, Any]]:
+    """Each selector that rules of the cluster use: which policies use it, and the identities that it selects."""
+    inputs = PolicyInputs(cluster)
+    inputs.fill(state)
+    users: dict[Selector, dict[str, None]] = {}
+    for key in sorted(inputs.policies):
+        for part in inputs.policies[key].parts:
+            for rule in part.rules:
+                for selector in rule.peers or ():
+                    users.setdefault(selector, {})[part.name] = None
+    known = [(number, state.identities[number].labels) for number in sorted(state.identities)]
+    return [
+        {
+            "selector": str(selector),
+            "users": list(users[selector]),
+            "identities": [number for number, labels in known if selector.matches(labels)],
+        }
+        for selector in sorted(users)
+    ]

@@ -1,0 +1,110 @@
+"""Commands about what policies ask of addresses: groups of prefixes, names, settings of policies. Pure."""
+
+import msgspec
+
+from controlplane.addresses import is_address
+from controlplane.commands.types import Author, Decision, Rejection
+from controlplane.events import CIDRGroupApplied, CIDRGroupRemoved, NameExpired, NameResolved, SettingsChanged
+from controlplane.model import CidrGroup
+from controlplane.policy.names import canonical_name, name_fault
+from controlplane.policy.settings import PolicySettings, read_policy_settings
+from controlplane.projections.addresses import group_key, name_key
+from controlplane.projections.state import State
+
+
+class ApplyCidrGroup(msgspec.Struct, frozen=True):
+    """`prefixes` in canonical form."""
+
+    name: str
+    prefixes: tuple[str, ...]
+    labels: dict[str, str] = {}
+
+
+class RemoveCidrGroup(msgspec.Struct, frozen=True):
+    name: str
+
+
+class ResolveName(msgspec.Struct, frozen=True):
+    """The name has these addresses too."""
+
+    name: str
+    addresses: tuple[str, ...]
+
+
+class ExpireName(msgspec.Struct, frozen=True):
+    """The name has these addresses no longer; (): none."""
+
+    name: str
+    addresses: tuple[str, ...] = ()
+
+
+class ChangeSettings(msgspec.Struct, frozen=True):
+    """The settings of policies are exactly these; `document` is canonical JSON by Cilium's names."""
+
+    document: str
+
+
+def apply_cidr_group(state: State, author: Author, command: ApplyCidrGroup) -> Decision | Rejection:
+    new = CidrGroup(author.cluster, command.name, command.prefixes, command.labels)
+    if state.cidr_groups.get(group_key(author.cluster, command.name)) == new:
+        return Decision()
+    return Decision((CIDRGroupApplied(command.name, command.prefixes, command.labels),))
+
+
+def remove_cidr_group(state: State, author: Author, command: RemoveCidrGroup) -> Decision | Rejection:
+    """Removing what is not there is done already."""
+    if group_key(author.cluster, command.name) not in state.cidr_groups:
+        return Decision()
+    return Decision((CIDRGroupRemoved(command.name),))
+
+
+def resolve_name(state: State, author: Author, command: ResolveName) -> Decision | Rejection:
+    fault = _fault(command.name, command.addresses)
+    if fault:
+        return fault
+    if not command.addresses:
+        return Rejection("needs at least one address", "addresses")
+    name = canonical_name(command.name)
+    known = state.resolved_names.get(name_key(author.cluster, name))
+    new = tuple(sorted(set(command.addresses) - set(known.addresses if known else ())))
+    return Decision((NameResolved(name, new),)) if new else Decision()
+
+
+def expire_name(state: State, author: Author, command: ExpireName) -> Decision | Rejection:
+    fault = _fault(command.name, command.addresses)
+    if fault:
+        return fault
+    name = canonical_name(command.name)
+    known = state.resolved_names.get(name_key(author.cluster, name))
+    if known is None or (command.addresses and not set(command.addresses) & set(known.addresses)):
+        return Decision()
+    return Decision((NameExpired(name, tuple(sorted(set(command.addresses)))),))
+
+
+def _fault(name: str, addresses: tuple[str, ...]) -> Rejection | None:
+    if name_fault(name):
+        return Rejection(f"{name!r}: {name_fault(name)}", "name")
+    for address in addresses:
+        if not is_address(address):
+            return Rejection(f"{address!r}: must be an address such as 192.0.2.1 or 2001:db8::1", "addresses")
+    return None
+
+
+def change_settings(state: State, author: Author, command: ChangeSettings) -> Decision | Rejection:
+    """Refused where the kernel could not do what they ask for."""
+    found = read_policy_settings(msgspec.json.decode(command.document))
+    settings = next((each for each in found if isinstance(each, PolicySettings)), None)
+    if settings is None:
+        return Rejection("; ".join(map(str, found)))
+    for field, wanted, reason in (
+        ("policy-audit-mode", settings.audit, "the programs cannot let pass and say what they would deny"),
+        ("enable-host-firewall", settings.host_firewall, "the programs do not judge the node's own traffic yet"),
+        ("allow-localhost", settings.allow_localhost == "policy", "the programs always let the node's host in"),
+        ("policy-cidr-match-mode", settings.cidr_match_nodes, "nodes have no identity of their own in the kernel yet"),
+        ("enable-node-selector-labels", settings.node_labels, "nodes have no identity of their own in the kernel yet"),
+    ):
+        if wanted:
+            return Rejection(f"not in a running mesh: {reason}; `meshlog verdict --settings` takes it", field)
+    if state.policy_settings.get(author.cluster, "{}") == command.document:
+        return Decision()
+    return Decision((SettingsChanged(command.document),))

@@ -1,0 +1,95 @@
+"""Policies that do not do what they seem to: found without a flow. Pure.
+
+Belongs here: what is surely of no effect, or surely not meant. Does not belong here: refusals (the parsers).
+"""
+
+import msgspec
+
+from controlplane.policy.clauses import CIDR_GROUP_NAME, DERIVED_SOURCES, SOURCE_CIDR_GROUP
+from controlplane.policy.mesh import Mesh, MeshCluster
+from controlplane.policy.rules import ParsedPolicy, Rule
+from controlplane.policy.selectors import Selector, index_labels
+from controlplane.policy.services import with_services
+
+
+class Finding(msgspec.Struct, frozen=True):
+    """`where` is the path in the manifest."""
+
+    policy: str
+    where: str
+    reason: str
+
+
+def findings(mesh: Mesh) -> list[Finding]:
+    """By policy, in the order of their rules."""
+    found: list[Finding] = []
+    indexes = [index_labels(endpoint.labels) for endpoint in mesh.endpoints]
+    ports = {name for endpoint in mesh.endpoints for name in endpoint.ports}
+    for cluster in mesh.clusters.values():
+        groups = {group.name for group in cluster.groups}
+        for policy in cluster.policies:
+            for part in with_services(policy, cluster.services).parts:
+                if not part.of_nodes and not any(part.subject.matches_index(index) for index in indexes):
+                    found.append(Finding(part.name, "spec", f"selects no endpoint: {part.subject}"))
+                for rule in part.rules:
+                    found += _of_rule(part, rule, indexes, ports, groups)
+                found += _shadowed(part, cluster)
+    return list(dict.fromkeys(found))
+
+
+def _of_rule(policy: ParsedPolicy, rule: Rule, indexes: list, ports: set[str], groups: set[str]) -> list[Finding]:  # type: ignore[type-arg]
+    found = []
+    for selector in rule.peers or ():
+        group = _group_of(selector)
+        if group and group not in groups:
+            found.append(Finding(policy.name, rule.origin, f"no CiliumCIDRGroup is called {group}"))
+        if _is_of_endpoints(selector) and not any(selector.matches_index(index) for index in indexes):
+            found.append(Finding(policy.name, rule.origin, f"selects no endpoint: {selector}"))
+    if rule.services and not rule.peers:
+        found.append(Finding(policy.name, rule.origin, "no such service, or it has no backends"))
+    for named in rule.named:
+        if named.name not in ports:
+            found.append(Finding(policy.name, rule.origin, f"no workload names a port {named.name}"))
+    return found
+
+
+def _group_of(selector: Selector) -> str:
+    start = f"{SOURCE_CIDR_GROUP}:{CIDR_GROUP_NAME}"
+    return next((each.key.removeprefix(start) for each in selector.requirements if each.key.startswith(start)), "")
+
+
+def _is_of_endpoints(selector: Selector) -> bool:
+    sources = {requirement.key.partition(":")[0] for requirement in selector.requirements}
+    return not sources & {*DERIVED_SOURCES, "reserved"}
+
+
+def _shadowed(policy: ParsedPolicy, cluster: MeshCluster) -> list[Finding]:
+    """Allow rules for which a deny rule about the same subject and the same peers or all leaves nothing."""
+    denies = [
+        (part.name, rule)
+        for other in cluster.policies
+        for part in other.parts
+        if part.of_nodes == policy.of_nodes and set(part.subject.requirements) <= set(policy.subject.requirements)
+        for rule in part.rules
+        if rule.deny
+    ]
+    return [
+        Finding(policy.name, rule.origin, f"allows nothing: {name} denies all of it at {deny.origin}")
+        for rule in policy.rules
+        if not rule.deny
+        for name, deny in denies
+        if deny.direction == rule.direction and _covers(deny, rule)
+    ]
+
+
+def _covers(deny: Rule, rule: Rule) -> bool:
+    if deny.peers is not None and (rule.peers is None or rule.services or not set(rule.peers) <= set(deny.peers)):
+        return False
+    if deny.ports is None:
+        return True
+    if rule.ports is None or rule.named:
+        return False
+    return all(
+        any(one.protocol == each.protocol and one.first <= each.first and each.last <= one.last for one in deny.ports)
+        for each in rule.ports
+    )

@@ -1,0 +1,270 @@
+"""A cluster's history, kept in bounds by the holder of its duty: packed, archived, checkpointed, taken out of etcd.
+
+Belongs here: the order of these steps, and making room in a full etcd. Does not belong here: which segments are due
+(kvstore/packed.py), how each step is done (kvstore/etcd_retention.py, kvstore/archive.py).
+"""
+
+import asyncio
+
+import msgspec
+import structlog
+
+from controlplane.runtime.clock import Clock
+from controlplane.runtime.duties import Duties
+from controlplane.runtime.follower import Follower
+from controlplane.runtime.shared_checkpoint import share_state
+from controlplane.runtime.telemetry import Counters
+from controlplane.runtime.writer import Writer
+from controlplane.settings import OperatorSettings
+from kvstore import checkpoint_parts
+from kvstore.archive import Archive
+from kvstore.errors import Fenced, LogError, LogFull
+from kvstore.etcd import EtcdLog
+from kvstore.etcd_retention import Segments, Space
+from kvstore.packed import Manifest, due
+
+SEGMENTS_MAX = 16
+"""Segments packed in one round: about 100 ms of work each, and others want etcd too."""
+PUBLISH_NS = 60 * 10**9
+"""How old what is published may be while nothing changes but etcd's size."""
+
+
+class Kept(msgspec.Struct, frozen=True):
+    """What is kept where, as the duty holder found it last: published for `meshlog log retention`."""
+
+    cluster: str
+    time_ns: int
+    revision: int
+    low: int
+    segments: int
+    packed_segments: int
+    packed_records: int
+    packed_bytes: int
+    packed_since_ns: int
+    archive: str
+    archived_segments: int
+    archived_records: int
+    archived_bytes: int
+    archived_since_ns: int
+    damaged: list[str]
+    checkpoint_revision: int
+    checkpoint_bytes: int
+    checkpoint_ns: int
+    etcd_file_bytes: int
+    etcd_used_bytes: int
+    retention_s: float
+    retention_bytes_max: int
+
+
+def retention_key(cluster: str) -> str:
+    """Where it is published."""
+    return f"retention/{cluster}"
+
+
+class Retention:
+    """One operator's. `last_error` is "" while all is well."""
+
+    def __init__(
+        self,
+        log: EtcdLog,
+        archive: Archive,
+        follower: Follower,
+        writer: Writer,
+        duties: Duties,
+        clock: Clock,
+        settings: OperatorSettings,
+        counters: Counters,
+    ) -> None:
+        self.last_error = ""
+        self._log = log
+        self._archive = archive
+        self._follower = follower
+        self._writer = writer
+        self._duties = duties
+        self._clock = clock
+        self._settings = settings
+        self._counters = counters
+        self._keep = log.retention(settings.cluster)
+        self._published: Kept | None = None
+        self._publish_ns = 0
+        self._logger = structlog.get_logger()
+
+    async def run(self) -> None:
+        """Round after round, for ever."""
+        while True:
+            await self._clock.sleep_s(self._clock.jitter(self._settings.retention_round_s))
+            try:
+                if self._duties.held:
+                    await self._round()
+                elif self._log.full_since is not None:
+                    await self._relieve()
+                self.last_error = ""
+            except (LogError, OSError) as error:
+                self.last_error = str(error)
+                self._logger.warning("retention rests", reason=self.last_error)
+
+    async def _round(self) -> None:
+        try:
+            await self.round()
+        except LogFull:
+            await self._relieve()
+        if self._log.full_since is not None:
+            await self._relieve()
+
+    async def round(self) -> None:
+        """Pack what is sealed, archive what is packed, and take out what is due. Raises LogError, OSError."""
+        space = await self._keep.space()
+        if space.is_full:
+            space = await self.relieve()
+        found = await self._pack(await self._keep.segments())
+        archived = await self._archived(found)
+        through = await self._checkpoint(found, archived)
+        await self._take_out(found, archived, through)
+        await self._publish(space)
+
+    async def _pack(self, found: Segments) -> Segments:
+        fresh = dict(found.packed)
+        for number in found.unpacked[:SEGMENTS_MAX]:
+            done = await self._keep.pack(number, found.opened[number], self._clock.time_ns())
+            if done is not None:
+                fresh[number] = done[0]
+                self._counters.add("log_segments_packed_total")
+        return msgspec.structs.replace(found, packed=fresh)
+
+    async def _archived(self, found: Segments) -> dict[int, Manifest]:
+        """By number, the segments that etcd has and that are durable in the archive; those missing there are written.
+        """
+        held = await asyncio.to_thread(self._archive.manifests, found.store_id)
+        archived = {
+            each.segment: each for each in held if each.cluster == self._keep.cluster and each.segment in found.opened
+        }
+        for number in sorted(set(found.packed) - set(archived)):
+            manifest, packed = await self._keep.fetch(number)
+            await asyncio.to_thread(self._archive.keep, found.store_id, manifest, packed)
+            archived[number] = manifest
+            self._counters.add("log_segments_archived_total")
+        return archived
+
+    async def _checkpoint(self, found: Segments, archived: dict[int, Manifest]) -> int:
+        """The revision of the cluster's checkpoint in etcd: a fresh one if it is old, or if a segment waits for it."""
+        known = (await checkpoint_parts.manifests(self._log)).get(self._keep.cluster)
+        at = known.position.revision if known else 0
+        now_ns, state = self._clock.time_ns(), self._follower.state
+        waits = any(
+            each.last_revision > at for each in self._due(archived, max(at, state.revision))
+        )
+        is_old = known is None or now_ns - known.time_ns > self._settings.shared_checkpoint_s * 1e9
+        trusted = self._follower.in_sync and not self._follower.repairing and state.revision > at
+        if not trusted or not (waits or is_old):
+            return at
+        session = await self._writer.session()
+        try:
+            fresh = await share_state(self._log, session, state, now_ns)
+        except Fenced:
+            self._writer.forget_session(session)
+            raise
+        # The one before stays: a reader that has just taken its manifest finds its parts.
+        await self._keep.drop_checkpoint(at)
+        self._counters.add("log_checkpoints_shared_total")
+        return fresh.position.revision
+
+    def _due(self, archived: dict[int, Manifest], through: int) -> list[Manifest]:
+        settings = self._settings
+        return list(
+            due(
+                list(archived.values()), through=through, now_ns=self._clock.time_ns(), age_s=settings.retention_s,
+                bytes_max=settings.retention_bytes_max,
+            )
+        )  # fmt: skip
+
+    async def _take_out(self, found: Segments, archived: dict[int, Manifest], through: int) -> None:
+        left = sorted(found.opened)
+        # A full etcd was relieved of some, and could not be told then where history begins.
+        gone = {number for number in left[:-1] if number in archived and number not in found.packed}
+        leaving = gone.union(each.segment for each in self._due(archived, through))
+        for manifest in (archived[number] for number in sorted(leaving)):
+            if manifest.segment != left[0]:
+                # An older one is not archived: history leaves from its beginning, or not at all.
+                break
+            # Read whole, from the disk, before etcd forgets it.
+            await asyncio.to_thread(
+                self._archive.records, found.store_id, manifest.cluster, manifest.segment
+            )
+            await self._keep.truncate(manifest)
+            left.pop(0)
+            self._counters.add("log_segments_truncated_total")
+            self._logger.info("history left etcd", segment=manifest.segment, through=manifest.last_revision)
+        if left and left[0] > 1:
+            await self._keep.sweep(left[0])
+
+    async def _relieve(self) -> None:
+        space = await self.relieve()
+        self._logger.info("made room in etcd", file_bytes=space.file_bytes, used_bytes=space.used_bytes)
+
+    async def relieve(self) -> Space:
+        """Make room in a full etcd: first by giving back what is overwritten or deleted already; if that leaves it more
+        than half in use, by taking out archived segments behind the checkpoint as well. Raises LogError, OSError."""
+        before = await self._keep.space()
+        if not before.is_full:
+            return before
+        self._counters.add("log_full_total")
+        if before.used_bytes * 2 > before.file_bytes:
+            await self._drop_archived()
+        after = await self._keep.make_room()
+        self._logger.warning(
+            "etcd was out of space", before_bytes=before.file_bytes, after_bytes=after.file_bytes
+        )
+        return after
+
+    async def _drop_archived(self) -> None:
+        """Half of what may go. What is dropped before `low` can say so is told to readers as truncated; the next round
+        moves `low`, since the archive has the manifest."""
+        found = await self._keep.segments()
+        known = (await checkpoint_parts.manifests(self._log)).get(self._keep.cluster)
+        through = known.position.revision if known else 0
+        held = await asyncio.to_thread(self._archive.manifests, found.store_id)
+        archived = {each.segment: each for each in held if each.cluster == self._keep.cluster}
+        oldest = [number for number in sorted(found.opened) if number in found.packed]
+        for number in oldest[: -(-len(oldest) // 2)]:
+            manifest = archived.get(number)
+            if manifest is None or manifest.last_revision > through:
+                break
+            await asyncio.to_thread(self._archive.records, found.store_id, manifest.cluster, number)
+            await self._keep.drop_packed(number)
+
+    async def _publish(self, space: Space) -> None:
+        """For people; a checkpoint's age and a directory's size interest no machine."""
+        found = await self._keep.segments()
+        held = await asyncio.to_thread(self._archive.held, found.store_id)
+        own = [each for each in held if each.path.rsplit("/", 2)[-2] == self._keep.cluster]
+        archived = [each.manifest for each in own if each.manifest is not None]
+        known = (await checkpoint_parts.manifests(self._log)).get(self._keep.cluster)
+        packed = list(found.packed.values())
+        kept = Kept(
+            cluster=self._keep.cluster,
+            time_ns=self._clock.time_ns(),
+            revision=found.revision,
+            low=found.low,
+            segments=len(found.opened),
+            packed_segments=len(packed),
+            packed_records=sum(each.records for each in packed),
+            packed_bytes=sum(each.size for each in packed),
+            packed_since_ns=min((each.packed_ns for each in packed), default=0),
+            archive=str(self._archive.directory),
+            archived_segments=len(archived),
+            archived_records=sum(each.records for each in archived),
+            archived_bytes=sum(each.size for each in own),
+            archived_since_ns=min((each.packed_ns for each in archived), default=0),
+            damaged=[f"{each.path}: {each.reason}" for each in own if each.reason],
+            checkpoint_revision=known.position.revision if known else 0,
+            checkpoint_bytes=known.size if known else 0,
+            checkpoint_ns=known.time_ns if known else 0,
+            etcd_file_bytes=space.file_bytes,
+            etcd_used_bytes=space.used_bytes,
+            retention_s=self._settings.retention_s,
+            retention_bytes_max=self._settings.retention_bytes_max,
+        )
+        steady = msgspec.structs.replace(kept, time_ns=0, revision=0, etcd_file_bytes=0, etcd_used_bytes=0)
+        if steady != self._published or kept.time_ns > self._publish_ns:
+            await self._log.put(retention_key(self._keep.cluster), msgspec.json.encode(kept))
+            self._published, self._publish_ns = steady, kept.time_ns + PUBLISH_NS

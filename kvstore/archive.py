@@ -1,0 +1,167 @@
+"""The archive: a directory of sealed segments that have left etcd, or will.
+
+Belongs here: a file's form and place, writing it whole and once, and naming one that is damaged. Does not belong here:
+when a segment leaves etcd (packed.py says what is due), reading across archive and etcd (etcd_reader.py).
+
+    <directory>/<store id>/<cluster>/<segment>.segment
+
+A file is never changed. It begins with a line of text, then the length of its header in four bytes, a msgpack header
+that says all about it (a manifest of packed.py), the header's digest, and the packed records. One that is damaged
+loses its own segment and no other.
+"""
+
+import hashlib
+import os
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+
+import msgspec
+
+from kvstore.errors import ArchiveDamaged
+from kvstore.packed import Manifest, PackDamaged, decode_manifest, encode_manifest, unpack
+from kvstore.types import Record
+
+MAGIC = b"meshlog archive segment 1\n"
+SUFFIX = ".segment"
+DAMAGED_SUFFIX = ".damaged"
+_LENGTH = 4
+_DIGEST = 32
+HEADER_BYTES_MAX = 16 * 1024 * 1024
+
+
+class Held(msgspec.Struct, frozen=True):
+    """One file of the archive. `reason`: why it cannot be used, ""; a damaged one has no manifest."""
+
+    path: str
+    size: int
+    manifest: Manifest | None
+    reason: str = ""
+
+
+class Archive:
+    """One directory. Every call is blocking I/O; files are immutable, so headers are read once."""
+
+    def __init__(self, directory: Path) -> None:
+        """Made when the first segment is kept."""
+        self.directory = directory
+        self._headers: dict[Path, tuple[int, int, Manifest]] = {}
+
+    def path(self, store_id: int, cluster: str, segment: int) -> Path:
+        """Where a segment's file is."""
+        return self.directory / f"{store_id:016x}" / cluster / f"{segment:08x}{SUFFIX}"
+
+    def keep(self, store_id: int, manifest: Manifest, packed: bytes) -> Path:
+        """Write a segment's file, durably, and read it back; one that is there and whole stays as it is.
+
+        Raises OSError; ArchiveDamaged if what was written does not read back.
+        """
+        path = self.path(store_id, manifest.cluster, manifest.segment)
+        if path.exists():
+            try:
+                self._read(path)
+                return path
+            except ArchiveDamaged:
+                os.replace(path, path.with_suffix(DAMAGED_SUFFIX))
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        header = encode_manifest(manifest)
+        fresh = path.with_name(f".{path.name}.{os.getpid()}")
+        try:
+            with open(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600), "wb") as file:
+                file.write(MAGIC + len(header).to_bytes(_LENGTH, "big") + header + _digest(header))
+                file.write(packed)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(fresh, path)
+        except BaseException:
+            with suppress(OSError):
+                os.unlink(fresh)
+            raise
+        for folder in (path.parent, path.parent.parent, self.directory):
+            _fsync_directory(folder)
+        self._read(path)
+        return path
+
+    def held(self, store_id: int) -> Sequence[Held]:
+        """Every file of one store, damaged ones too, by cluster and segment. Only headers are read. Raises OSError."""
+        folder = self.directory / f"{store_id:016x}"
+        found = []
+        for path in sorted(folder.glob(f"*/*{SUFFIX}")):
+            try:
+                size = path.stat().st_size
+                found.append(Held(str(path), size, self._header(path)))
+            except ArchiveDamaged as damage:
+                found.append(Held(str(path), size, None, damage.reason))
+        return found
+
+    def manifests(self, store_id: int) -> Sequence[Manifest]:
+        """Of the files whose headers are whole. Raises OSError."""
+        return [each.manifest for each in self.held(store_id) if each.manifest is not None]
+
+    def records(self, store_id: int, cluster: str, segment: int) -> Sequence[Record] | None:
+        """A segment's records, in order; None if it is not here. Raises ArchiveDamaged, OSError."""
+        path = self.path(store_id, cluster, segment)
+        return self._read(path)[1] if path.exists() else None
+
+    def verify(self, store_id: int) -> Sequence[ArchiveDamaged]:
+        """Every file read whole; those that are damaged. Raises OSError."""
+        found = []
+        for each in self.held(store_id):
+            try:
+                self._read(Path(each.path))
+            except ArchiveDamaged as damage:
+                found.append(damage)
+        return found
+
+    def _header(self, path: Path) -> Manifest:
+        about = path.stat()
+        known = self._headers.get(path)
+        if known is not None and known[:2] == (about.st_mtime_ns, about.st_size):
+            return known[2]
+        with path.open("rb") as file:
+            start = file.read(len(MAGIC) + _LENGTH)
+            length = int.from_bytes(start[len(MAGIC) :], "big")
+            header = file.read(min(length, HEADER_BYTES_MAX) + _DIGEST)
+        manifest = _manifest(path, start, header)
+        self._headers[path] = (about.st_mtime_ns, about.st_size, manifest)
+        return manifest
+
+    def _read(self, path: Path) -> tuple[Manifest, Sequence[Record]]:
+        content = path.read_bytes()
+        start = len(MAGIC) + _LENGTH
+        length = int.from_bytes(content[len(MAGIC) : start], "big")
+        manifest = _manifest(path, content[:start], content[start : start + length + _DIGEST])
+        try:
+            return manifest, unpack(manifest, content[start + length + _DIGEST :])
+        except PackDamaged as damage:
+            where = f"{manifest.cluster}, revisions {manifest.first_revision} to {manifest.last_revision}"
+            raise ArchiveDamaged(str(path), f"{damage} (segment {manifest.segment} of {where})") from None
+
+
+def _manifest(path: Path, start: bytes, header: bytes) -> Manifest:
+    if not start.startswith(MAGIC):
+        raise ArchiveDamaged(str(path), "it does not begin as an archive file does")
+    length = int.from_bytes(start[len(MAGIC) :], "big")
+    if not 0 < length <= HEADER_BYTES_MAX or len(header) != length + _DIGEST:
+        raise ArchiveDamaged(str(path), f"the header's length is {length}, and the file ends before it does")
+    if _digest(header[:length]) != header[length:]:
+        raise ArchiveDamaged(str(path), "the header's digest does not match it")
+    try:
+        manifest = decode_manifest(header[:length])
+    except PackDamaged as damage:
+        raise ArchiveDamaged(str(path), str(damage)) from None
+    if path.stem != f"{manifest.segment:08x}" or path.parent.name != manifest.cluster:
+        raise ArchiveDamaged(str(path), f"it holds segment {manifest.segment:08x} of {manifest.cluster}")
+    return manifest
+
+
+def _digest(header: bytes) -> bytes:
+    return hashlib.blake2b(header, digest_size=_DIGEST).digest()
+
+
+def _fsync_directory(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

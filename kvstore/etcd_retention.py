@@ -1,0 +1,212 @@
+"""What the holder of a cluster's duty does with its history in etcd: repack, take out, and make room.
+
+Belongs here: the transactions and the maintenance calls. Does not belong here: what is due (packed.py), files
+(archive.py), when to look.
+"""
+
+from collections.abc import Mapping, Sequence
+
+import msgspec
+
+from kvstore import keys
+from kvstore import rpc_pb2 as rpc
+from kvstore.append import decode_cursor, decode_record
+from kvstore.errors import ArchiveDamaged, LogError
+from kvstore.etcd_client import ALARM, COMPACT, DEFRAGMENT, DELETE_RANGE, PUT, RANGE, STATUS, TXN, Client
+from kvstore.etcd_writer import GREATER, created, delete, first, get, put
+from kvstore.packed import Manifest, PackDamaged, decode_manifest, encode_manifest, pack, parts, unpack
+
+DELETES_MAX = 100
+"""Ranges deleted in one transaction; etcd takes 128 operations."""
+MAINTENANCE_S = 60.0
+"""Defragmenting 500 MB takes over a second, and stops all writes meanwhile; a slow disk takes longer."""
+
+
+class Segments(msgspec.Struct, frozen=True):
+    """One cluster's history as etcd has it. `opened`: by number, the revision that opened each segment, the last of
+    which is open; `packed`: by number, those that are repacked."""
+
+    store_id: int
+    revision: int
+    low: int
+    opened: Mapping[int, int]
+    packed: Mapping[int, Manifest]
+
+    @property
+    def unpacked(self) -> Sequence[int]:
+        """Sealed and not repacked, oldest first."""
+        return [number for number in sorted(self.opened)[:-1] if number not in self.packed]
+
+
+class Space(msgspec.Struct, frozen=True):
+    """What etcd's file takes, how much of it is in use, in bytes of the largest member, and whether it is full."""
+
+    file_bytes: int
+    used_bytes: int
+    is_full: bool
+
+
+class Retention:
+    """One cluster's. Made by EtcdLog.retention. Every call raises LogError."""
+
+    def __init__(self, client: Client, cluster: str) -> None:
+        """Nothing is sent."""
+        self._client = client
+        self.cluster = cluster
+
+    async def segments(self) -> Segments:
+        """What there is now."""
+        first_key, end = keys.prefix_range(b"%b%b/" % (keys.SEGMENT, self.cluster.encode()))
+        answer = await self._client.call(RANGE, rpc.RangeRequest(key=first_key, range_end=end, keys_only=True))
+        opened = {keys.parse_segment_key(kv.key)[1]: kv.create_revision for kv in answer.kvs}
+        reads = [get(keys.low_key(self.cluster)), *(get(keys.pack_manifest_key(self.cluster, n)) for n in opened)]
+        found: list[rpc.KeyValue] = []
+        for start in range(0, len(reads), DELETES_MAX):
+            page = await self._client.call(TXN, rpc.TxnRequest(success=reads[start : start + DELETES_MAX]))
+            found += [first(each) for each in page.responses]
+        low, *manifests = found
+        packed = {number: self._manifest(kv) for number, kv in zip(opened, manifests, strict=True) if kv.value}
+        return Segments(
+            answer.header.cluster_id, answer.header.revision, int(low.value or b"0"), opened, packed
+        )
+
+    async def pack(self, segment: int, opened: int, now_ns: int) -> tuple[Manifest, bytes] | None:
+        """Repack a sealed segment; None if another did, or it has nothing. The transaction that shows the packed form
+        takes the records away, but for each writer's last batch, by which it may still settle an append in doubt."""
+        start, end = keys.log_segment(self.cluster, segment)
+        answer = await self._client.call(RANGE, rpc.RangeRequest(key=start, range_end=end))
+        records = [decode_record(kv.key, kv.value, kv.mod_revision) for kv in answer.kvs]
+        if not records:
+            return None
+        manifest, packed = pack(records, opened, now_ns)
+        for number, part in enumerate(parts(packed)):
+            key = keys.pack_part_key(self.cluster, segment, number)
+            await self._client.call(PUT, rpc.PutRequest(key=key, value=part))
+        shown = keys.pack_manifest_key(self.cluster, segment)
+        drops = await self._drops(segment, manifest.sequences)
+        done = await self._client.call(
+            TXN,
+            rpc.TxnRequest(
+                compare=[created(shown, 0)],
+                success=[put(shown, encode_manifest(manifest)), *drops[:DELETES_MAX]],
+            ),
+        )
+        if not done.succeeded:
+            return None
+        await self._delete(drops[DELETES_MAX:])
+        return manifest, packed
+
+    async def fetch(self, segment: int) -> tuple[Manifest, bytes]:
+        """A repacked segment, whole. Raises ArchiveDamaged, LogError if it is not there."""
+        start, end = keys.pack_segment(self.cluster, segment)
+        answer = await self._client.call(RANGE, rpc.RangeRequest(key=start, range_end=end))
+        if not answer.kvs or not answer.kvs[-1].key.endswith(b"/" + keys.MANIFEST):
+            raise LogError(f"segment {segment} of {self.cluster} is not packed in etcd")
+        manifest = self._manifest(answer.kvs[-1])
+        packed = b"".join(kv.value for kv in answer.kvs[:-1])[: manifest.size]
+        try:
+            unpack(manifest, packed)
+        except PackDamaged as damage:
+            raise ArchiveDamaged(f"pack of segment {segment} of {self.cluster} in etcd", str(damage)) from None
+        return manifest, packed
+
+    async def truncate(self, manifest: Manifest) -> None:
+        """Take a segment out of etcd and move the beginning of history behind it, in one step. It must be the oldest
+        there, in the archive, and behind a checkpoint: the caller sees to it."""
+        start, end = keys.pack_segment(self.cluster, manifest.segment)
+        low = keys.low_key(self.cluster)
+        await self._client.call(
+            TXN,
+            rpc.TxnRequest(
+                compare=[created(keys.segment_key(self.cluster, manifest.segment), 0, GREATER)],
+                success=[
+                    put(low, b"%d" % manifest.last_revision),
+                    delete(keys.segment_key(self.cluster, manifest.segment)),
+                    _delete_range(start, end),
+                ],
+            ),
+        )
+
+    async def sweep(self, before: int) -> int:
+        """Delete last batches that stayed loose in segments below `before`, of writers that have gone on since."""
+        start, end = keys.prefix_range(b"%b%b/" % (keys.LOG, self.cluster.encode()))
+        end = min(end, keys.log_segment(self.cluster, before)[0])
+        answer = await self._client.call(RANGE, rpc.RangeRequest(key=start, range_end=end, keys_only=True))
+        last = await self._last_sequences()
+        drops = []
+        for kv in answer.kvs:
+            at = keys.parse_log_key(kv.key)
+            if last.get(at.writer, 0) > at.sequence:
+                drops.append(delete(kv.key))
+        await self._delete(drops)
+        return len(drops)
+
+    async def space(self) -> Space:
+        """How full etcd is."""
+        status = await self._client.send_each(STATUS, rpc.StatusRequest(), self._client.limits.call_s)
+        alarms = await self._client.call(ALARM, rpc.AlarmRequest(action=rpc.AlarmRequest.GET))
+        is_full = any(each.alarm == rpc.NOSPACE for each in alarms.alarms)
+        return Space(max(each.dbSize for each in status), max(each.dbSizeInUse for each in status), is_full)
+
+    async def drop_packed(self, segment: int) -> None:
+        """Delete a packed segment without moving `low`: a full etcd refuses puts, and takes a plain delete. Readers see
+        a sealed segment without records, and know what that means. `truncate` follows when there is room."""
+        start, end = keys.pack_segment(self.cluster, segment)
+        await self._client.call(DELETE_RANGE, rpc.DeleteRangeRequest(key=start, range_end=end))
+
+    async def make_room(self) -> Space:
+        """Give back what was deleted and overwritten: compact, defragment one member after the other, disarm. In this
+        order: an alarm that is disarmed before the file has shrunk comes back at once."""
+        head = await self._client.call(RANGE, rpc.RangeRequest(key=keys.LOG, count_only=True))
+        try:
+            await self._client.call(
+                COMPACT, rpc.CompactionRequest(revision=head.header.revision, physical=True), MAINTENANCE_S
+            )
+        except LogError as error:
+            if "compacted" not in str(error):
+                raise
+        await self._client.send_each(DEFRAGMENT, rpc.DefragmentRequest(), MAINTENANCE_S)
+        alarms = await self._client.call(ALARM, rpc.AlarmRequest(action=rpc.AlarmRequest.GET))
+        for each in alarms.alarms:
+            if each.alarm == rpc.NOSPACE:
+                disarm = rpc.AlarmRequest(
+                    action=rpc.AlarmRequest.DEACTIVATE, memberID=each.memberID, alarm=rpc.NOSPACE
+                )
+                await self._client.call(ALARM, disarm)
+        return await self.space()
+
+    async def drop_checkpoint(self, revision: int) -> None:
+        """Delete the parts of the cluster's checkpoints below a revision."""
+        start, end = keys.prefix_range(keys.PREFIX + b"checkpoint/%b/" % self.cluster.encode())
+        end = min(end, keys.PREFIX + b"checkpoint/%b/%016x/" % (self.cluster.encode(), revision))
+        await self._delete([_delete_range(start, end)])
+
+    def _manifest(self, kv: rpc.KeyValue) -> Manifest:
+        try:
+            return decode_manifest(kv.value)
+        except PackDamaged as damage:
+            raise ArchiveDamaged(keys.relative(kv.key) + " in etcd", str(damage)) from None
+
+    async def _last_sequences(self) -> Mapping[str, int]:
+        start, end = keys.prefix_range(b"%b%b/" % (keys.CURSOR, self.cluster.encode()))
+        answer = await self._client.call(RANGE, rpc.RangeRequest(key=start, range_end=end))
+        return {
+            keys.parse_cursor_key(kv.key).rpartition("/")[2]: decode_cursor(kv.value).sequence for kv in answer.kvs
+        }
+
+    async def _drops(self, segment: int, sequences: Mapping[str, int]) -> Sequence[rpc.RequestOp]:
+        """Deletes of a segment's records by writer, but for the one that its cursor names."""
+        last = await self._last_sequences()
+        drops = []
+        for writer, sequence in sorted(sequences.items()):
+            before = sequence if last.get(writer, 0) <= sequence else None
+            drops.append(_delete_range(*keys.log_writer(self.cluster, segment, writer, before)))
+        return drops
+
+    async def _delete(self, drops: Sequence[rpc.RequestOp]) -> None:
+        for start in range(0, len(drops), DELETES_MAX):
+            await self._client.call(TXN, rpc.TxnRequest(success=drops[start : start + DELETES_MAX]))
+
+
+def _delete_range(start: bytes, end: bytes) -> rpc.RequestOp:
+    return rpc.RequestOp(request_delete_range=rpc.DeleteRangeRequest(key=start, range_end=end))

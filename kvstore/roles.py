@@ -1,0 +1,95 @@
+"""The least that etcd must let an agent, an operator and a reader do.
+
+Belongs here: the roles and their key ranges, and how they read as etcdctl commands. Does not belong here: applying them
+(etcd_roles.py). Pure.
+"""
+
+import shlex
+from collections.abc import Sequence
+
+import msgspec
+
+from kvstore import keys
+
+READ, READWRITE = "read", "readwrite"
+
+
+class Grant(msgspec.Struct, frozen=True):
+    """One range of keys; `range_end` empty: one key."""
+
+    kind: str
+    key: bytes
+    range_end: bytes = b""
+
+
+class Role(msgspec.Struct, frozen=True):
+    """A role, and the user of the same name that holds it."""
+
+    name: str
+    why: str
+    grants: Sequence[Grant]
+
+
+def reader_role() -> Role:
+    """Reads everything that the log is, and changes nothing."""
+    return Role("meshlog-reader", "replay, history and capsules", (Grant(READ, *keys.prefix_range(keys.PREFIX)),))
+
+
+def agent_role(cluster: str, node: str) -> Role:
+    """Writes its own records, session, cursor and report. The records of a cluster share a prefix, so etcd cannot keep
+    one agent from a key of another's; the fencing token and the projections do. Raises ValueError on a malformed name.
+    """
+    writer = f"node.{keys.checked_name('node', node)}"
+    name = keys.checked_name("cluster", cluster)
+    return Role(
+        f"meshlog-agent.{name}.{node}",
+        f"the agent of node {node} in cluster {name}",
+        (
+            *reader_role().grants,
+            *_appending(name),
+            Grant(READWRITE, keys.session_key(name, writer)),
+            Grant(READWRITE, keys.cursor_key(name, writer)),
+            Grant(READWRITE, keys.side_key(f"report/{name}/{node}")),
+        ),
+    )
+
+
+def operator_role(cluster: str) -> Role:
+    """Keeps a cluster's history and duties too. Making room in a full etcd (defragment, disarm) asks for etcd's role
+    root, which is not given here. Raises ValueError on a malformed name."""
+    name = keys.checked_name("cluster", cluster)
+    return Role(
+        f"meshlog-operator.{name}",
+        f"the operator of cluster {name}",
+        (
+            *reader_role().grants,
+            *_appending(name),
+            Grant(READWRITE, keys.session_key(name, "operator")),
+            Grant(READWRITE, keys.cursor_key(name, "operator")),
+            Grant(READWRITE, keys.low_key(name)),
+            Grant(READWRITE, keys.duty_key(f"operator-{name}")),
+            Grant(READWRITE, *keys.prefix_range(b"%b%b/" % (keys.PACK, name.encode()))),
+            Grant(READWRITE, *keys.prefix_range(keys.side_key(f"checkpoint/{name}") + b"/")),
+            Grant(READWRITE, keys.side_key(f"manifest/{name}")),
+            Grant(READWRITE, keys.side_key(f"retention/{name}")),
+        ),
+    )
+
+
+def _appending(cluster: str) -> Sequence[Grant]:
+    """What every writer of a cluster needs: records, the open segment, claims."""
+    return (
+        Grant(READWRITE, *keys.prefix_range(b"%b%b/" % (keys.LOG, cluster.encode()))),
+        Grant(READWRITE, *keys.prefix_range(b"%b%b/" % (keys.SEGMENT, cluster.encode()))),
+        Grant(READWRITE, keys.head_key(cluster)),
+        Grant(READWRITE, *keys.prefix_range(keys.PREFIX + b"claim/")),
+    )
+
+
+def commands(role: Role) -> Sequence[str]:
+    """As an administrator types them."""
+    lines = [f"# {role.why}", f"etcdctl role add {role.name}"]
+    for grant in role.grants:
+        words = [grant.key.decode(), *([grant.range_end.decode()] if grant.range_end else [])]
+        lines.append(f"etcdctl role grant-permission {role.name} {grant.kind} {shlex.join(words)}")
+    return [*lines, f"etcdctl user add {role.name}", f"etcdctl user grant-role {role.name} {role.name}"]

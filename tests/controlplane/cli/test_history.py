@@ -1,0 +1,94 @@
+"""Flags about the past, and reading lines of the monitor."""
+
+import json
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from controlplane.cli.bisect import first_failing
+from controlplane.cli.errors import UsageError
+from controlplane.cli.monitor import line
+from controlplane.cli.why import flow_of_line
+from tests.controlplane.cli.conftest import Run
+from tests.controlplane.cli.fake_agent import FakeAgent
+
+DROP = {
+    "type": "drop", "reason": "Policy denied", "protocol": "TCP", "source": "10.1.0.5", "source_port": 40000,
+    "source_name": "shop/cart", "target": "10.1.0.7", "target_port": 80, "target_name": "shop/db", "tcp_flags": "SYN",
+}  # fmt: skip
+FLOW = {"from": "ip:10.1.0.5", "to": "ip:10.1.0.7", "port": "80/TCP"}
+
+
+def listing(agent: FakeAgent, kind: str, revision: int) -> None:
+    """An empty one."""
+    agent.answers["GET", f"/v1/list/{kind}"] = (
+        200, {"kind": kind, "revision": revision, "items": [], "time": "2026-05-01T12:00:00.000Z"}
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("words", [("--at", "-10m"), ("--at=-10m",)])
+def test_the_point_is_asked_for_and_the_revision_said(agent: FakeAgent, run: Run, words: tuple[str, ...]) -> None:
+    """Both ways to write it reach the agent; the revision used stands on standard error only."""
+    listing(agent, "node", 41)
+    _, out, err = run("node", "list", *words, "-o", "json")
+    assert agent.asked[-1][1] == "/v1/list/node?at=-10m"
+    assert (json.loads(out), err) == ([], "at revision 41 (2026-05-01T12:00:00.000Z)\n")
+
+
+def test_the_environment_gives_the_point(agent: FakeAgent, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """MESHLOG_AT holds where no flag is given; a command about now refuses under it."""
+    listing(agent, "node", 41)
+    monkeypatch.setenv("MESHLOG_AT", "41")
+    run("node", "list")
+    assert agent.asked[-1][1] == "/v1/list/node?at=41"
+    status, _, err = run("status")
+    assert (status, "MESHLOG_AT is set" in err) == (2, True)
+
+
+def test_log_filters_reach_the_agent(agent: FakeAgent, run: Run) -> None:
+    """Each filter by its own name."""
+    agent.answers["GET", "/v1/log"] = (200, b"")
+    run("log", "list", "--kind", "policy", "--on", "n1", "--since", "-1h", "--cause", "7", "-n", "shop")
+    asked = agent.asked[-1][1]
+    assert all(part in asked for part in ("kind=policy", "node=n1", "since=-1h", "cause=7", "namespace=shop"))
+
+
+@pytest.mark.parametrize("text", [line(DROP), json.dumps(DROP)])
+def test_lines_of_the_monitor_are_understood(text: str) -> None:
+    """As text and as JSON, as `meshlog monitor` prints them."""
+    assert flow_of_line(text) == FLOW
+
+
+def test_lines_of_the_monitor_about_ipv6_are_understood() -> None:
+    """Addresses stand in brackets there."""
+    drop = {**DROP, "source": "fd00:1::5", "target": "fd00:1::7"}
+    assert flow_of_line(line(drop)) == {"from": "ip:fd00:1::5", "to": "ip:fd00:1::7", "port": "80/TCP"}
+
+
+@pytest.mark.parametrize("text", ["", "nonsense", "{}", '{"source": 3}', "{"])
+def test_other_lines_are_refused(text: str) -> None:
+    """With what would be right."""
+    with pytest.raises(UsageError):
+        flow_of_line(text)
+
+
+@given(st.integers(2, 200).flatmap(lambda size: st.tuples(st.just(size), st.integers(1, size - 1))))
+def test_bisect_finds_the_first_that_fails(drawn: tuple[int, int]) -> None:
+    """Of any history with one change from holding to failing, in no more checks than halving needs."""
+    size, bad = drawn
+    asked: list[int] = []
+
+    def fails(revision: int) -> bool:
+        asked.append(revision)
+        return revision >= bad
+
+    assert first_failing(range(size), fails) == bad
+    assert len(asked) <= size.bit_length()
+
+
+def test_a_directory_that_is_not_there_is_one_line(agent: FakeAgent, run: Run, tmp_path: Path) -> None:
+    """`capsule open` of no file says which."""
+    status, _, err = run("capsule", "open", str(tmp_path / "none"), "--", "node", "list")
+    assert (status, err) == (1, f"meshlog: {tmp_path / 'none'}: No such file or directory\n")

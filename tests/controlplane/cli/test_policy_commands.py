@@ -1,0 +1,91 @@
+"""`meshlog apply --offline` and `--replace`, `name`, `policy selectors|settings|lint`, `verdict` of a running mesh."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from controlplane.cli.main import main
+from tests.controlplane.cli.fake_agent import FakeAgent
+
+POLICY = """
+apiVersion: cilium.io/v2
+kind: CiliumNetworkPolicy
+metadata: {{name: {name}, namespace: shop}}
+spec: {{endpointSelector: {{}}, ingress: [{{{rule}}}]}}
+---
+"""
+
+
+@pytest.fixture
+def manifests(tmp_path: Path) -> str:
+    """One good policy and one with a fault."""
+    path = tmp_path / "policies.yaml"
+    bad = POLICY.format(name="bad", rule="fromCIDR: [nowhere]")
+    path.write_text(POLICY.format(name="good", rule="fromCIDR: [10.0.0.0/8]") + bad)
+    return str(path)
+
+
+def test_offline_checks_without_a_mesh(manifests: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """One result per object, the refused one with its field, exit status 1."""
+    assert main(["apply", "-f", manifests, "--offline", "-o", "json"]) == 1
+    results = json.loads(capsys.readouterr().out)["results"]
+    assert [(each["name"], each["accepted"], each["field"]) for each in results] == [
+        ("good", True, ""),
+        ("bad", False, "spec.ingress[0].fromCIDR[0]"),
+    ]
+
+
+def test_replace_takes_out_what_is_not_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """After everything was accepted; of each kind, what is in force and not in the set is deleted."""
+    path = tmp_path / "policy.yaml"
+    path.write_text(POLICY.format(name="good", rule=""))
+    held = [
+        {"kind": "CiliumNetworkPolicy", "metadata": {"name": name, "namespace": "shop"}} for name in ("good", "old")
+    ]
+    answer = {
+        "kind": "CiliumNetworkPolicy",
+        "namespace": "shop",
+        "name": "good",
+        "accepted": True,
+        "action": "unchanged",
+    }
+    agent = FakeAgent(tmp_path / "agent.sock")
+    try:
+        agent.answers["POST", "/v1/apply"] = (200, {"revision": 1, "results": [answer]})
+        agent.answers["POST", "/v1/delete"] = (200, {"revision": 2, "results": []})
+        for kind in ("NetworkPolicy", "CiliumClusterwideNetworkPolicy", "CiliumCIDRGroup"):
+            agent.answers["GET", f"/v1/get/{kind}"] = (200, {"documents": []})
+        agent.answers["GET", "/v1/get/CiliumNetworkPolicy"] = (200, {"documents": held})
+        assert main(["apply", "-f", str(path), "--replace", "--socket", str(agent.path)]) == 0
+        (body,) = [body for method, target, body in agent.asked if target.startswith("/v1/delete")]
+    finally:
+        agent.close()
+    assert [each["document"]["metadata"]["name"] for each in body["documents"]] == ["old"]
+    assert "good" in capsys.readouterr().out
+
+
+def test_a_running_mesh_is_asked_without_manifests(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The flows go to the agent, its answers come out."""
+    flows = [{"from": "shop/a", "to": "shop/b", "l4": "TCP/80"}]
+    (tmp_path / "flows.json").write_text(json.dumps(flows))
+    agent = FakeAgent(tmp_path / "agent.sock")
+    try:
+        agent.answers["POST", "/v1/verdict"] = (200, {"revision": 7, "answers": [{"verdict": "allow", "by": []}]})
+        words = ["verdict", "-f", str(tmp_path / "flows.json"), "--socket", str(agent.path), "-o", "json"]
+        assert main(words) == 0
+        assert agent.asked[-1][2] == {"flows": flows}
+    finally:
+        agent.close()
+    assert json.loads(capsys.readouterr().out) == [{"verdict": "allow", "by": []}]
+
+
+def test_lint_names_what_has_no_effect(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A selector without endpoints, a group that is not there, an allow below a deny, a port that nobody names."""
+    rules = "fromCIDRSet: [{cidrGroupRef: nobody}]}, {toPorts: [{ports: [{port: web}]}]"
+    text = POLICY.format(name="idle", rule=rules)
+    (tmp_path / "all.yaml").write_text(text.replace("ingress:", "ingressDeny: [{fromEntities: [all]}], ingress:"))
+    assert main(["policy", "lint", "--manifests", str(tmp_path), "-o", "json"]) == 1
+    reasons = "\n".join(each["reason"] for each in json.loads(capsys.readouterr().out))
+    for part in ("selects no endpoint", "no CiliumCIDRGroup is called nobody", "names a port web", "allows nothing"):
+        assert part in reasons

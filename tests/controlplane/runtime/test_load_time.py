@@ -1,0 +1,45 @@
+"""What the agent's settings tell the programs when they are loaded."""
+
+import pytest
+
+from controlplane.agent import load_time_constants
+from controlplane.model import Device
+from controlplane.runtime.underlay import Underlay
+from controlplane.settings import AgentSettings, SettingsError
+from datapath.codec import address_bytes
+
+UNDERLAY = Underlay(Device("eth0", 2, "02:00:00:00:00:01"), ("192.0.2.1", "2001:db8::1"), 1500, (32768, 60999))
+
+
+def told(**settings: object) -> dict[str, int | bytes]:
+    """The constants of an agent with these settings."""
+    return load_time_constants(AgentSettings(cluster="east", node="n1", **settings), UNDERLAY)  # type: ignore[arg-type]
+
+
+def test_usually_endpoints_leave_with_the_nodes_addresses() -> None:
+    """Of both families, by ports that the node itself does not use."""
+    constants = told()
+    assert constants["config_masquerade_ipv4"] == address_bytes("192.0.2.1")
+    assert constants["config_masquerade_ipv6"] == address_bytes("2001:db8::1")
+    assert (constants["config_masquerade_port_first"], constants["config_masquerade_port_count"]) == (10000, 20000)
+
+
+def test_masquerade_can_be_turned_off() -> None:
+    """No address is told."""
+    assert not {"config_masquerade_ipv4", "config_masquerade_ipv6"} & told(masquerade="off").keys()
+
+
+@pytest.mark.parametrize(
+    ("notify", "expected"),
+    [(("drops", "verdicts"), (1, 1, 0)), (("drops", "denials"), (1, 0, 1)), (("none",), (0, 0, 0))],
+)
+def test_what_is_notified(notify: tuple[str, ...], expected: tuple[int, int, int]) -> None:
+    """Drops, verdicts, and the verdict beside a drop."""
+    constants = told(notify=notify)
+    assert tuple(constants[f"config_notify_{each}"] for each in ("drops", "verdicts", "denials")) == expected
+
+
+def test_prefix_that_is_none_is_named() -> None:
+    """With the flag."""
+    with pytest.raises(SettingsError, match=r"--non-masquerade-cidr: .*10\.0\.0\.1/8"):
+        told(non_masquerade_cidr=("10.0.0.1/8",))

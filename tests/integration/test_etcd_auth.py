@@ -1,0 +1,178 @@
+"""The log over an etcd that asks for a user and a password, with the least roles."""
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from kvstore.embedded import EmbeddedEtcd
+from kvstore.errors import LogUnavailable, NotAllowed
+from kvstore.etcd import EtcdLog
+from kvstore.etcd_client import Client, Limits, Login
+from kvstore.etcd_roles import apply_roles, enable
+from kvstore.roles import agent_role, operator_role, reader_role
+from kvstore.types import Claim, Position, Record, Want
+
+FAST = Limits(transaction_s=1.0, call_s=5.0, quiet_s=0.05, keepalive_s=0.2, audit_s=0.1)
+ROLES = (agent_role("east", "n1"), agent_role("east", "n2"), operator_role("east"), reader_role())
+AGENT, OPERATOR, READER = (Login(ROLES[n].name, "secret") for n in (0, 2, 3))
+
+
+@pytest.fixture
+async def etcd() -> AsyncIterator[EmbeddedEtcd]:
+    """With our roles, and open to nobody else."""
+    with tempfile.TemporaryDirectory(prefix="mla-") as path:
+        child = await EmbeddedEtcd.start(Path(path) / "etcd")
+        client = Client((child.endpoint,), None, Limits())
+        await apply_roles(client, ROLES, "secret")
+        await apply_roles(client, ROLES, "secret")
+        await enable(client, "root's")
+        await client.close()
+        yield child
+        await child.stop()
+
+
+async def connect(etcd: EmbeddedEtcd, login: Login | None) -> EtcdLog:
+    """As this user."""
+    return await EtcdLog.connect([etcd.endpoint], limits=FAST, login=login)
+
+
+async def test_an_agent_does_its_work_with_the_least_role(etcd):
+    """Sessions, appends with claims of each kind, reports, reading and following."""
+    log = await connect(etcd, AGENT)
+    session = await log.open_session("east", "node.n1")
+    claim = Claim("identity/east/number/1")
+    revision = await log.append(session, b"1", [claim])
+    await log.append(session, b"2", [Claim(claim.key, Want.HELD)])
+    await log.append(session, b"3", [Claim(claim.key, Want.FREED)])
+    await log.put("report/east/n1", b"x", session)
+    deliveries = log.follow(Position())
+    async with asyncio.timeout(20):
+        assert (await anext(deliveries)).revision == revision
+    await deliveries.aclose()
+    again = await log.open_session("east", "node.n1")
+    await log.append(again, b"4")
+    await log.close_session(again)
+    await log.close()
+
+
+async def test_an_agent_is_kept_from_what_is_anothers(etcd):
+    """Another node's session and report, another cluster's log, a duty, and the beginning of history."""
+    log = await connect(etcd, AGENT)
+    session = await log.open_session("east", "node.n1")
+    for attempt in (
+        log.open_session("east", "node.n2"),
+        log.open_session("west", "node.n1"),
+        log.put("report/east/n2", b"x"),
+        log.put("manifest/east", b"x"),
+        log.acquire(session, "operator-east"),
+    ):
+        with pytest.raises(NotAllowed, match="permission denied"):
+            await attempt
+    await log.close()
+
+
+async def test_an_operator_keeps_the_history_with_the_least_role(etcd, monkeypatch):
+    """Duty, packing, truncation, checkpoints."""
+    monkeypatch.setattr("kvstore.append.SEGMENT_RECORDS_MAX", 5)
+    monkeypatch.setattr("kvstore.append.PROBE_RECORDS", 1)
+    log = await connect(etcd, OPERATOR)
+    session = await log.open_session("east", "operator")
+    assert await log.acquire(session, "operator-east")
+    for n in range(20):
+        await log.append(session, b"%d" % n)
+    keep = log.retention("east")
+    found = await keep.segments()
+    for number in found.unpacked:
+        assert await keep.pack(number, found.opened[number], 1)
+    await keep.truncate((await keep.segments()).packed[1])
+    await keep.sweep(2)
+    await log.put("checkpoint/east/1/0000", b"x")
+    await log.put("manifest/east", b"x", session, lasting=True)
+    await keep.drop_checkpoint(2)
+    await log.put("retention/east", b"x")
+    await log.close()
+
+
+async def test_a_reader_changes_nothing(etcd):
+    """It reads and lists; an append is refused."""
+    agent, log = await connect(etcd, AGENT), await connect(etcd, READER)
+    session = await agent.open_session("east", "node.n1")
+    await agent.append(session, b"1")
+    assert [record.payload async for record in log.read(Position())] == [b"1"]
+    with pytest.raises(NotAllowed, match="permission denied"):
+        await log.open_session("east", "node.n1")
+    await agent.close()
+    await log.close()
+
+
+@pytest.mark.parametrize("login", [None, Login(AGENT.user, "wrong"), Login("nobody", "secret")])
+async def test_nobody_else_is_let_in(etcd, login):
+    """No login, a wrong password, an unknown user: an error with a reason."""
+    log = await connect(etcd, login)
+    with pytest.raises(NotAllowed, match=r"user name is empty|authentication failed|permission denied"):
+        await log.head()
+    await log.close()
+
+
+async def test_a_token_that_is_gone_is_asked_for_again(etcd):
+    """etcd forgets its tokens when it is killed: the writer and a follower go on, in the same session, unasked."""
+    log, reading = await connect(etcd, AGENT), await connect(etcd, READER)
+    session = await log.open_session("east", "node.n1")
+    revisions = [await log.append(session, b"1")]
+    seen: list[int] = []
+
+    async def follow() -> None:
+        async for delivery in reading.follow(Position()):
+            if isinstance(delivery, Record):
+                seen.append(delivery.revision)
+
+    following = asyncio.create_task(follow())
+    os.kill(etcd.pid, signal.SIGKILL)
+    await etcd.stop()
+    again = await EmbeddedEtcd.start(etcd.data_dir)
+    try:
+        while len(revisions) < 10:
+            try:
+                revisions.append(await log.append(session, b"%d" % len(revisions)))
+            except LogUnavailable:
+                continue
+        async with asyncio.timeout(30):
+            while seen != revisions:
+                assert not following.done(), following.exception()
+                await asyncio.sleep(0.02)
+    finally:
+        following.cancel()
+        await asyncio.gather(following, return_exceptions=True)
+        await log.close()
+        await reading.close()
+        await again.stop()
+
+
+async def test_the_command_makes_roles_that_work(etcd, tmp_path):
+    """`meshlog etcd roles --apply`, as root: the new agent appends; without a login the command says so."""
+    (tmp_path / "root").write_text("root's\n")
+    (tmp_path / "password").write_text("other\n")
+    words = ["etcd", "roles", "--cluster", "west", "--node", "n7", "--apply", "--etcd", etcd.endpoint]
+    refused = await run(*words)
+    assert refused.returncode == 1 and b"user name is empty" in refused.stderr, refused
+    login = ("--etcd-user", "root", "--etcd-password-file", str(tmp_path / "root"))
+    made = await run(*words, *login, "--password-file", str(tmp_path / "password"))
+    assert made.returncode == 0, made
+    log = await connect(etcd, Login("meshlog-agent.west.n7", "other"))
+    assert await log.append(await log.open_session("west", "node.n7"), b"x")
+    await log.close()
+
+
+async def run(*words: str) -> "subprocess.CompletedProcess[bytes]":
+    """The program, in a process of its own."""
+    code = "import sys; from controlplane.cli.main import main; sys.exit(main(sys.argv[1:]))"
+    return await asyncio.to_thread(
+        subprocess.run, [sys.executable, "-c", code, *words], capture_output=True, timeout=60, check=False
+    )

@@ -1,0 +1,96 @@
+"""The archive directory: what is kept comes back; what is damaged is named, and costs its own segment only."""
+
+from pathlib import Path
+
+import pytest
+
+from kvstore.archive import Archive
+from kvstore.errors import ArchiveDamaged
+from kvstore.packed import pack
+from kvstore.types import Record, Revision
+
+STORE = 0xABC
+
+
+def segment(number: int) -> list[Record]:
+    """Ten records."""
+    first = number * 10
+    return [Record(Revision(first + n), "east", "n1", first + n, 5, number, b"x%d" % n) for n in range(10)]
+
+
+@pytest.fixture
+def archive(tmp_path: Path) -> Archive:
+    """Three segments of one cluster."""
+    made = Archive(tmp_path / "archive")
+    for number in (1, 2, 3):
+        made.keep(STORE, *pack(segment(number), number * 10, number))
+    return made
+
+
+def test_what_is_kept_is_read_by_another_process(archive):
+    """Nothing but the directory is needed."""
+    other = Archive(archive.directory)
+    assert [each.segment for each in other.manifests(STORE)] == [1, 2, 3]
+    assert list(other.records(STORE, "east", 2)) == segment(2)
+    assert other.verify(STORE) == []
+
+
+def test_what_is_not_there_is_none(archive):
+    """Another segment, another cluster, another store."""
+    assert archive.records(STORE, "east", 4) is None
+    assert archive.records(STORE, "west", 1) is None
+    assert archive.records(STORE + 1, "east", 1) is None
+    assert archive.manifests(STORE + 1) == []
+
+
+def test_keeping_again_changes_no_file(archive):
+    """A segment is written once."""
+    path = archive.path(STORE, "east", 2)
+    before = path.stat()
+    archive.keep(STORE, *pack(segment(2), 20, 999))
+    assert (path.stat().st_ino, path.stat().st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
+
+
+def test_no_changed_byte_goes_unnoticed(archive):
+    """Wherever it is in the file, reading it names the file."""
+    path = archive.path(STORE, "east", 2)
+    whole = path.read_bytes()
+    for place in range(len(whole)):
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
+        with pytest.raises(ArchiveDamaged, match="00000002"):
+            archive.records(STORE, "east", 2)
+
+
+@pytest.mark.parametrize("keep", [0, 5, 40, 200, -1])
+def test_a_file_cut_short_is_noticed(archive, keep):
+    """As after a disk that was full."""
+    path = archive.path(STORE, "east", 2)
+    path.write_bytes(path.read_bytes()[:keep])
+    with pytest.raises(ArchiveDamaged):
+        archive.records(STORE, "east", 2)
+
+
+def test_damage_is_contained(archive):
+    """The other segments are read, and listed; the damaged one is listed with a reason."""
+    archive.path(STORE, "east", 2).write_bytes(b"nonsense")
+    other = Archive(archive.directory)
+    assert [each.segment for each in other.manifests(STORE)] == [1, 3]
+    assert [bool(each.reason) for each in other.held(STORE)] == [False, True, False]
+    assert [Path(damage.path).name for damage in other.verify(STORE)] == ["00000002.segment"]
+    assert list(other.records(STORE, "east", 3)) == segment(3)
+
+
+def test_a_damaged_file_is_written_anew_and_kept_aside(archive):
+    """Whoever has the segment still mends the archive; what was there is not thrown away."""
+    path = archive.path(STORE, "east", 2)
+    path.write_bytes(b"nonsense")
+    archive.keep(STORE, *pack(segment(2), 20, 2))
+    assert list(archive.records(STORE, "east", 2)) == segment(2)
+    assert path.with_suffix(".damaged").read_bytes() == b"nonsense"
+
+
+def test_a_file_in_another_ones_place_is_noticed(archive):
+    """Its header says which segment it is."""
+    archive.path(STORE, "east", 1).rename(archive.path(STORE, "east", 4))
+    with pytest.raises(ArchiveDamaged, match="it holds segment 00000001"):
+        archive.records(STORE, "east", 4)
