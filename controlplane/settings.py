@@ -36,6 +36,9 @@ class CommonSettings(msgspec.Struct, frozen=True, kw_only=True):
     etcd_user: str = ""
     """A user of etcd's; the password stands in a file, never on a command line."""
     etcd_password_file: str = ""
+    archive_dir: str = ""
+    """Where segments of the history are when they have left etcd. An operator writes those of its cluster there, "" for
+    "archive" in its state directory; to read what all clusters wrote, give all one directory. An agent only reads."""
     runtime_dir: str = ""
     state_dir: str = ""
     log_format: Annotated[str, Meta(pattern="^(console|json)$")] = "console"
@@ -122,8 +125,6 @@ class OperatorSettings(CommonSettings, frozen=True, kw_only=True):
     """Pause between two rounds of duties."""
     node_dead_s: Seconds = 60.0
     """A node without a session or a report for this long is removed: four leases of 15 s."""
-    archive_dir: str = ""
-    """Where segments of the history go before they leave etcd; "" takes "archive" in the state directory."""
     retention_s: Seconds = 86_400.0
     """How long history stays in etcd; older segments are in the archive only."""
     retention_bytes_max: Count = 512 * 1024 * 1024

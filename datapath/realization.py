@@ -251,12 +251,12 @@ class Realization:
 
     def _record_puts(self, table: str, rows: Sequence[tuple[bytes, bytes]]) -> None:
         realized, digest = self._realized[table], self._digests[table]
-        for key, value in rows:
+        for key, _ in rows:
             previous = realized.get(key)
             if previous is not None:
                 digest.remove(key, previous)
-            digest.add(key, value)
-            realized[key] = value
+        digest.add_all(rows)
+        realized.update(rows)
 
     def _record_deletes(self, table: str, keys: Sequence[bytes]) -> None:
         realized, digest = self._realized[table], self._digests[table]
@@ -287,6 +287,8 @@ class Realization:
             found = dict(self._kernel.dump(table))
         except KernelError as error:
             return TableVerification(table, *digests, "", 0, 0, 0, (), str(error))
+        if found == desired:
+            return TableVerification(table, *digests, digests[0], 0, 0, 0, (), "")
         missing = sorted(desired.keys() - found.keys())
         alien = sorted(found.keys() - desired.keys())
         corrupted = sorted(key for key, value in found.items() if desired.get(key, value) != value)

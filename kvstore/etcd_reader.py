@@ -21,9 +21,21 @@ from kvstore.archive import Archive
 from kvstore.backoff import delay_s
 from kvstore.errors import ArchiveDamaged, HistoryTruncated, LogUnavailable, SequenceGap
 from kvstore.etcd_client import RANGE, TXN, Client
+from kvstore.etcd_writer import get
 from kvstore.packed import Manifest, PackDamaged, covers, decode_manifest, unpack
 from kvstore.types import Bookmark, Position, Record, Revision
-from kvstore.watch import Merge, Phase, Reader, Segment, Tally, Turn, Verdict, plan_segments, require_history
+from kvstore.watch import (
+    Merge,
+    Phase,
+    Reader,
+    Segment,
+    Tally,
+    Turn,
+    Verdict,
+    beginnings,
+    plan_segments,
+    require_history,
+)
 
 _LOG_FIRST, _LOG_END = keys.prefix_range(keys.LOG)
 
@@ -85,29 +97,30 @@ async def _catch_up(
     survey = await client.call(RANGE, rpc.RangeRequest(key=first, range_end=end, keys_only=True))
     start, head = reader.revision, survey.header.revision
     shelf = Shelf(archive, survey.header.cluster_id)
-    reader.meet(head, survey.header.cluster_id, await shelf.missing(start, await _lows(client)))
-    last = head if through is None else min(head, through)
     markers = [(*keys.parse_segment_key(kv.key), kv.create_revision) for kv in survey.kvs]
+    lows = beginnings(await _lows(client), markers)
+    reader.meet(head, survey.header.cluster_id, await shelf.missing(start, lows))
+    last = head if through is None else min(head, through)
     merge = Merge(start, last)
     try:
         plan = plan_segments(shelf.added(markers, start), start, last)
-        async with aclosing(_pages(client, reader, plan, shelf, _open_segments(markers))) as pages:
+        async with aclosing(_pages(client, reader, plan, shelf)) as pages:
             async for segment, records in pages:
                 ready = merge.add(records, segment.settled_below)
                 yield [record for record in ready if reader.accept(record) is Verdict.DELIVER]
     except SequenceGap:
         # Retention may have taken a segment between the survey and its page; then that is what happened.
-        require_history(start, await shelf.missing(start, await _lows(client)))
+        require_history(start, await shelf.missing(start, beginnings(await _lows(client), ())))
         raise
-    require_history(start, await shelf.missing(start, await _lows(client)))
+    require_history(start, await shelf.missing(start, beginnings(await _lows(client), ())))
     reader.caught_up(last)
 
 
-async def _lows(client: Client) -> Mapping[str, int]:
-    """By cluster, where its history in etcd begins."""
+async def _lows(client: Client) -> Mapping[str, tuple[int, int]]:
+    """By cluster, where its history in etcd begins: revision and segment."""
     first, end = keys.prefix_range(keys.LOW)
     answer = await client.call(RANGE, rpc.RangeRequest(key=first, range_end=end))
-    return {keys.low_cluster(kv.key): int(kv.value) for kv in answer.kvs}
+    return {keys.low_cluster(kv.key): keys.parse_low_value(kv.value) for kv in answer.kvs}
 
 
 class Shelf:
@@ -145,7 +158,7 @@ class Shelf:
 
 
 async def _pages(
-    client: Client, reader: Reader, plan: Sequence[Segment], shelf: Shelf, open_segments: Mapping[str, int]
+    client: Client, reader: Reader, plan: Sequence[Segment], shelf: Shelf
 ) -> AsyncGenerator[tuple[Segment, Sequence[Record]], None]:
     """The segments in the plan's order, a few requests under way. Not pinned: records are immutable."""
     waiting = deque(plan)
@@ -158,34 +171,28 @@ async def _pages(
             segment, page = under_way[0]
             answer = await page
             under_way.popleft()
-            records = _page(reader, segment, *(each.response_range.kvs for each in answer.responses))
-            if not records and segment.number < open_segments.get(segment.cluster, 0):
-                kept = await shelf.records(segment)
-                if kept is None:
-                    # A sealed segment holds one record at least: retention has taken it.
-                    raise HistoryTruncated(segment.settled_below - 1)
-                records = kept
-            yield segment, records
+            marker, loose, packed = (each.response_range.kvs for each in answer.responses)
+            if marker:
+                yield segment, _page(reader, segment, loose, packed)
+                continue
+            # Retention has taken it; a last batch that stayed loose is not the segment.
+            kept = await shelf.records(segment)
+            if kept is None:
+                raise HistoryTruncated(segment.settled_below - 1)
+            yield segment, kept
     finally:
         for _, page in under_way:
             page.cancel()
         await asyncio.gather(*(page for _, page in under_way), return_exceptions=True)
 
 
-def _open_segments(markers: Sequence[tuple[str, int, int]]) -> Mapping[str, int]:
-    """By cluster, the last segment: those before it are sealed."""
-    last: dict[str, int] = {}
-    for cluster, number, _ in markers:
-        last[cluster] = max(number, last.get(cluster, 0))
-    return last
-
-
 def _page_request(segment: Segment) -> rpc.TxnRequest:
-    """Both forms that a segment may have, as they are at one revision."""
+    """Whether the segment is there, and both forms that it may have, as they are at one revision."""
     ranges = (keys.log_segment(segment.cluster, segment.number), keys.pack_segment(segment.cluster, segment.number))
     return rpc.TxnRequest(
         success=[
-            rpc.RequestOp(request_range=rpc.RangeRequest(key=first, range_end=end)) for first, end in ranges
+            get(keys.segment_key(segment.cluster, segment.number), keys_only=True),
+            *(rpc.RequestOp(request_range=rpc.RangeRequest(key=first, range_end=end)) for first, end in ranges),
         ]
     )
 

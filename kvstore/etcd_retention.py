@@ -11,9 +11,9 @@ import msgspec
 from kvstore import keys
 from kvstore import rpc_pb2 as rpc
 from kvstore.append import decode_cursor, decode_record
-from kvstore.errors import ArchiveDamaged, LogError
+from kvstore.errors import ArchiveDamaged, LogError, LogUnavailable
 from kvstore.etcd_client import ALARM, COMPACT, DEFRAGMENT, DELETE_RANGE, PUT, RANGE, STATUS, TXN, Client
-from kvstore.etcd_writer import GREATER, created, delete, first, get, put
+from kvstore.etcd_writer import created, delete, first, get, modified, put
 from kvstore.packed import Manifest, PackDamaged, decode_manifest, encode_manifest, pack, parts, unpack
 
 DELETES_MAX = 100
@@ -23,12 +23,15 @@ MAINTENANCE_S = 60.0
 
 
 class Segments(msgspec.Struct, frozen=True):
-    """One cluster's history as etcd has it. `opened`: by number, the revision that opened each segment, the last of
+    """One cluster's history as etcd has it. `low` and `low_segment`: behind which revision and segment it begins, as
+    was put at revision `low_touched`. `opened`: by number, the revision that opened each segment, the last of
     which is open; `packed`: by number, those that are repacked."""
 
     store_id: int
     revision: int
     low: int
+    low_segment: int
+    low_touched: int
     opened: Mapping[int, int]
     packed: Mapping[int, Manifest]
 
@@ -53,21 +56,30 @@ class Retention:
         """Nothing is sent."""
         self._client = client
         self.cluster = cluster
+        self._packed: dict[int, Manifest] = {}
+        """Manifests that were read: they never change while they are there."""
 
     async def segments(self) -> Segments:
         """What there is now."""
         first_key, end = keys.prefix_range(b"%b%b/" % (keys.SEGMENT, self.cluster.encode()))
         answer = await self._client.call(RANGE, rpc.RangeRequest(key=first_key, range_end=end, keys_only=True))
         opened = {keys.parse_segment_key(kv.key)[1]: kv.create_revision for kv in answer.kvs}
-        reads = [get(keys.low_key(self.cluster)), *(get(keys.pack_manifest_key(self.cluster, n)) for n in opened)]
+        unknown = [number for number in opened if number not in self._packed]
+        reads = [get(keys.low_key(self.cluster)), *(get(keys.pack_manifest_key(self.cluster, n)) for n in unknown)]
         found: list[rpc.KeyValue] = []
         for start in range(0, len(reads), DELETES_MAX):
             page = await self._client.call(TXN, rpc.TxnRequest(success=reads[start : start + DELETES_MAX]))
             found += [first(each) for each in page.responses]
         low, *manifests = found
-        packed = {number: self._manifest(kv) for number, kv in zip(opened, manifests, strict=True) if kv.value}
+        self._packed |= {n: self._manifest(kv) for n, kv in zip(unknown, manifests, strict=True) if kv.value}
+        self._packed = {number: each for number, each in self._packed.items() if number in opened}
         return Segments(
-            answer.header.cluster_id, answer.header.revision, int(low.value or b"0"), opened, packed
+            answer.header.cluster_id,
+            answer.header.revision,
+            *keys.parse_low_value(low.value),
+            low.mod_revision,
+            opened,
+            dict(self._packed),
         )
 
     async def pack(self, segment: int, opened: int, now_ns: int) -> tuple[Manifest, bytes] | None:
@@ -110,22 +122,26 @@ class Retention:
             raise ArchiveDamaged(f"pack of segment {segment} of {self.cluster} in etcd", str(damage)) from None
         return manifest, packed
 
-    async def truncate(self, manifest: Manifest) -> None:
-        """Take a segment out of etcd and move the beginning of history behind it, in one step. It must be the oldest
-        there, in the archive, and behind a checkpoint: the caller sees to it."""
+    async def truncate(self, manifest: Manifest, low_touched: int) -> int:
+        """Take a segment out of etcd and move the beginning of history behind it, in one step, unless another moved it
+        since `low_touched`; gives back that of the next. The segment must be the oldest there, in the archive, and
+        behind a checkpoint: the caller sees to it."""
         start, end = keys.pack_segment(self.cluster, manifest.segment)
         low = keys.low_key(self.cluster)
-        await self._client.call(
+        answer = await self._client.call(
             TXN,
             rpc.TxnRequest(
-                compare=[created(keys.segment_key(self.cluster, manifest.segment), 0, GREATER)],
+                compare=[modified(low, low_touched)],
                 success=[
-                    put(low, b"%d" % manifest.last_revision),
+                    put(low, keys.low_value(manifest.last_revision, manifest.segment)),
                     delete(keys.segment_key(self.cluster, manifest.segment)),
                     _delete_range(start, end),
                 ],
             ),
         )
+        if not answer.succeeded:
+            raise LogUnavailable(f"another process moved the beginning of {self.cluster}'s history")
+        return int(answer.header.revision)
 
     async def sweep(self, before: int) -> int:
         """Delete last batches that stayed loose in segments below `before`, of writers that have gone on since."""
@@ -149,9 +165,11 @@ class Retention:
         return Space(max(each.dbSize for each in status), max(each.dbSizeInUse for each in status), is_full)
 
     async def drop_packed(self, segment: int) -> None:
-        """Delete a packed segment without moving `low`: a full etcd refuses puts, and takes a plain delete. Readers see
-        a sealed segment without records, and know what that means. `truncate` follows when there is room."""
+        """Delete the oldest segment, which is packed, without moving `low`: a full etcd refuses puts, and takes a plain
+        delete. Readers see which segment is the oldest. `truncate` follows when there is room."""
         start, end = keys.pack_segment(self.cluster, segment)
+        marker = keys.segment_key(self.cluster, segment)
+        await self._client.call(DELETE_RANGE, rpc.DeleteRangeRequest(key=marker))
         await self._client.call(DELETE_RANGE, rpc.DeleteRangeRequest(key=start, range_end=end))
 
     async def make_room(self) -> Space:

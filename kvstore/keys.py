@@ -116,13 +116,24 @@ def low_cluster(key: bytes) -> str:
     return key.removeprefix(LOW).decode("ascii", "replace")
 
 
+def low_value(revision: int, segment: int) -> bytes:
+    """History in the store begins behind this revision, which ends this segment."""
+    return b"%d %d" % (revision, segment)
+
+
+def parse_low_value(value: bytes) -> tuple[int, int]:
+    """Revision and segment; (0, 0) of an absent key, segment 0 where none is said. Raises ValueError."""
+    revision, _, segment = value.partition(b" ")
+    return int(revision or b"0"), int(segment or b"0")
+
+
 def head_key(cluster: str) -> bytes:
     """Holds the number of the open segment."""
     return b"%bhead/%b" % (PREFIX, cluster.encode())
 
 
 def low_key(cluster: str) -> bytes:
-    """Holds the revision after which history in etcd begins."""
+    """Holds the revision after which history in etcd begins, and the segment that it ends."""
     return b"%b%b" % (LOW, cluster.encode())
 
 

@@ -161,6 +161,20 @@ def require_history(after: int, lows: Sequence[int]) -> None:
         raise HistoryTruncated(low)
 
 
+def beginnings(
+    lows: Mapping[str, tuple[int, int]], markers: Sequence[tuple[str, int, int]]
+) -> Mapping[str, int]:
+    """By cluster, the revision behind which its history in the store begins: `lows` are (revision, segment) as the
+    store says it, `markers` (cluster, number, opened) of the segments that it has. A full store loses segments before
+    it can say so: then the oldest that is left tells."""
+    found = {cluster: revision for cluster, (revision, _) in lows.items()}
+    for cluster, number, opened in sorted(markers, reverse=True):
+        revision, segment = lows.get(cluster, (0, 0))
+        says_so = number <= segment + 1 or (revision and not segment)
+        found[cluster] = revision if says_so else max(revision, opened - 1)
+    return found
+
+
 class Segment(msgspec.Struct, frozen=True):
     """One segment to read; once it is read, all records below revision `settled_below` are known."""
 

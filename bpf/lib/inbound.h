@@ -33,14 +33,14 @@ STEP reverse_translate(struct __sk_buff *skb, struct packet *packet, const struc
 	return nat_rewrite(skb, packet, NAT_SOURCE, &from, &to);
 }
 
-/* The host may always talk to its endpoints: probes and the agents of the node live there. */
+/* The host may talk to its endpoints unless a row denies it: probes and the agents of the node live there. */
 static __always_inline int inbound_judge(struct __sk_buff *skb, struct packet *packet, __u32 endpoint_id,
 					 __u32 host_is_allowed, __u32 is_new)
 {
-	if (host_is_allowed && packet->source_identity == IDENTITY_HOST)
-		return 0;
 	if (is_related_error(skb, packet, 0))
 		return 0;
+	if (host_is_allowed && packet->source_identity == IDENTITY_HOST)
+		return policy_judge_host(skb, packet, endpoint_id, is_new);
 	return policy_judge_ingress(skb, packet, endpoint_id, is_new);
 }
 

@@ -23,7 +23,7 @@ static __always_inline __be16 port_masked(__be16 port, __u32 prefix)
 }
 
 /* Looks up every shape in use, the narrowest first, so that `match` tells the narrowest row that allowed.
- * A deny row ends the search. 0: no row. */
+ * A deny row ends the search. The port of an ICMP message is its type. 0: no row. */
 STEP policy_find(struct packet *packet, __u32 subject_identity, __u32 remote_identity, __u32 shapes)
 {
 	struct policy_key key = {.subject_identity = subject_identity};
@@ -33,7 +33,7 @@ STEP policy_find(struct packet *packet, __u32 subject_identity, __u32 remote_ide
 	if (!packet)
 		return 0;
 	key.direction = packet->policy_direction;
-	port = is_icmp(packet->protocol) ? 0 : packet->dest_port;
+	port = is_icmp(packet->protocol) ? bpf_htons(packet->icmp_type) : packet->dest_port;
 
 	for (int shape = POLICY_SHAPES - 1; shape >= 0; shape--) {
 		if (!(shapes & (1u << shape)))
@@ -123,6 +123,30 @@ STEP policy_judge_ingress(struct __sk_buff *skb, struct packet *packet, __u32 en
 	packet->policy_direction = POLICY_INGRESS;
 	packet->endpoint_id = (__u16)endpoint_id;
 	result = policy_judge(packet, packet->dest_identity, packet->source_identity);
+	if (is_new)
+		policy_notify(skb, packet, result);
+	return result;
+}
+
+/* The node's host needs no row to come in; a deny row keeps it out. Told is only the denial. */
+STEP policy_judge_host(struct __sk_buff *skb, struct packet *packet, __u32 endpoint_id, __u32 is_new)
+{
+	struct policy_subject_key key = {};
+	struct policy_subject_row *subject;
+	int result;
+
+	if (!packet)
+		return 0;
+	packet->policy_direction = POLICY_INGRESS;
+	packet->endpoint_id = (__u16)endpoint_id;
+	packet->match = POLICY_MATCH_NONE;
+	key.identity = packet->dest_identity;
+	subject = bpf_map_lookup_elem(&policy_subjects, &key);
+	if (!subject || !subject->ingress_shapes)
+		return 0;
+	if (policy_find(packet, key.identity, packet->source_identity, subject->ingress_shapes) != POLICY_VERDICT_DENY)
+		return 0;
+	result = DROP(packet, FILE_POLICY, POLICY_DENY);
 	if (is_new)
 		policy_notify(skb, packet, result);
 	return result;

@@ -22,8 +22,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     verbs = parser.add_subparsers(metavar="VERB", title="verbs")
     roles = verbs.add_parser(
         "roles", help="print or make the least roles for agents, operators and readers", allow_abbrev=False,
-        description="Print the least roles as etcdctl commands, or make them with --apply. Each has a user of its name: "
-        "for a client certificate the common name, else with the password given.",
+        description="Print the least roles as etcdctl commands, or make them with --apply. Each has a user of its "
+        "name: the common name of a client certificate, or one with the password given.",
         epilog="Example: meshlog etcd roles --cluster east --node n1 --node n2 --operator --reader",
     )  # fmt: skip
     which = roles.add_argument_group("which roles")
@@ -37,7 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     making.add_argument("--etcd-ca", default="", metavar="FILE", help="authority of etcd's certificate, PEM")
     making.add_argument("--etcd-cert", default="", metavar="FILE", help="client certificate, PEM")
     making.add_argument("--etcd-key", default="", metavar="FILE", help="its key, PEM")
-    making.add_argument("--etcd-user", default="", metavar="USER", help="an administrator: a user with etcd's role root")
+    making.add_argument("--etcd-user", default="", metavar="USER", help="a user with etcd's role root")
     making.add_argument("--etcd-password-file", default="", metavar="FILE", help="file with that user's password")
     making.add_argument("--password-file", default="", metavar="FILE",
                         help="file with the password of the users made (default: none, by certificate only)")

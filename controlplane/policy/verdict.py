@@ -129,15 +129,16 @@ def judge_side(
     """What the policies of one end (as `policies_of` gives them) say about the other end and the port.
 
     A deny rule wins over every allow rule; then an allow rule; then default deny where a policy enforces. Only the
-    node's own host comes in whatever the policies say: probes and the node's agents live there, and the programs
-    let it in without a lookup (unless the settings say that policies are about it too). Under audit nothing is denied.
+    node's own host comes in unless a deny rule says otherwise: probes and the node's agents live there (unless the
+    settings say that it needs to be allowed like everyone). Under audit nothing is denied.
     """
     enforced_by = tuple(dict.fromkeys(policy.name for policy in policies if enforces((policy,), direction)))
     if settings.enforcement == NEVER:
         return Side(ALLOW, (), ())
-    if direction == POLICY_INGRESS and HOST_LABEL in remote and settings.allow_localhost != "policy":
-        return Side(ALLOW, (), enforced_by)
     side = _judge(direction, policies, index_labels(remote), protocol, port, named_ports, request, settings)
+    is_localhost = direction == POLICY_INGRESS and HOST_LABEL in remote and settings.allow_localhost != "policy"
+    if is_localhost and side.verdict != DENY_EXPLICIT:
+        return Side(ALLOW, (), enforced_by)
     verdict = AUDIT if side.denies and settings.audit else side.verdict
     by = enforced_by if side.verdict == DENY_DEFAULT else side.by
     return Side(verdict, by, enforced_by, side.requests)

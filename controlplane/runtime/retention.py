@@ -135,9 +135,8 @@ class Retention:
         """By number, the segments that etcd has and that are durable in the archive; those missing there are written.
         """
         held = await asyncio.to_thread(self._archive.manifests, found.store_id)
-        archived = {
-            each.segment: each for each in held if each.cluster == self._keep.cluster and each.segment in found.opened
-        }
+        own = (each for each in held if each.cluster == self._keep.cluster)
+        archived = {each.segment: each for each in own if each.segment > found.low_segment}
         for number in sorted(set(found.packed) - set(archived)):
             manifest, packed = await self._keep.fetch(number)
             await asyncio.to_thread(self._archive.keep, found.store_id, manifest, packed)
@@ -178,24 +177,24 @@ class Retention:
         )  # fmt: skip
 
     async def _take_out(self, found: Segments, archived: dict[int, Manifest], through: int) -> None:
-        left = sorted(found.opened)
-        # A full etcd was relieved of some, and could not be told then where history begins.
-        gone = {number for number in left[:-1] if number in archived and number not in found.packed}
+        # A full etcd was relieved of those before its oldest, and could not be told then where history begins.
+        gone = {number for number in archived if number < min(found.opened)}
         leaving = gone.union(each.segment for each in self._due(archived, through))
+        touched, next_segment = found.low_touched, found.low_segment + 1
         for manifest in (archived[number] for number in sorted(leaving)):
-            if manifest.segment != left[0]:
+            if manifest.segment != next_segment:
                 # An older one is not archived: history leaves from its beginning, or not at all.
                 break
             # Read whole, from the disk, before etcd forgets it.
             await asyncio.to_thread(
                 self._archive.records, found.store_id, manifest.cluster, manifest.segment
             )
-            await self._keep.truncate(manifest)
-            left.pop(0)
+            touched = await self._keep.truncate(manifest, touched)
+            next_segment += 1
             self._counters.add("log_segments_truncated_total")
             self._logger.info("history left etcd", segment=manifest.segment, through=manifest.last_revision)
-        if left and left[0] > 1:
-            await self._keep.sweep(left[0])
+        if next_segment > 1:
+            await self._keep.sweep(next_segment)
 
     async def _relieve(self) -> None:
         space = await self.relieve()

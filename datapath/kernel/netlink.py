@@ -32,7 +32,6 @@ from datapath.tables import IPV4_PREFIX, NO_ADDRESS, NeighbourKey, NeighbourRow,
 PROTOCOL = 77
 MAIN_TABLE = 254
 SCOPE_UNIVERSE, SCOPE_LINK, SCOPE_ANY = 0, 253, 255
-PERMANENT = 0x80
 ALIAS_PREFIX = "meshlog:"
 DEVICE_PREFIX = "ml"
 DEVICE_NAME_CHARACTERS_MAX = 15
@@ -131,8 +130,8 @@ class Netlink:
 
     def _request(self, method: str, arguments: tuple[Any, ...], named: dict[str, Any]) -> list[Any]:
         if self._opened is None:
-            loop = asyncio.SelectorEventLoop()
-            self._opened = loop, loop.run_until_complete(_open_route())
+            plain = asyncio.SelectorEventLoop()
+            self._opened = plain, plain.run_until_complete(_open_route())
         loop, route = self._opened
         return loop.run_until_complete(_collect(getattr(route, method)(*arguments, **named)))
 
@@ -178,7 +177,7 @@ class Netlink:
     def delete_device(self, name: str) -> bool:
         """Removes a device of ours, its other side with it; False if there was none."""
         try:
-            found = self.ask(f"get {name}", "link", "get", ifname=name)
+            found = self._ask(f"get {name}", "link", "get", ifname=name)
         except KernelError as error:
             if error.errno == errno.ENODEV:
                 return False
@@ -335,7 +334,7 @@ class Netlink:
     def _clsact_ifindexes(self) -> list[int]:
         return sorted(ifindex for ifindex, kind in self._requests.qdiscs() if kind == "clsact")
 
-    def ask(self, what: str, method: str, *arguments: Any, **named: Any) -> list[Any]:
+    def _ask(self, what: str, method: str, *arguments: Any, **named: Any) -> list[Any]:
         """A request that must succeed; what it answers."""
         try:
             return self._call(self._request, method, arguments, named)
@@ -467,11 +466,3 @@ def _text(value: bytes) -> str:
 
 def _family(address: bytes) -> int:
     return socket.AF_INET if is_ipv4(address) else socket.AF_INET6
-
-
-def mac_text(mac: bytes) -> str:
-    return mac.hex(":")
-
-
-def _mac_bytes(text: str) -> bytes:
-    return bytes.fromhex(text.replace(":", ""))

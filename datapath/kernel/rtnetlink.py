@@ -175,7 +175,7 @@ class Requests:
         raise KernelError(f"netlink: dump {kind}: changed during each of {DUMP_ROUNDS_MAX} readings", errno.EINTR)
 
     def _dump_once(self, kind: int, asked: bytes, head: struct.Struct) -> list[tuple[Any, Attributes]] | None:
-        found = []
+        found: list[tuple[Any, Attributes]] = []
         is_whole = True
         with self._lock:
             number = next(self._numbers)

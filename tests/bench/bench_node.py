@@ -156,6 +156,7 @@ def _restart() -> list[Row]:
     machine.wait_for(lambda: processes.find(nodes.agent_name(NODE)) is None, SETTLE_S_MAX)
     start = time.perf_counter()
     nodes.ensure_agent(NODE)
+    machine.wait_for(lambda: bool((nodes.status_of(NODE.socket) or {}).get("ready")), SETTLE_S_MAX, pause_s=0.01)
     status: Any = nodes.wait_ready(nodes.agent_name(NODE), NODE.socket)
     spent = time.perf_counter() - start
     writes = sum(status["kernel"]["writes_at_start"].values())

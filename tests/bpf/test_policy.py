@@ -158,15 +158,42 @@ def test_ingress_row_names_the_sender(node: Node) -> None:
     assert (try_port(node, 80), try_port(node, 81)) == (0, abi.POLICY_DENIED)
 
 
-def test_icmp_is_looked_up_without_a_port(node: Node) -> None:
-    """A row for the protocol, and one for port 0, both allow an echo."""
+def ping(node: Node, echo_id: int) -> int:
+    """CLIENT asks SERVER for an echo."""
     protocol = packets.ICMP if node.family == 4 else packets.ICMPV6
-    request = packets.ECHO_REQUEST if node.family == 4 else packets.ECHO_REQUEST_V6
-    for shape, prefix in ((ANY_PORT_SHAPE, 0), (PORT_SHAPE, 16)):
-        node.subject(CLIENT, egress=True, shapes=shape)
-        node.policy(CLIENT, EGRESS, 0, protocol=protocol, prefix=prefix)
-        raw = node.frame(CLIENT, SERVER, packets.icmp(request, echo_id=prefix + 1), protocol)
-        assert node.send(CLIENT, raw).retval == REDIRECT
+    return node.send(CLIENT, node.frame(CLIENT, SERVER, packets.icmp(echo_type(node), echo_id=echo_id), protocol)).retval
+
+
+def echo_type(node: Node) -> int:
+    return packets.ECHO_REQUEST if node.family == 4 else packets.ECHO_REQUEST_V6
+
+
+def test_row_for_icmp_allows_every_type(node: Node) -> None:
+    """A row for the protocol has no port to compare."""
+    node.subject(CLIENT, egress=True, shapes=ANY_PORT_SHAPE)
+    node.policy(CLIENT, EGRESS, 0, protocol=packets.ICMP if node.family == 4 else packets.ICMPV6)
+    assert ping(node, 1) == REDIRECT
+
+
+def test_type_of_an_icmp_message_is_its_port(node: Node) -> None:
+    """A row for another type, or for the same type of the other family's protocol, allows nothing."""
+    own, other = (packets.ICMP, packets.ICMPV6) if node.family == 4 else (packets.ICMPV6, packets.ICMP)
+    node.subject(CLIENT, egress=True, shapes=PORT_SHAPE)
+    node.policy(CLIENT, EGRESS, 0, protocol=own, port=echo_type(node) + 1, prefix=16)
+    node.policy(CLIENT, EGRESS, 0, protocol=other, port=echo_type(node), prefix=16)
+    assert (ping(node, 1) == REDIRECT, node.drops()) == (False, [abi.POLICY_DENIED])
+    node.policy(CLIENT, EGRESS, 0, protocol=own, port=echo_type(node), prefix=16)
+    assert ping(node, 2) == REDIRECT
+
+
+def test_denied_type_of_an_icmp_message_does_not_pass(node: Node) -> None:
+    """Only that type is denied."""
+    protocol = packets.ICMP if node.family == 4 else packets.ICMPV6
+    node.subject(CLIENT, shapes=PORT_SHAPE)
+    node.policy(CLIENT, EGRESS, 0, protocol=protocol, port=echo_type(node) + 1, prefix=16, verdict=DENY)
+    assert ping(node, 1) == REDIRECT
+    node.policy(CLIENT, EGRESS, 0, protocol=protocol, port=echo_type(node), prefix=16, verdict=DENY)
+    assert (ping(node, 2) == REDIRECT, node.drops()) == (False, [abi.POLICY_DENY])
 
 
 def test_host_has_an_identity_of_its_own(node: Node) -> None:

@@ -2,9 +2,24 @@
 
 import pytest
 
+from datapath import codec
 from datapath.abi import types as abi
+from datapath.tables import PolicySubjectKey
 from tests.bpf import packets
-from tests.bpf.node import CLIENT, FRONTEND, HOST, L3_SHAPE, OK, REMOTE, SERVER, SHOT, WORLD, Endpoint, Node
+from tests.bpf.node import (
+    CLIENT,
+    FRONTEND,
+    HOST,
+    L3_SHAPE,
+    OK,
+    PORT_SHAPE,
+    REMOTE,
+    SERVER,
+    SHOT,
+    WORLD,
+    Endpoint,
+    Node,
+)
 
 pytestmark = pytest.mark.kernel("bpf_redirect_peer")
 
@@ -14,10 +29,32 @@ def arrive(node: Node, source: Endpoint, segment: bytes, dest: Endpoint = SERVER
     return node.deliver(dest, node.frame(source, dest, segment)).retval
 
 
-def test_host_may_always_connect(node: Node) -> None:
-    """Probes of the node pass whatever is enforced."""
+def test_host_may_connect_without_a_row(node: Node) -> None:
+    """Probes of the node pass whatever is enforced, and where the endpoint's policy is not known yet."""
     node.subject(SERVER, ingress=True)
     assert arrive(node, HOST, packets.tcp(1000, 80)) == OK
+    node.maps["policy_subjects"].delete([codec.encode_key("policy_subjects", PolicySubjectKey(SERVER.identity))])
+    assert arrive(node, HOST, packets.tcp(1001, 80)) == OK
+
+
+@pytest.mark.parametrize("remote", [HOST.identity, 0], ids=["host", "everyone"])
+def test_deny_row_keeps_the_host_out(node: Node, remote: int) -> None:
+    """An explicit deny wins over the host's own way in, for what the row names only."""
+    node.subject(SERVER, shapes=PORT_SHAPE)
+    node.policy(SERVER, abi.POLICY_INGRESS, remote, protocol=6, port=80, prefix=16, verdict=abi.POLICY_VERDICT_DENY)
+    assert arrive(node, HOST, packets.tcp(1000, 80)) == SHOT
+    assert node.drops() == [abi.POLICY_DENY]
+    assert arrive(node, HOST, packets.tcp(1000, 81)) == OK
+
+
+def test_moved_epoch_cuts_a_host_that_is_denied_now(node: Node) -> None:
+    """A connection of the host ends with the deny row that comes."""
+    arrive(node, HOST, packets.tcp(1000, 80))
+    node.subject(SERVER, shapes=L3_SHAPE)
+    node.policy(SERVER, abi.POLICY_INGRESS, HOST.identity, verdict=abi.POLICY_VERDICT_DENY)
+    node.epoch(2)
+    assert arrive(node, HOST, packets.tcp(1000, 80, packets.ACK)) == SHOT
+    assert node.entries() == []
 
 
 def test_answer_to_the_host_follows(node: Node) -> None:

@@ -513,6 +513,17 @@ async def test_a_bound_side_key_goes_with_its_session(bed, cluster):
         await log.put(f"report/{cluster}/n1", b"y", session)
 
 
+async def test_a_lasting_side_key_stays_when_its_session_goes(bed, cluster):
+    """The session only proves the right to put it."""
+    log = await bed.log()
+    session = await log.open_session(cluster, "n1")
+    await log.put(f"manifest/{cluster}", b"x", session, lasting=True)
+    await log.close_session(session)
+    assert [stored.value for stored in await log.list(f"manifest/{cluster}")] == [b"x"]
+    with pytest.raises(Fenced):
+        await log.put(f"manifest/{cluster}", b"y", session, lasting=True)
+
+
 async def test_side_tables_are_not_delivered(bed, cluster):
     """What is put beside the log is no record of it."""
     log = await bed.log()

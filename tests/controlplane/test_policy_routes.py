@@ -92,7 +92,7 @@ async def test_a_name_opens_what_a_policy_allows_by_name(served: Any) -> None:
 @pytest.mark.asyncio
 async def test_settings_that_the_kernel_cannot_hold_are_refused(served: Any) -> None:
     """With the setting named; one that it can hold is taken and shown."""
-    mesh, client = served
+    _, client = served
     refused = await client.post("/v1/policy/settings", json={"policy-audit-mode": True})
     assert (refused.status, "not in a running mesh" in await refused.text()) == (409, True)
     assert (await client.post("/v1/policy/settings", json={"enable-policy": "always"})).status == 200

@@ -1,6 +1,7 @@
 """The reader of .BTF, and the rules of the ABI file that the generator enforces."""
 
 import subprocess
+import sysconfig
 from pathlib import Path
 
 import pytest
@@ -15,21 +16,8 @@ def compile_c(directory: Path, text: str) -> bytes:
     """An object file of a C text that uses uapi types."""
     source = directory / "probe.c"
     source.write_text(PREAMBLE + text)
-    machine = subprocess.run(
-        ["clang", "-print-multiarch"], capture_output=True, text=True, check=True
-    ).stdout.strip()
-    machine = machine or "x86_64-linux-gnu"
-    command = [
-        "clang",
-        "-O2",
-        "-g",
-        "-target",
-        "bpf",
-        "-idirafter",
-        f"/usr/include/{machine}",
-        "-c",
-        str(source),
-    ]
+    headers = f"/usr/include/{sysconfig.get_config_var('MULTIARCH')}"
+    command = ["clang", "-O2", "-g", "-target", "bpf", "-idirafter", headers, "-c", str(source)]
     subprocess.run([*command, "-o", str(directory / "probe.o")], check=True)
     return (directory / "probe.o").read_bytes()
 

@@ -1,6 +1,9 @@
 """An operator's retention over a real etcd: history packed, archived, taken out; agents start from the checkpoint."""
 
 import asyncio
+import contextlib
+import os
+import random
 import tempfile
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
@@ -31,6 +34,7 @@ from kvstore.etcd import EtcdLog
 from kvstore.types import Position
 
 WAIT_S = 30.0
+SEED = int(os.environ.get("MESHLOG_RETENTION_SEED", "7"))
 
 
 @pytest.fixture
@@ -228,4 +232,47 @@ async def test_archived_segments_give_way_when_overwritten_keys_are_not_enough(f
             assert [record async for record in warden.log.read(Position())] == before
             await log.close()
     finally:
+        await etcd.stop()
+
+
+async def test_an_operator_killed_at_any_point_loses_no_history(folder):
+    """Again and again it is cut off in the middle of packing, archiving and truncating, while a writer goes on: who has
+    the archive reads every acknowledged record, once, in order, at every time; who has not is told that the beginning
+    is gone, and never of a hole."""
+    etcd = await EmbeddedEtcd.start(folder / "etcd")
+    chance = random.Random(SEED)
+    log = await EtcdLog.connect([etcd.endpoint], archive=folder / "archive")
+    plain = await EtcdLog.connect([etcd.endpoint])
+    session = await log.open_session("east", "n1")
+    acknowledged: list[int] = []
+    stop = asyncio.Event()
+
+    async def append() -> None:
+        while not stop.is_set():
+            acknowledged.append(await log.append(session, b"\x00"))
+            await asyncio.sleep(0)
+
+    writing = asyncio.create_task(append())
+    lows = []
+    try:
+        for _ in range(12):
+            async with operating(
+                folder, etcd.endpoint, retention_s=0.001, retention_round_s=0.01, shared_checkpoint_s=0.01
+            ) as warden:
+                await warden.follower.wait_in_sync(WAIT_S)
+                await asyncio.sleep(chance.random() * 0.5)
+            before = len(acknowledged)
+            own = [record.revision async for record in log.read(Position()) if record.writer == "n1"]
+            assert own[:before] == acknowledged[:before]
+            with contextlib.suppress(HistoryTruncated):
+                whole = [record.revision async for record in plain.read(Position()) if record.writer == "n1"]
+                assert whole[:before] == acknowledged[:before]
+            lows.append((await log.retention("east").segments()).low)
+        assert lows[-1] > lows[0]
+        assert not writing.done(), writing.exception()
+    finally:
+        stop.set()
+        await asyncio.gather(writing, return_exceptions=True)
+        await log.close()
+        await plain.close()
         await etcd.stop()

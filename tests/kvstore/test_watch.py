@@ -17,6 +17,7 @@ from kvstore.watch import (
     Tally,
     Turn,
     Verdict,
+    beginnings,
     plan_segments,
 )
 
@@ -226,3 +227,27 @@ def test_duplicated_deliveries_change_nothing(writers, data):
         offered = [*(log[index] for index in repeats if index < at), each]
         delivered += [one for one in offered if reader.accept(one) is Verdict.DELIVER]
     assert delivered == log
+
+
+@pytest.mark.parametrize(
+    ("low", "markers", "begins"),
+    [
+        ((0, 0), [(1, 5), (2, 20)], 0),
+        ((18, 1), [(2, 20), (3, 40)], 18),
+        ((18, 1), [(3, 40)], 39),
+        ((0, 0), [(3, 40)], 39),
+        ((18, 0), [(3, 40)], 18),
+        ((18, 1), [(1, 5), (2, 20)], 18),
+        ((18, 1), [], 18),
+    ],
+)
+def test_history_begins_where_the_store_says_or_where_its_oldest_segment_does(low, markers, begins):
+    """What left without a word, since a full store takes none, is seen by the oldest segment that is left."""
+    lows = {"east": low} if low != (0, 0) else {}
+    assert beginnings(lows, [("east", *each) for each in markers]).get("east", 0) == begins
+
+
+def test_each_cluster_begins_for_itself():
+    """One that has lost segments does not shorten another's history."""
+    markers = [("east", 1, 5), ("west", 4, 50)]
+    assert beginnings({}, markers) == {"east": 0, "west": 49}
