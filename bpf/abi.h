@@ -117,11 +117,12 @@ struct policy_subject_row {
 	__u32 egress_shapes;
 };
 
-/* policy: who may talk to whom, for all endpoints of the node. A deny row wins over any allow row. */
+/* policy: who may talk to whom, for all endpoints of the node. A deny row wins over any allow row. Of the node's own
+ * host only deny rows count at ingress: it needs none to come in. */
 struct policy_key {
 	__u32 subject_identity;
 	__u32 remote_identity; /* 0: any */
-	__be16 port;           /* masked to port_prefix bits */
+	__be16 port;           /* masked to port_prefix bits; ICMP: the type */
 	__u8 port_prefix;
 	__u8 protocol; /* 0: any */
 	__u8 direction;

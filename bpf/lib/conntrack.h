@@ -63,6 +63,14 @@ STEP conntrack_key_of(const struct packet *packet, struct tracking *tracking)
 	return 0;
 }
 
+/* A request goes with its flow and an answer against it; no other message is of a flow, whatever its id. */
+static __always_inline int icmp_belongs(const struct packet *packet, __u32 is_reply)
+{
+	__u8 reply = packet->protocol == IPPROTO_ICMP ? ICMP_ECHO_REPLY : ICMPV6_ECHO_REPLY;
+
+	return is_reply ? packet->icmp_type == reply : is_echo_request(packet);
+}
+
 /* Fills `tracking`; 0: a new flow. An entry that has expired, or that this packet cannot belong to, is
  * none. */
 static __always_inline struct conntrack_row *conntrack_find(const struct packet *packet,
@@ -78,6 +86,10 @@ static __always_inline struct conntrack_row *conntrack_find(const struct packet 
 	/* The end that answered begins a connection of its own, or the ports are used again: the old verdict does
 	 * not cover it. */
 	if (is_tcp_start(packet) && (tracking->is_reply || entry->flags & CONNTRACK_ENDING)) {
+		tracking->is_reply = 0;
+		return 0;
+	}
+	if (is_icmp(packet->protocol) && !icmp_belongs(packet, tracking->is_reply)) {
 		tracking->is_reply = 0;
 		return 0;
 	}

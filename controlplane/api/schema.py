@@ -55,7 +55,7 @@ class Error(msgspec.Struct, frozen=True, omit_defaults=True):
 # --- status ---
 
 class LogConnection(msgspec.Struct, frozen=True):
-    """`unavailable_since` and `full_since` are seconds since the epoch, null while connected and while writes are taken.
+    """`unavailable_since`, `full_since`: seconds since the epoch, null while connected and while writes are taken.
     `lag_records`: 1 while a record
     is known to exist that is not applied yet."""
 

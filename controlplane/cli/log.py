@@ -55,7 +55,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     replaying.add_argument("--etcd", action="append", metavar="ENDPOINT",
                            help="read the log there (default: where the agent reads it); may be repeated")
     replaying.set_defaults(run=run_replay)
-    keeping = _verb(verbs, "retention", "what is kept where, since when, and what it costs", "meshlog log retention", [])
+    what = "what is kept where, since when, and what it costs"
+    keeping = _verb(verbs, "retention", what, "meshlog log retention", [])
     keeping.add_argument("--etcd", action="append", metavar="ENDPOINT",
                          help="read it there (default: where the agent reads the log); may be repeated")
     keeping.set_defaults(run=run_kept)

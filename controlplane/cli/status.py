@@ -102,7 +102,8 @@ def _agent_lines(answer: dict[str, Any], wide: bool) -> list[tuple[str, str]]:
     written = sum(kernel["writes_at_start"].values())
     counts = f"{total} rows, {len(kernel['failed'])} failing, {written} written at start"
     mode = ATTACH_MODES.get(answer["attach_mode"], "not attached yet")
-    lines = [("Kernel", f"{state}   realized {kernel['realized']} of {kernel['generation']}, {counts}"), ("Attach Mode", mode)]
+    realized = f"realized {kernel['realized']} of {kernel['generation']}"
+    lines = [("Kernel", f"{state}   {realized}, {counts}"), ("Attach Mode", mode)]
     if wide:
         tables = sorted({*kernel["writes_at_start"], *kernel["writes"]})
         at_start, since = kernel["writes_at_start"], kernel["writes"]

@@ -7,16 +7,12 @@ from collections.abc import Callable
 
 from controlplane.desired.policy_inputs import policy_settings
 from controlplane.policy.manifests import parse_text
-from controlplane.policy.rules import ICMP, ICMPV6, Rule
+from controlplane.policy.rules import Rule
 from controlplane.projections.state import State
 
 NAMED_MAX = 5
-HINTS = ('"rules"', '"serverNames"', '"icmps"', '"nodeSelector"')
+HINTS = ('"rules"', '"serverNames"', '"nodeSelector"')
 """Only manifests with one of these are parsed."""
-
-
-def _names_types(rule: Rule) -> bool:
-    return not rule.deny and any(each.protocol in (ICMP, ICMPV6) for each in rule.ports or ())
 
 
 PROBLEMS: tuple[tuple[str, Callable[[Rule], bool]], ...] = (
@@ -24,7 +20,6 @@ PROBLEMS: tuple[tuple[str, Callable[[Rule], bool]], ...] = (
         "need a proxy, and there is none yet: what they allow by request is dropped",
         lambda rule: rule.requests is not None,
     ),
-    ("allow single ICMP types, which the programs do not tell apart yet: they are dropped", _names_types),
 )
 
 

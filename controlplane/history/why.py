@@ -299,7 +299,7 @@ def _why_no_backend(mesh: Mesh, service: Service) -> list[str]:
 
 
 def _not_applied(source: End, target: End, evidence: Sequence[Evidence], realized: Realized) -> list[str]:
-    """Records behind the answer that a node of the flow has not brought into its kernel yet."""
+    """One note for each node of the flow that has not reported all records behind the answer as realized."""
     notes = []
     for end in (source, target):
         if not isinstance(end.key, (EndpointKey, NodeKey)):
@@ -307,9 +307,12 @@ def _not_applied(source: End, target: End, evidence: Sequence[Evidence], realize
         where = NodeKey(end.key.cluster, end.key.node)
         held = realized.get(where)
         late = [each for each in evidence if held is not None and each.revision > held]
-        notes += [
-            f"node {'/'.join(where)} has realized up to revision {held} only: revision {each.revision} "
-            f"({each.event}, {each.about}) is not in its kernel yet"
-            for each in late
-        ]
+        if late:
+            first = min(late, key=lambda each: each.revision)
+            more = f" and {len(late) - 1} more" if len(late) > 1 else ""
+            so_far = f"has realized up to revision {held} only" if held and held > 0 else "has reported nothing yet"
+            notes.append(
+                f"node {'/'.join(where)} {so_far}: revision {first.revision} ({first.event}, {first.about}){more} "
+                f"may not be in its kernel yet"
+            )
     return list(dict.fromkeys(notes))

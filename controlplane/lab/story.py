@@ -32,8 +32,8 @@ TRY_NEXT = (
     ("endpoint list -A -o wide", "every pod, its identity and what is enforced"),
     ("log list", "everything that happened, in the one order of both clusters"),
     ("monitor -t drop --node {node}", "and in another terminal: {meshlog} " + DENIED_COMMAND),
-    ("bpf policy list", "what the kernel holds; `{meshlog} verify` compares all of it with the log"),
-    ("apply -f deploy/lab/east --cluster east", "change a manifest first; only the difference is written"),
+    ("why --from shop/cart --to shop/catalog --port 8080/TCP", "that drop, explained: rule, policy, records"),
+    ("verify", "what log, agent and kernel hold of every table; `{meshlog} bpf policy list --at=-1m` looks back"),
 )
 DENIED_TARGET = "east/shop/catalog"
 

@@ -3,17 +3,17 @@
 Belongs here: which rows a rule becomes, ports as prefixes, shapes. Does not belong here: which identities a selector
 selects and which policies are about a subject (desired/policy.py keeps both).
 
-A row never allows more than its rule. The programs see no type of an ICMP message and no request inside a connection,
-and one row holds for all endpoints of an identity; so what a rule allows for some types or requests only, or by the
-name of a port that the endpoints of one identity do not all give the same number, becomes no row: it stays closed. What
-a rule denies in such a way becomes a row for all of it.
+A row never allows more than its rule. The programs see no request inside a connection, and one row holds for all
+endpoints of an identity; so what a rule allows for some requests only, or by the name of a port that the endpoints of
+one identity do not all give the same number, becomes no row: it stays closed. What a rule denies by such a name becomes
+a row for each number. The port of an ICMP message is its type.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 import msgspec
 
-from controlplane.policy.rules import ANY_PROTOCOL, ICMP, ICMPV6, PORT_MAX, ParsedPolicy, PortRange, Rule
+from controlplane.policy.rules import ANY_PROTOCOL, PORT_MAX, ParsedPolicy, PortRange, Rule
 from controlplane.policy.selectors import Selector
 from controlplane.policy.settings import DEFAULTS, NEVER, PolicySettings
 from controlplane.policy.verdict import enforces
@@ -64,13 +64,7 @@ def pieces_of(rule: Rule) -> tuple[PortPiece, ...]:
     """Of the ports that the rule gives by number."""
     if rule.ports is None:
         return EVERY_PORT
-    return tuple(dict.fromkeys(piece for ports in rule.ports for piece in _pieces(ports, rule.deny)))
-
-
-def _pieces(ports: PortRange, deny: bool) -> Iterable[PortPiece]:
-    if ports.protocol not in (ICMP, ICMPV6):
-        return port_pieces(ports)
-    return ((ports.protocol, 0, 0),) if deny else ()
+    return tuple(dict.fromkeys(piece for ports in rule.ports for piece in port_pieces(ports)))
 
 
 def named_pieces(rule: Rule, facts: PortFacts) -> tuple[PortPiece, ...]:

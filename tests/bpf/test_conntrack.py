@@ -214,6 +214,19 @@ def test_echo_request_of_the_other_end_is_no_reply(node: Node) -> None:
     assert echo(node, SERVER, CLIENT, False) == SHOT
 
 
+def test_icmp_of_another_type_is_of_no_flow(node: Node) -> None:
+    """A message without an id does not pass as the echo whose id is 0, in either direction."""
+    protocol, request = (packets.ICMP, 8) if node.family == 4 else (packets.ICMPV6, 128)
+    node.send(CLIENT, node.frame(CLIENT, SERVER, packets.icmp(request, echo_id=0), protocol))
+    node.subject(CLIENT, egress=True)
+    node.subject(SERVER, egress=True)
+    for source, dest in ((CLIENT, SERVER), (SERVER, CLIENT)):
+        raw = node.frame(source, dest, packets.icmp(request + 20, echo_id=0), protocol)
+        assert node.send(source, raw).retval == SHOT
+    raw = node.frame(SERVER, CLIENT, packets.icmp(request, echo_id=0), protocol)
+    assert node.send(SERVER, raw).retval == SHOT
+
+
 def test_echo_reply_without_request_leaves_no_entry(node: Node) -> None:
     """It may pass by policy, but opens no way for requests."""
     assert echo(node, SERVER, CLIENT, True) == REDIRECT

@@ -6,13 +6,14 @@ Sources: [api] Kubernetes API reference, NetworkPolicy v1; [np] "Network Policie
 
 import pytest
 
-from controlplane.policy.verdict import ALLOW, DENY_DEFAULT, judge_side, policies_of
+from controlplane.policy.verdict import ALLOW, DENY_DEFAULT, DENY_EXPLICIT, judge_side, policies_of
 from datapath.abi.types import POLICY_EGRESS, POLICY_INGRESS
 from tests.controlplane.policy.worlds import (
     ICMP,
     SCTP,
     TCP,
     UDP,
+    cilium_policy,
     network_policy,
     parsed,
     refused,
@@ -150,6 +151,22 @@ def test_the_own_host_comes_in() -> None:
     policy = parsed(network_policy("podSelector: {}"))
     assert judge_side(POLICY_INGRESS, [policy], reserved("host"), TCP, 80).verdict == ALLOW
     assert judge_side(POLICY_INGRESS, [policy], reserved("remote-node"), TCP, 80).verdict == DENY_DEFAULT
+
+
+@pytest.mark.parametrize(
+    ("rule", "verdict"),
+    [
+        ("{fromEntities: [host]}", DENY_EXPLICIT),
+        ("{fromEntities: [all]}", DENY_EXPLICIT),
+        ("{toPorts: [{ports: [{port: '80'}]}]}", DENY_EXPLICIT),
+        ("{fromEntities: [host], toPorts: [{ports: [{port: '81'}]}]}", ALLOW),
+        ("{fromEntities: [world]}", ALLOW),
+    ],
+)
+def test_a_deny_rule_keeps_the_own_host_out(rule: str, verdict: str) -> None:
+    """[l3] the host comes in by default; an explicit deny wins over that as over every allow rule."""
+    policy = parsed(cilium_policy(f"endpointSelector: {{}}\ningressDeny: [{rule}]"))
+    assert judge_side(POLICY_INGRESS, [policy], reserved("host"), TCP, 80).verdict == verdict
 
 
 REFUSALS = [

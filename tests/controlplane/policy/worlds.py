@@ -115,12 +115,11 @@ def look_up(
     port: int,
 ) -> bool:
     """What the programs do with the two maps, by the words of abi.h. True: the packet goes on."""
-    if direction == POLICY_INGRESS and remote == RESERVED_IDENTITIES["host"]:
-        return True
+    ingress = direction == POLICY_INGRESS
+    is_localhost = ingress and remote == RESERVED_IDENTITIES["host"]
     found = subjects.get(PolicySubjectKey(subject))
     if found is None:
-        return False
-    ingress = direction == POLICY_INGRESS
+        return is_localhost
     enforced = found.ingress_enforced if ingress else found.egress_enforced
     shapes = found.ingress_shapes if ingress else found.egress_shapes
     verdicts = []
@@ -134,11 +133,12 @@ def look_up(
                     verdicts.append(rows[key].verdict)
     if POLICY_VERDICT_DENY in verdicts:
         return False
-    return POLICY_VERDICT_ALLOW in verdicts or not enforced
+    return is_localhost or POLICY_VERDICT_ALLOW in verdicts or not enforced
 
 
 # --- random manifests -------------------------------------------------------------------------------------------
 
+_ICMP_TYPES = (0, 8, 9)
 _PORTS = st.sampled_from((1, 53, 79, 80, 81, 443, 8080, 8090, 65535))
 
 
@@ -230,9 +230,12 @@ def cilium_policies(draw: st.DrawFn, name: str = "policy") -> dict[str, Any]:
     def rules(direction: str) -> st.SearchStrategy[list[dict[str, Any]]]:
         ports = {"toPorts": st.lists(_cilium_ports(), max_size=2)}
         endpoints = {f"{direction}Endpoints": st.lists(_selectors(_CILIUM_KEYS), max_size=2)}
+        types = st.fixed_dictionaries({"type": st.sampled_from(_ICMP_TYPES)})
+        icmps = {"icmps": st.lists(types, min_size=1, max_size=2).map(lambda listed: [{"fields": listed}])}
+        by_type = st.fixed_dictionaries(icmps, optional=endpoints)
         by_endpoints = st.fixed_dictionaries({}, optional={**endpoints, **ports})
         by_entities = st.fixed_dictionaries({}, optional={f"{direction}Entities": entities, **ports})
-        return st.lists(by_endpoints | by_entities, max_size=2)
+        return st.lists(by_endpoints | by_entities | by_type, max_size=2)
 
     sections = {
         "ingress": rules("from"),
@@ -255,7 +258,8 @@ def policy_sets(draw: st.DrawFn, most: int = 3) -> list[ParsedPolicy]:
 def flows() -> st.SearchStrategy[tuple[int, int, int, int]]:
     """(subject, remote, protocol, port)."""
     subjects = st.sampled_from([number for number in WORKLOADS if MESH[number] and number < 2 * 65536])
-    transports = st.tuples(st.sampled_from((TCP, UDP, SCTP)), _PORTS | st.integers(0, 65535)) | st.just((ICMP, 0))
+    transports = st.tuples(st.sampled_from((TCP, UDP, SCTP)), _PORTS | st.integers(0, 65535))
+    transports |= st.tuples(st.just(ICMP), st.sampled_from(_ICMP_TYPES))
     return st.builds(
         lambda subject, remote, transport: (subject, remote, *transport),
         subjects,
