@@ -43,7 +43,7 @@ class EndpointItem(msgspec.Struct, frozen=True):
 
 
 class IdentityItem(msgspec.Struct, frozen=True):
-    """`cluster` is "" for a reserved identity; `endpoints`: how many use the number."""
+    """`cluster` is "" for a reserved identity; `endpoints`: how many use the number, 0 for prefixes of policies."""
 
     number: int
     cluster: str
@@ -84,7 +84,7 @@ class PolicyItem(msgspec.Struct, frozen=True):
 
 
 class IpItem(msgspec.Struct, frozen=True):
-    """A prefix and whose it is. `source`: "endpoint", "node", "reserved"."""
+    """A prefix and whose it is. `source`: "endpoint", "node", "reserved", "policy" (one that policies name)."""
 
     prefix: str
     identity: int

@@ -28,6 +28,11 @@ revision of the log that the answer stands at. An error has a status of 400 and 
     GET    /v1/why?from=END&to=END&port=80/TCP[&at=POINT]           Explanation
     GET    /v1/why/map/{table}?key=TEXT[&node=NODE][&at=POINT]      RowExplanation
     GET    /v1/capsule?since=POINT[&until=POINT]        the bytes of a capsule
+    POST   /v1/verdict                                  {flows} -> {answers}, flows as `meshlog verdict -f` reads them
+    GET    /v1/policy/selectors[?at=POINT]              {items: selector, users, identities}
+    GET    /v1/policy/settings[?at=POINT]               {settings}; POST takes the settings themselves
+    GET    /v1/names[?at=POINT]                         {items: cluster, name, addresses}
+    POST   /v1/names                                    {name, addresses, expired} -> {revision, changed}
 
 A POINT is a revision, a time (RFC 3339) or so long ago ("-10m"). A NODE is "n1" or "cluster/n1". An END is "ns/pod",
 "cluster:ns/pod", "service:ns/name", "ip:ADDRESS" or "entity:NAME".

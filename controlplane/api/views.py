@@ -8,10 +8,13 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from controlplane.api import items
+from controlplane.desired.ipcache import host_prefix
+from controlplane.desired.prefixes import PrefixIdentities, prefix_identities
 from controlplane.desired.services import PROTOCOL_NUMBERS, ServiceCompiler
 from controlplane.labels import SOURCE_RESERVED
 from controlplane.model import RESERVED_IDENTITIES, Endpoint, EndpointKey, Labels, Node, NodeKey
 from controlplane.policy.manifests import parse_text
+from controlplane.policy.prefixes import EVERY_PREFIX
 from controlplane.policy.rules import ParsedPolicy
 from controlplane.policy.verdict import enforces, policies_of
 from controlplane.projections.state import State
@@ -29,8 +32,10 @@ def items_of(kind: str, state: State, where: NodeKey | None, row_state: RowState
         return endpoint_items(state, row_state)
     if kind == "node":
         return [_node(state, key, state.nodes[key], key == where) for key in sorted(state.nodes)]
+    if kind == "identity":
+        return _identities(state, _named_prefixes(state, where))
     if kind == "ip":
-        return _addresses(state, where)
+        return _addresses(state, where, _named_prefixes(state, where))
     return _LISTS[kind](state)
 
 
@@ -106,7 +111,13 @@ def _node(state: State, key: NodeKey, node: Node, local: bool) -> items.NodeItem
     )
 
 
-def _identities(state: State) -> list[items.IdentityItem]:
+def _named_prefixes(state: State, where: NodeKey | None) -> dict[str, PrefixIdentities]:
+    """By cluster: a node knows those of its own; two clusters may give one number to different labels."""
+    clusters = [where.cluster] if where else sorted({key.cluster for key in state.policies})
+    return {cluster: prefix_identities(state, cluster) for cluster in clusters}
+
+
+def _identities(state: State, named: dict[str, PrefixIdentities]) -> list[items.IdentityItem]:
     reserved = [
         items.IdentityItem(number, "", [f"{SOURCE_RESERVED}:{name}"], 0)
         for name, number in sorted(RESERVED_IDENTITIES.items(), key=lambda item: item[1])
@@ -117,7 +128,12 @@ def _identities(state: State) -> list[items.IdentityItem]:
         )
         for number, identity in sorted(state.identities.items())
     ]
-    return reserved + allocated
+    of_prefixes = [
+        items.IdentityItem(number, cluster, list(labels), 0)
+        for cluster, found in named.items()
+        for number, labels in sorted(found.labels.items())
+    ]
+    return reserved + allocated + of_prefixes
 
 
 class Backends:
@@ -179,8 +195,10 @@ def _policies(state: State) -> list[items.PolicyItem]:
     ]
 
 
-def _addresses(state: State, where: NodeKey | None) -> list[items.IpItem]:
-    rows = []
+def _addresses(
+    state: State, where: NodeKey | None, named: dict[str, PrefixIdentities]
+) -> list[items.IpItem]:
+    rows = _prefixes(state, where, named)
     for endpoint in state.endpoints.values():
         for address in (endpoint.ipv4, endpoint.ipv6):
             if address:
@@ -192,17 +210,36 @@ def _addresses(state: State, where: NodeKey | None) -> list[items.IpItem]:
         if not isinstance(holder, EndpointKey):
             identity = RESERVED_IDENTITIES["host" if holder == where else "remote-node"]
             rows.append(_address(address, identity, "node", holder.cluster, holder.node, holder.node))
-    world = RESERVED_IDENTITIES["world"]
-    rows += [items.IpItem(prefix, world, "reserved", "", "", "world") for prefix in ("0.0.0.0/0", "::/0")]
     return sorted(rows, key=lambda row: (":" in row.prefix, row.cluster, row.node, row.prefix))
 
 
+def _prefixes(
+    state: State, where: NodeKey | None, named: dict[str, PrefixIdentities]
+) -> list[items.IpItem]:
+    """Those that policies name, and the world. Whoever in the mesh has an address comes before its prefix."""
+    found = [
+        items.IpItem(prefix, number, "policy", cluster, "", "")
+        for cluster, identities in named.items()
+        for prefix, number in identities.numbers.items()
+        if not _is_held(state, prefix)
+    ]
+    taken = {item.prefix for item in found} if where else ()
+    world = RESERVED_IDENTITIES["world"]
+    return found + [
+        items.IpItem(prefix, world, "reserved", "", "", "world") for prefix in EVERY_PREFIX if prefix not in taken
+    ]
+
+
+def _is_held(state: State, prefix: str) -> bool:
+    address = prefix.partition("/")[0]
+    return prefix == host_prefix(address) and address in state.addresses
+
+
 def _address(address: str, identity: int, source: str, cluster: str, node: str, name: str) -> items.IpItem:
-    return items.IpItem(f"{address}/{128 if ':' in address else 32}", identity, source, cluster, node, name)
+    return items.IpItem(host_prefix(address), identity, source, cluster, node, name)
 
 
 _LISTS: dict[str, Callable[[State], list[Any]]] = {
-    "identity": _identities,
     "service": _services,
     "policy": _policies,
 }

@@ -13,8 +13,10 @@ not fit the 24 bits of a tunnel key: the receiving node finds the identity of su
 from collections.abc import Iterable
 from hashlib import blake2b
 
+from controlplane.desired.policy_inputs import PolicyInputs
 from controlplane.model import RESERVED_IDENTITIES, Labels
 from controlplane.policy.prefixes import WORLD
+from controlplane.projections.state import State
 
 SCOPE = 1 << 24
 HASH_BYTES = 3
@@ -40,6 +42,15 @@ class PrefixIdentities:
             [each for each in sorted({*old_numbers, *wanted}) if old_numbers.get(each) != self.numbers.get(each)],
             [each for each in sorted({*old_labels, *self.labels}) if old_labels.get(each) != self.labels.get(each)],
         )
+
+
+def prefix_identities(state: State, cluster: str) -> PrefixIdentities:
+    """Of the prefixes that the policies of a cluster name, as its nodes number them."""
+    inputs = PolicyInputs(cluster)
+    inputs.fill(state)
+    found = PrefixIdentities()
+    found.replace(inputs.address_labels(state).prefixes())
+    return found
 
 
 def _numbers(label_sets: Iterable[Labels]) -> dict[Labels, int]:

@@ -22,9 +22,10 @@ CIDR_NODES = "nodes"
 class PolicySettings(msgspec.Struct, frozen=True, array_like=True):
     """`enforcement`: default (where a policy selects), always, never. `audit`: what would be denied passes.
 
-    `allow_localhost` "policy": the node's host needs to be allowed like everyone; "auto" and "always" let it in.
-    `default_local_cluster`: a selector that names no cluster is about its own. `cidr_match_nodes`: a CIDR selects
-    nodes too. `node_labels`: nodes carry their labels, for fromNodes and toNodes. `host_firewall`: host policies count.
+    `allow_localhost` "policy": the node's host needs to be allowed like everyone; "auto" and "always" let it in
+    where no rule denies it. `default_local_cluster`: a selector that names no cluster is about its own.
+    `cidr_match_nodes`: a CIDR selects nodes too. `node_labels`: nodes carry their labels, for fromNodes and toNodes.
+    `host_firewall`: host policies count.
     """
 
     enforcement: str = DEFAULT

@@ -204,9 +204,13 @@ class Node:
         result = libc.syscall(number, uapi.PROG_TEST_RUN, ctypes.create_string_buffer(attr, len(attr)), len(attr))
         return ctypes.get_errno() if result < 0 else 0
 
-    def nanoseconds(self, program: str, raw: bytes, repeat: int) -> int:
-        """What one packet costs on average."""
-        return self._loaded.test_run(program, raw, repeat=repeat).duration_ns
+    def repeat(self, program: str, raw: bytes, times: int) -> None:
+        """Runs a packet that the program leaves as it is, so many times."""
+        self._loaded.test_run(program, raw, repeat=times)
+
+    def program_fd(self, program: str) -> int:
+        """The program itself, for whoever runs packets otherwise."""
+        return self._loaded.programs[program].fd
 
     def entries(self) -> list[conntrack.ConntrackEntry]:
         """All conntrack entries, in the order of their keys."""

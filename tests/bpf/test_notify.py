@@ -138,7 +138,7 @@ def test_lost_notifications_are_counted(node: Node) -> None:
     node.device(CLIENT)
     raw = node.frame(CLIENT, SERVER, packets.tcp(1000, 80))
     fitting = abi.NOTIFICATION_BYTES // (abi.STRUCTS["notification"].size + 8)
-    node.nanoseconds("from_endpoint", raw, fitting + 100)
+    node.repeat("from_endpoint", raw, fitting + 100)
     lost, _ = node.packets_counted(abi.ENUMS["drop_reason"]["NOTIFICATIONS_LOST"], EGRESS)
     dropped, _ = node.packets_counted(abi.POLICY_DENIED, EGRESS)
     assert (dropped, dropped - lost) == (fitting + 100, fitting)

@@ -1,0 +1,60 @@
+"""Lists of what the mesh knows: prefixes that policies name stand in them as the kernel holds them."""
+
+import pytest
+
+from controlplane import events as e
+from controlplane.api.views import items_of
+from controlplane.model import RESERVED_IDENTITIES, NodeKey
+from controlplane.policy.manifests import canonical
+from datapath.codec import prefix_bytes
+from tests.controlplane.policy.worlds import cilium_policy
+from tests.controlplane.random_mesh import Log
+from tests.controlplane.small_mesh import add_endpoint, mesh, table
+
+NODE = NodeKey("east", "n1")
+
+
+def remote(cluster: str, node: str, endpoint_id: int) -> str:
+    return "remote"
+
+
+def apply(log: Log, cluster: str, *prefixes: str) -> None:
+    """A policy that allows egress to these."""
+    text = canonical(cilium_policy(f"{{endpointSelector: {{}}, egress: [{{toCIDR: {list(prefixes)}}}]}}"))
+    log.write(cluster, "operator", e.PolicyApplied("CiliumNetworkPolicy", "shop", "policy", text))
+
+
+@pytest.fixture
+def log() -> Log:
+    """Two policies that name prefixes: the world, a network, an address of nobody and one of an endpoint."""
+    found = mesh()
+    endpoint = add_endpoint(found, "east", "n1", "web", 11)
+    prefixes = ("0.0.0.0/0", "198.51.100.0/24", "2001:db8::/32", f"{endpoint.ipv4}/32", "198.51.100.7/32")
+    apply(found, "east", *prefixes)
+    apply(found, "west", "203.0.113.0/24")
+    return found
+
+
+def test_ip_list_is_the_ipcache_of_the_node(log: Log) -> None:
+    """Every prefix once, with the identity that the kernel finds for it."""
+    listed = items_of("ip", log.state, NODE, remote)
+    held = {(key.prefix_length, key.address): row.identity for key, row in table(log, "ipcache").items()}
+    assert {prefix_bytes(item.prefix): item.identity for item in listed} == held
+    assert len(listed) == len(held)
+
+
+def test_identity_list_has_the_labels_of_prefixes(log: Log) -> None:
+    """Each number that the node gives to a prefix, with the labels that policies see."""
+    known = {item.number: item.labels for item in items_of("identity", log.state, NODE, remote)}
+    numbers = {item.prefix: item.identity for item in items_of("ip", log.state, NODE, remote)}
+    assert set(numbers.values()) - {RESERVED_IDENTITIES["world"]} <= set(known)
+    assert "cidr:198.51.100.0/24" in known[numbers["198.51.100.7/32"]]
+    assert not any("cidr:203.0.113.0/24" in labels for labels in known.values())
+
+
+def test_the_operator_lists_prefixes_of_every_cluster(log: Log) -> None:
+    """Under the cluster whose policies name them; the world is listed beside."""
+    listed = items_of("ip", log.state, None, remote)
+    named = {(item.cluster, item.prefix) for item in listed if item.source == "policy"}
+    assert {("east", "198.51.100.0/24"), ("west", "203.0.113.0/24")} <= named
+    assert [item.identity for item in listed if item.source == "reserved"] == [RESERVED_IDENTITIES["world"]] * 2
