@@ -1,4 +1,4 @@
-"""Policies in force that the kernel holds stricter than they are written, in words for `status`. Pure.
+"""Policies in force that the kernel holds otherwise than they are written, in words for `status`. Pure.
 
 Belongs here: what the programs cannot tell apart yet. Does not belong here: rows (policy.py), which stay closed there.
 """
@@ -7,13 +7,13 @@ from collections.abc import Callable
 
 from controlplane.desired.policy_inputs import policy_settings
 from controlplane.policy.manifests import parse_text
+from controlplane.policy.online import API_SERVER, refused_online
 from controlplane.policy.rules import Rule
 from controlplane.projections.state import State
 
 NAMED_MAX = 5
-HINTS = ('"rules"', '"serverNames"', '"nodeSelector"')
+HINTS = ('"rules"', '"serverNames"', '"nodeSelector"', API_SERVER)
 """Only manifests with one of these are parsed."""
-
 
 PROBLEMS: tuple[tuple[str, Callable[[Rule], bool]], ...] = (
     (
@@ -34,6 +34,8 @@ def policy_problems(state: State) -> list[str]:
         parsed = parse_text(policy.kind, policy.manifest, policy.cluster, policy.parser, settings)
         if isinstance(parsed, tuple):
             continue
+        if refused_online(policy.manifest):
+            found.setdefault("deny entity kube-apiserver, which no address has: without effect", []).append(parsed.name)
         rules = [rule for part in parsed.parts for rule in part.rules]
         for text, concerns in PROBLEMS:
             if any(map(concerns, rules)):

@@ -33,7 +33,7 @@ TRY_NEXT = (
     ("log list", "everything that happened, in the one order of both clusters"),
     ("monitor -t drop --node {node}", "and in another terminal: {meshlog} " + DENIED_COMMAND),
     ("why --from shop/cart --to shop/catalog --port 8080/TCP", "that drop, explained: rule, policy, records"),
-    ("verify", "what log, agent and kernel hold of every table; `{meshlog} bpf policy list --at=-1m` looks back"),
+    ("verify", "what log, agent and kernel hold of every table; `{meshlog} bpf policy list --at 30` looks back"),
 )
 DENIED_TARGET = "east/shop/catalog"
 

@@ -160,3 +160,11 @@ def test_status_names_policies_that_are_held_stricter() -> None:
     )
     (problem,) = policy_problems(log.state)
     assert "CiliumNetworkPolicy/shop/policy" in problem and "proxy" in problem
+
+
+def test_status_names_policies_of_the_log_that_would_be_refused_now() -> None:
+    """The log may hold a denial of the API server that an earlier writer took."""
+    log = Log()
+    apply_policy(log, "{endpointSelector: {}, egressDeny: [{toEntities: [kube-apiserver]}]}")
+    (problem,) = policy_problems(log.state)
+    assert "CiliumNetworkPolicy/shop/policy" in problem and "without effect" in problem
