@@ -171,6 +171,9 @@ class MemoryLog:
         self.reconnects = 0
         self._tally = Tally()
         self._closed = False
+        self.disturb: Callable[[Sequence[Record]], Sequence[Record]] | None = None
+        """Changes what a watch delivers: records twice, or those of one writer in another order. The range that a
+        reader goes back to then sees the log as it is."""
         self._faults: dict[str, list[tuple[LogError, bool]]] = {}
         self._in_doubt: dict[Session, tuple[bytes, Sequence[Claim], Revision]] = {}
 
@@ -268,6 +271,9 @@ class MemoryLog:
                 flag.clear()
                 if self.connected or self._closed or not got_through:
                     end = self._call("follow", lambda: self._begin(reader))
+                    if got_through:
+                        for record in self._watched(reader, end):
+                            yield record
                     got_through = True
                     for record in self._range(reader, end):
                         yield record
@@ -331,6 +337,20 @@ class MemoryLog:
         for record in self.store.records[self.store.first_after(reader.revision) :]:
             if record.revision <= through and reader.accept(record) is Verdict.DELIVER:
                 yield record
+
+    def _watched(self, reader: Reader, through: int) -> Iterator[Record]:
+        """What comes by a disturbed watch, until the reader sees that something is missing."""
+        if self.disturb is None:
+            return
+        reader.turn(Turn.CAUGHT_UP)
+        coming = self.store.records[self.store.first_after(reader.revision) :]
+        for record in self.disturb([each for each in coming if each.revision <= through]):
+            verdict = reader.accept(record)
+            if verdict is Verdict.HOLE:
+                break
+            if verdict is Verdict.DELIVER:
+                yield record
+        reader.turn(Turn.CANCELLED)
 
     def _call(self, name: str, act: Callable[[], Answer]) -> Answer:
         if not self.connected:

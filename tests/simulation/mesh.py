@@ -28,6 +28,7 @@ from controlplane.settings import AgentSettings, OperatorSettings
 from datapath.kernel.fake import Crash, FakeKernel, KernelMemory
 from datapath.reconciler import KernelWorker
 from kvstore.memory import MemoryLog, MemoryStore
+from kvstore.types import Record
 
 SETTLE_S = 20.0
 STEP_S = 0.05
@@ -96,6 +97,7 @@ class SimulatedAgent:
     def start(self) -> None:
         """A new process."""
         self.log = MemoryLog(self.mesh.store)
+        self.log.disturb = self.mesh.disturb
         self.kernel = FakeKernel(self.memory)
         self.work: Node = build_node(
             self._settings,
@@ -147,6 +149,8 @@ class SimulatedMesh:
         self.store = MemoryStore()
         self._background = [asyncio.create_task(self._pass_time())]
         self.agents: list[SimulatedAgent] = []
+        self.duplicates = 0
+        self.reorderings = 0
         for number, cluster in enumerate(("east", "west"), 1):
             self._start_operator(cluster, number)
             for node in (1, 2):
@@ -155,6 +159,28 @@ class SimulatedMesh:
                 self.agents.append(
                     SimulatedAgent(self, cluster, f"{cluster}-{node}", f"192.168.{number}.{node}", directory)
                 )
+
+    def disturb(self, records: Sequence[Record]) -> Sequence[Record]:
+        """What a watch makes of records: sometimes one comes twice, or two of one writer the wrong way round."""
+        delivered = list(records)
+        if delivered and self.chance.random() < 0.3:
+            again = self.chance.randrange(len(delivered))
+            delivered.insert(self.chance.randrange(again, len(delivered)) + 1, delivered[again])
+            self.duplicates += 1
+        # Records mostly come one by one, so a chance to turn two round is taken when it is there.
+        if self.chance.random() < 0.9:
+            for later, record in enumerate(delivered):
+                first = next((n for n in range(later) if self._follows(delivered[n], record)), None)
+                if first is not None:
+                    delivered[first], delivered[later] = record, delivered[first]
+                    self.reorderings += 1
+                    break
+        return delivered
+
+    @staticmethod
+    def _follows(earlier: Record, later: Record) -> bool:
+        same = (earlier.cluster, earlier.writer) == (later.cluster, later.writer)
+        return same and earlier.sequence < later.sequence
 
     def _start_operator(self, cluster: str, number: int) -> None:
         settings = OperatorSettings(

@@ -113,8 +113,8 @@ async def trouble(mesh: SimulatedMesh, agent: SimulatedAgent) -> None:
 
 @pytest.mark.parametrize("seed", seeds())
 async def test_every_kernel_ends_as_the_log_says(seed: int, tmp_path: Path) -> None:
-    """Crashes in mid-write, lost answers, lost sessions, outages and refused rows: after quiet, each kernel equals the
-    rows derived from a replay of the log, and all nodes agree on the state."""
+    """Crashes in mid-write, lost answers, lost sessions, outages, refused rows, records delivered twice or in another
+    order: after quiet, each kernel equals the rows derived from a replay of the log, and all nodes agree on the state."""
     print(f"seed {seed}")
     mesh = SimulatedMesh(seed, tmp_path)
     try:
@@ -133,6 +133,8 @@ async def test_every_kernel_ends_as_the_log_says(seed: int, tmp_path: Path) -> N
         await mesh.settle()
         state = await mesh.replayed()
         assert state.endpoints, "the run made no endpoint: it proves nothing"
+        assert mesh.duplicates, "no record came twice: it proves less than it says"
+        print(f"{mesh.duplicates} duplicates, {mesh.reorderings} reorderings")
         assert not state.refused_events, state.refused_events
         for agent in mesh.agents:
             assert agent.work.follower.state.digest() == state.digest()
