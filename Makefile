@@ -17,8 +17,8 @@ MAKEFLAGS += --no-print-directory
 PYTHON ?= python3
 VENV := .venv
 STAMPS := .make
-PACKAGES := clang libbpf-dev libbpf1 linux-libc-dev etcd-server iproute2 ethtool util-linux procps make python3-venv
-TOOLS := clang etcd ip ethtool nsenter setpriv sysctl
+PACKAGES := clang libbpf-dev libbpf1 linux-libc-dev etcd-server iproute2 ethtool util-linux procps openssl make python3-venv
+TOOLS := clang etcd ip ethtool nsenter setpriv sysctl openssl
 QUIET_PIP := PYTHONWARNINGS=ignore $(VENV)/bin/python -m pip --disable-pip-version-check --quiet install
 
 .PHONY: help mesh mesh-down test bench build venv venv-test lint clean root

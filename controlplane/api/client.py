@@ -62,10 +62,6 @@ class Client:
         """Of an agent."""
         return await self.call("GET", "/v1/status", schema.Status)
 
-    async def operator_status(self) -> schema.OperatorStatus:
-        """Of an operator."""
-        return await self.call("GET", "/v1/status", schema.OperatorStatus)
-
     async def list(self, kind: str) -> schema.Listing:
         """`items` converted to the kind's type."""
         listing = await self.call("GET", f"/v1/list/{quote(kind)}", schema.Listing)

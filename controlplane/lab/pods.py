@@ -68,13 +68,6 @@ def ensure_pod(pod: LabPod) -> bool:
     return True
 
 
-def remove_pod(pod: LabPod) -> None:
-    """As a kubelet would: the process, the plugin, the namespace."""
-    processes.stop(process_name(pod))
-    call_plugin("DEL", pod, topology.node_named(pod.node))
-    machine.remove_netns(pod.netns)
-
-
 def call_plugin(command: str, pod: LabPod, node: LabNode) -> dict[str, Any]:
     """Run the CNI plugin as a container runtime would. Raises LabFailure with its error object."""
     config = {"cniVersion": CNI_VERSION, "name": "meshlog-lab", "type": "meshlog", "socket": node.socket}

@@ -53,7 +53,7 @@ def measure() -> list[Row]:
 def _runner() -> Path:
     """The compiled run_packet.c."""
     program = Path(tempfile.mkdtemp(prefix="meshlog-bench-")) / "run_packet"
-    subprocess.run(["cc", "-O2", "-o", program, Path(__file__).with_name("run_packet.c")], check=True)
+    subprocess.run(["clang", "-O2", "-o", program, Path(__file__).with_name("run_packet.c")], check=True)
     atexit.register(shutil.rmtree, program.parent)
     return program
 

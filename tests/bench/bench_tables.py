@@ -73,7 +73,7 @@ def _limit_s(desired: Desired, tables: tuple[str, ...]) -> float:
 def _peer(table: str, rows: int) -> dict[str, float]:
     with tempfile.TemporaryDirectory() as folder:
         program = Path(folder) / "peer"
-        subprocess.run(["cc", "-O2", "-o", program, Path(__file__).with_name("peer.c")], check=True)
+        subprocess.run(["clang", "-O2", "-o", program, Path(__file__).with_name("peer.c")], check=True)
         sizes = [str(STRUCTS[struct_name(kind)].size) for kind in (TABLES[table].key, TABLES[table].row)]
         kind = "lpm" if table == "ipcache" else "hash"
         runs = [
