@@ -146,22 +146,39 @@ enum policy_match {
 	POLICY_MATCH_PROTO_ONLY = 6 /* any identity, a protocol */
 };
 
-/* services: frontend -> a set of backends. A set is named by the hash of its content. */
+/*
+ * services: frontend -> a set of backends. A set is named by the hash of its content. A frontend that is reached from the
+ * network has a row for each side that asks, since the traffic policies may give them other backends.
+ */
+enum service_scope {
+	SERVICE_SCOPE_INTERNAL = 0, /* asked by the node's endpoints and by its own sockets */
+	SERVICE_SCOPE_EXTERNAL = 1, /* asked by what comes in from the network */
+};
+
 struct service_key {
 	struct address address;
 	__be16 port;
 	__u8 protocol;
-	__u8 reserved;
+	__u8 scope; /* enum service_scope */
 };
 
 enum service_flag {
 	SERVICE_CLUSTER_IP = 1,
+	SERVICE_NODE_PORT = 2,
+	SERVICE_LOAD_BALANCER = 4,
+	SERVICE_EXTERNAL_IP = 8,
+	SERVICE_HOST_PORT = 16,
+	SERVICE_LOCAL_BACKENDS = 32, /* the set holds only backends of this node: the client keeps its address */
+	SERVICE_DSR = 64,	     /* the node of the backend answers the client itself */
 };
 
 struct service_row {
 	__u64 backend_set;
 	__u32 count; /* 0: no backend, drop with SERVICE_BACKEND_NOT_FOUND */
 	__u32 flags;
+	__u32 affinity_s; /* seconds for which a client keeps its backend; 0: no affinity */
+	__u32 reserved;
+	__u64 source_range_set; /* 0: any client; otherwise only those in source_ranges, named like a backend set */
 };
 
 struct backend_key {
@@ -358,7 +375,7 @@ ABI_SIZE(policy_subject_row, 16);
 ABI_SIZE(policy_key, 16);
 ABI_SIZE(policy_row, 4);
 ABI_SIZE(service_key, 20);
-ABI_SIZE(service_row, 16);
+ABI_SIZE(service_row, 32);
 ABI_SIZE(backend_key, 16);
 ABI_SIZE(backend_row, 24);
 ABI_SIZE(node_state_key, 4);

@@ -40,6 +40,7 @@ EMIT_ENUM(policy_shape);
 EMIT_ENUM(policy_verdict);
 EMIT_ENUM(policy_match);
 EMIT_ENUM(service_flag);
+EMIT_ENUM(service_scope);
 EMIT_ENUM(conntrack_flag);
 EMIT_ENUM(conntrack_lifetime);
 EMIT_ENUM(nat_direction);

@@ -79,15 +79,20 @@ class PolicyRow(NamedTuple):
 
 
 class ServiceKey(NamedTuple):
+    """`scope`: who asks, a service_scope of the ABI."""
+
     address: bytes
     port: int
     protocol: int
+    scope: int = 0
 
 
 class ServiceRow(NamedTuple):
     backend_set: int
     count: int  # type: ignore[assignment]  # the ABI's name; it hides tuple.count, which nobody needs
     flags: int
+    affinity_s: int = 0
+    source_range_set: int = 0
 
 
 class BackendKey(NamedTuple):

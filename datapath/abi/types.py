@@ -126,6 +126,16 @@ POLICY_VERDICT_DENY = 2
 
 # enum service_flag
 SERVICE_CLUSTER_IP = 1
+SERVICE_NODE_PORT = 2
+SERVICE_LOAD_BALANCER = 4
+SERVICE_EXTERNAL_IP = 8
+SERVICE_HOST_PORT = 16
+SERVICE_LOCAL_BACKENDS = 32
+SERVICE_DSR = 64
+
+# enum service_scope
+SERVICE_SCOPE_INTERNAL = 0
+SERVICE_SCOPE_EXTERNAL = 1
 
 # enum source_file
 FILE_ENDPOINT = 1
@@ -260,6 +270,16 @@ ENUMS: Mapping[str, Mapping[str, int]] = {
     },
     "service_flag": {
         "SERVICE_CLUSTER_IP": SERVICE_CLUSTER_IP,
+        "SERVICE_NODE_PORT": SERVICE_NODE_PORT,
+        "SERVICE_LOAD_BALANCER": SERVICE_LOAD_BALANCER,
+        "SERVICE_EXTERNAL_IP": SERVICE_EXTERNAL_IP,
+        "SERVICE_HOST_PORT": SERVICE_HOST_PORT,
+        "SERVICE_LOCAL_BACKENDS": SERVICE_LOCAL_BACKENDS,
+        "SERVICE_DSR": SERVICE_DSR,
+    },
+    "service_scope": {
+        "SERVICE_SCOPE_INTERNAL": SERVICE_SCOPE_INTERNAL,
+        "SERVICE_SCOPE_EXTERNAL": SERVICE_SCOPE_EXTERNAL,
     },
     "source_file": {
         "FILE_ENDPOINT": FILE_ENDPOINT,
@@ -507,16 +527,19 @@ STRUCTS: Mapping[str, Struct] = {
             Field("address", 0, 16, "bytes"),
             Field("port", 16, 2, "be16"),
             Field("protocol", 18, 1, "u8"),
-            Field("reserved", 19, 1, "u8"),
+            Field("scope", 19, 1, "u8"),
         ),
     ),
     "service_row": Struct(
         "service_row",
-        16,
+        32,
         (
             Field("backend_set", 0, 8, "u64"),
             Field("count", 8, 4, "u32"),
             Field("flags", 12, 4, "u32"),
+            Field("affinity_s", 16, 4, "u32"),
+            Field("reserved", 20, 4, "u32"),
+            Field("source_range_set", 24, 8, "u64"),
         ),
     ),
 }

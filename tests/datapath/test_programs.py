@@ -114,7 +114,8 @@ def test_private_copies_share_nothing(objects_dir: Path, name: str) -> None:
         load_private(objects_dir / name, max_entries=SMALL) as one,
         load_private(objects_dir / name, max_entries=SMALL) as two,
     ):
-        assert one.maps["services"].put([(bytes(20), b"\1" * 16)]) == []
+        info = one.maps["services"].info
+        assert one.maps["services"].put([(bytes(info.key_size), b"\1" * info.value_size)]) == []
         assert two.maps["services"].dump() == {}
 
 
