@@ -25,7 +25,8 @@ class LogUnavailable(LogError):
 
 
 class LogFull(LogError):
-    """The store refuses writes for lack of space; what was acknowledged is safe."""
+    """The store refuses writes for lack of space; what was acknowledged is safe. The append that was refused may be
+    stored all the same: etcd says so too of the one that it has just applied and that filled it."""
 
 
 class NotAllowed(LogError):

@@ -371,7 +371,8 @@ async def test_a_dead_endpoint_gives_way_to_the_next(etcd, folder):
 
 
 async def test_a_full_store_is_named(folder):
-    """Out of space an append raises LogFull, and reading goes on."""
+    """Out of space an append raises LogFull, and reading goes on: all that was acknowledged is there, and of the
+    refused one, whose outcome is open, at most that one."""
     child = await EmbeddedEtcd.start(folder / "etcd", quota_bytes=16 * 1024 * 1024)
     log = await EtcdLog.connect([child.endpoint])
     try:
@@ -381,7 +382,7 @@ async def test_a_full_store_is_named(folder):
             while True:
                 await log.append(session, b"x" * 500_000)
                 stored += 1
-        assert len([record async for record in log.read(Position())]) == stored
+        assert len([record async for record in log.read(Position())]) in (stored, stored + 1)
     finally:
         await log.close()
         await child.stop()
