@@ -25,6 +25,7 @@ enum limit {
 	CONNTRACK_MAX = 262144,
 	NAT_MAX = 131072,
 	UNMASQUERADED_MAX = 32,
+	FRAGMENTS_MAX = 8192,
 	METRICS_MAX = 1024,
 	NOTIFICATION_BYTES = 4194304,
 };
@@ -88,6 +89,7 @@ struct ipcache_key {
 
 enum ipcache_flag {
 	IPCACHE_REMOTE_ENDPOINT = 1, /* forward to `node`; without it the host stack routes */
+	IPCACHE_TUNNEL = 2,	     /* the way to `node` is the tunnel, for its endpoints and for itself */
 };
 
 struct ipcache_row {
@@ -205,6 +207,15 @@ struct node_state_row {
 	__u64 policy_epoch;
 };
 
+/* tunnel[0]: the node's device that encapsulates, with the sender's identity in the VNI. */
+struct tunnel_key {
+	__u32 index;
+};
+
+struct tunnel_row {
+	__u32 ifindex; /* 0: none */
+};
+
 /*
  * conntrack: one entry per plain flow, found by the packet's own five-tuple in either direction, since the two
  * ends are put in order. A flow to a frontend has a second entry, for the tuple between client and backend.
@@ -276,6 +287,27 @@ struct nat_row {
 	__u16 reserved;
 };
 
+/*
+ * fragments: of a datagram whose first fragment was seen, what only that one tells. Later fragments go its way; one that
+ * comes before it is dropped. Addresses are those on the wire where the program stands.
+ */
+struct fragment_key {
+	struct address source;
+	struct address dest;
+	__be32 id;
+	__u8 protocol; /* 0 of IPv6, which numbers the datagrams of two ends together (RFC 8200, section 4.5) */
+	__u8 reserved[3];
+};
+
+struct fragment_row {
+	__be16 source_port;
+	__be16 dest_port;
+	__u8 protocol;
+	__u8 icmp_type;
+	__u8 icmp_code;
+	__u8 reserved;
+};
+
 /* metrics: per CPU, index = reason << 2 | direction. Reason 0 counts forwarded packets. */
 enum traffic_direction { TRAFFIC_UNKNOWN = 0, TRAFFIC_INGRESS = 1, TRAFFIC_EGRESS = 2 };
 
@@ -308,12 +340,16 @@ enum drop_reason {
 	INVALID_IPV6_EXTENSION_HEADER = 156,
 	IP_FRAGMENTATION_NOT_SUPPORTED = 157,
 	SERVICE_BACKEND_NOT_FOUND = 158,
+	NO_TUNNEL_OR_ENCAPSULATION_ENDPOINT = 160,
 	NO_CONFIGURATION_AVAILABLE_TO_PERFORM_POLICY_DECISION = 165,
 	UNSUPPORTED_L2_PROTOCOL = 166,
 	NO_MAPPING_FOR_NAT_MASQUERADE = 167, /* every port that was tried is taken */
 	FIB_LOOKUP_FAILED = 169,
+	INVALID_IDENTITY = 171,
 	UNKNOWN_SENDER = 172,
+	FIRST_LOGICAL_DATAGRAM_FRAGMENT_NOT_FOUND = 175,
 	POLICY_DENY = 181,
+	INVALID_VNI = 183,
 	TTL_EXCEEDED = 196,
 	DROP_EP_NOT_READY = 203,
 };
@@ -336,6 +372,7 @@ enum source_file {
 	FILE_NAT = 7,
 	FILE_FORWARD = 8,
 	FILE_MASQUERADE = 9,
+	FILE_OVERLAY = 10,
 };
 
 /* notifications: one ring buffer, records of one size, so that a reader is one array view. */
@@ -380,10 +417,14 @@ ABI_SIZE(backend_key, 16);
 ABI_SIZE(backend_row, 24);
 ABI_SIZE(node_state_key, 4);
 ABI_SIZE(node_state_row, 8);
+ABI_SIZE(tunnel_key, 4);
+ABI_SIZE(tunnel_row, 4);
 ABI_SIZE(conntrack_key, 40);
 ABI_SIZE(conntrack_row, 80);
 ABI_SIZE(nat_key, 40);
 ABI_SIZE(nat_row, 20);
+ABI_SIZE(fragment_key, 40);
+ABI_SIZE(fragment_row, 8);
 ABI_SIZE(metrics_key, 4);
 ABI_SIZE(metrics_row, 16);
 ABI_SIZE(notification, 80);

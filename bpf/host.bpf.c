@@ -61,7 +61,7 @@ static __always_inline struct endpoint_row *answered_endpoint(struct __sk_buff *
 		return 0;
 	if (parse_l4(skb, packet))
 		return 0;
-	*result = unmasquerade(skb, packet);
+	*result = is_icmp_error(packet) ? unmasquerade_error(skb, packet) : unmasquerade(skb, packet);
 	if (*result == 0)
 		return 0;
 	packet->masquerade = 1;

@@ -179,7 +179,7 @@ TABLES: Mapping[str, Table] = {
 }
 """Derived from the log, so compared, digested and verified."""
 
-RUNTIME_MAPS = ("conntrack", "nat", "metrics", "notifications")
+RUNTIME_MAPS = ("conntrack", "nat", "fragments", "metrics", "notifications")
 """Written by the programs themselves: not derived from the log and in no digest."""
 
 

@@ -303,7 +303,7 @@ STEP unmasquerade_error(struct __sk_buff *skb, struct packet *packet)
 	return result ? result : 1;
 }
 
-/* A packet to this node's own address. 1: an answer to a masqueraded flow, whose destination is the endpoint now;
+/* A packet to this node's own address, no ICMP error. 1: an answer to a masqueraded flow, whose destination is the endpoint now;
  * 0: the node's own; or a drop. */
 STEP unmasquerade(struct __sk_buff *skb, struct packet *packet)
 {
@@ -314,8 +314,6 @@ STEP unmasquerade(struct __sk_buff *skb, struct packet *packet)
 
 	if (!packet)
 		return 0;
-	if (is_icmp_error(packet))
-		return unmasquerade_error(skb, packet);
 	/* A new connection is none of ours, whatever its ports. */
 	if (is_tcp_start(packet))
 		return 0;

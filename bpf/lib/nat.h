@@ -8,9 +8,11 @@
 
 enum nat_end { NAT_SOURCE = 0, NAT_DEST = 1 };
 
-/* Where the transport checksum stands; 0: none that can be corrected. */
+/* Where the transport checksum stands; 0: none that can be corrected. The first fragment's covers the whole datagram. */
 static __always_inline __u32 checksum_offset(const struct packet *packet)
 {
+	if (packet->fragment == FRAGMENT_LATER)
+		return 0;
 	if (packet->protocol == IPPROTO_TCP)
 		return packet->l4_offset + __builtin_offsetof(struct tcphdr, check);
 	if (packet->protocol == IPPROTO_UDP)
@@ -66,7 +68,7 @@ static __always_inline int nat_ipv6(struct __sk_buff *skb, struct packet *packet
 static __always_inline int nat_port(struct __sk_buff *skb, struct packet *packet, __u32 end, __be16 from,
 				    __be16 to, __u32 l4_checksum, __u64 l4_flags)
 {
-	if (from == to)
+	if (from == to || packet->fragment == FRAGMENT_LATER)
 		return 0;
 	/* SCTP's checksum covers the whole packet and cannot be corrected here. */
 	if (!l4_checksum || bpf_l4_csum_replace(skb, l4_checksum, from, to, l4_flags | sizeof(to)))

@@ -17,6 +17,9 @@
  */
 #define STEP __noinline int
 
+/* Which part of a datagram a packet is. A later one has no transport header. */
+enum fragment { FRAGMENT_NONE = 0, FRAGMENT_FIRST = 1, FRAGMENT_LATER = 2 };
+
 struct packet {
 	struct address source; /* as seen on the wire */
 	struct address dest;   /* after DNAT: the backend */
@@ -25,7 +28,8 @@ struct packet {
 	__u32 source_identity;
 	__u32 dest_identity;
 	__u32 l3_end; /* bytes from the start of the frame to the end of the IP packet */
-	__u16 l4_offset;
+	__be32 fragment_id;
+	__u16 l4_offset; /* of a later fragment: where its bytes begin */
 	__be16 source_port; /* ICMP echo: the id at the end that asks, 0 at the end that answers */
 	__be16 dest_port;
 	__u16 endpoint_id;
@@ -40,6 +44,7 @@ struct packet {
 	__u8 policy_direction;
 	__u8 match;
 	__u8 masquerade; /* 1: it leaves the mesh with the node's address */
+	__u8 fragment;	 /* enum fragment */
 } __attribute__((aligned(8)));
 
 struct address_port {

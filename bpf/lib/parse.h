@@ -16,11 +16,15 @@
 #include <bpf/bpf_endian.h>
 #include <bpf/bpf_helpers.h>
 
+#include "../maps.h"
 #include "notify.h"
 #include "packet.h"
 
 #define L3_OFFSET ((int)sizeof(struct ethhdr))
-#define IPV4_FRAGMENT_MASK 0x3fff /* more fragments, or an offset */
+#define IPV4_FRAGMENT_MORE 0x2000
+#define IPV4_FRAGMENT_OFFSET 0x1fff
+#define IPV6_FRAGMENT_MORE 0x0001
+#define IPV6_FRAGMENT_OFFSET 0xfff8
 #define IPV6_EXTENSION_HEADERS_MAX 6
 
 /* <linux/icmp.h> draws in libc's headers. */
@@ -42,6 +46,13 @@ enum icmpv6_link_type {
 	ND_NEIGHBOUR_SOLICITATION = 135,
 	ND_NEIGHBOUR_ADVERTISEMENT = 136,
 	MLD_REPORT_V2 = 143,
+};
+
+struct ipv6_fragment_header {
+	__u8 next_header;
+	__u8 reserved;
+	__be16 offset;
+	__be32 id;
 };
 
 struct sctp_header {
@@ -71,6 +82,15 @@ static __always_inline int address_is_link_local_or_multicast(const struct addre
 	return (top & 0xffc00000) == 0xfe800000 || (top & 0xff000000) == 0xff000000;
 }
 
+static __always_inline void fragment_set(struct packet *packet, __u32 offset, __u32 more, __be32 id)
+{
+	if (offset)
+		packet->fragment = FRAGMENT_LATER;
+	else if (more)
+		packet->fragment = FRAGMENT_FIRST;
+	packet->fragment_id = id;
+}
+
 static __always_inline int parse_ipv4(struct __sk_buff *skb, struct packet *packet)
 {
 	void *data = packet_data(skb);
@@ -89,22 +109,47 @@ static __always_inline int parse_ipv4(struct __sk_buff *skb, struct packet *pack
 	if (header->version != 4 || header_bytes < sizeof(*header) || total_bytes < header_bytes ||
 	    L3_OFFSET + total_bytes > skb->len)
 		return DROP(packet, FILE_PARSE, INVALID_PACKET_DROPPED);
-	if (header->frag_off & bpf_htons(IPV4_FRAGMENT_MASK))
-		return DROP(packet, FILE_PARSE, IP_FRAGMENTATION_NOT_SUPPORTED);
+	fragment_set(packet, header->frag_off & bpf_htons(IPV4_FRAGMENT_OFFSET),
+		     header->frag_off & bpf_htons(IPV4_FRAGMENT_MORE), header->id);
 	packet->l4_offset = (__u16)(L3_OFFSET + header_bytes);
 	packet->l3_end = L3_OFFSET + total_bytes;
 	return 0;
+}
+
+/* Where the headers of a fragment go on, or 0: a later one has none, whatever its type. */
+static __always_inline __u32 parse_ipv6_fragment(struct __sk_buff *skb, struct packet *packet, __u32 offset)
+{
+	struct ipv6_fragment_header header;
+
+	if (bpf_skb_load_bytes(skb, offset, &header, sizeof(header)))
+		return 0;
+	offset += sizeof(header);
+	fragment_set(packet, header.offset & bpf_htons(IPV6_FRAGMENT_OFFSET),
+		     header.offset & bpf_htons(IPV6_FRAGMENT_MORE), header.id);
+	packet->protocol = header.next_header;
+	packet->l4_offset = (__u16)offset;
+	return offset;
 }
 
 /* Walks to the transport header: `next` is the header type found at `offset`. */
 static __always_inline int parse_ipv6_extensions(struct __sk_buff *skb, struct packet *packet, __u8 next,
 						 __u32 offset)
 {
+	int is_fragment = 0;
+
 	for (int hop = 0; hop <= IPV6_EXTENSION_HEADERS_MAX; hop++) {
 		__u8 header[4]; /* next header, length, then by type */
 
-		if (next == IPPROTO_FRAGMENT)
-			return DROP(packet, FILE_PARSE, IP_FRAGMENTATION_NOT_SUPPORTED);
+		if (next == IPPROTO_FRAGMENT) {
+			offset = is_fragment ? 0 : parse_ipv6_fragment(skb, packet, offset);
+			if (!offset || offset > packet->l3_end)
+				return DROP(packet, FILE_PARSE, INVALID_IPV6_EXTENSION_HEADER);
+			if (packet->fragment == FRAGMENT_LATER)
+				return 0;
+			next = packet->protocol;
+			is_fragment = 1;
+			continue;
+		}
 		if (next != IPPROTO_HOPOPTS && next != IPPROTO_ROUTING && next != IPPROTO_DSTOPTS && next != IPPROTO_AH) {
 			packet->protocol = next;
 			packet->l4_offset = (__u16)offset;
@@ -230,11 +275,8 @@ static __always_inline int is_echo_request(const struct packet *packet)
 	return packet->icmp_type == (packet->protocol == IPPROTO_ICMP ? ICMP_ECHO_REQUEST : ICMPV6_ECHO_REQUEST);
 }
 
-/* Ports, TCP flags, ICMP type and code. */
-STEP parse_l4(struct __sk_buff *skb, struct packet *packet)
+static __always_inline int parse_transport(struct __sk_buff *skb, struct packet *packet)
 {
-	if (!packet)
-		return 0;
 	if (packet->protocol == IPPROTO_TCP)
 		return parse_tcp(skb, packet);
 	if (packet->protocol == IPPROTO_UDP)
@@ -248,12 +290,80 @@ STEP parse_l4(struct __sk_buff *skb, struct packet *packet)
 	return DROP(packet, FILE_PARSE, CT_UNKNOWN_L4_PROTOCOL);
 }
 
+static __always_inline void fragment_key_set(struct fragment_key *key, const struct packet *packet)
+{
+	__builtin_memset(key, 0, sizeof(*key));
+	key->source = packet->source;
+	key->dest = packet->dest;
+	key->id = packet->fragment_id;
+	key->protocol = packet->family == 4 ? packet->protocol : 0;
+}
+
+static __always_inline int is_echo(const struct packet *packet)
+{
+	return is_echo_request(packet) ||
+	       packet->icmp_type == (packet->protocol == IPPROTO_ICMP ? ICMP_ECHO_REPLY : ICMPV6_ECHO_REPLY);
+}
+
+/* What later fragments of the datagram are to be taken for. An ICMP error quotes too little to be cut in pieces. */
+STEP fragment_remember(struct packet *packet)
+{
+	struct fragment_key key;
+	struct fragment_row row = {};
+
+	if (!packet || (is_icmp(packet->protocol) && !is_echo(packet)))
+		return 0;
+	fragment_key_set(&key, packet);
+	row.source_port = packet->source_port;
+	row.dest_port = packet->dest_port;
+	row.protocol = packet->protocol;
+	row.icmp_type = packet->icmp_type;
+	row.icmp_code = packet->icmp_code;
+	bpf_map_update_elem(&fragments, &key, &row, BPF_ANY);
+	return 0;
+}
+
+STEP fragment_follow(struct packet *packet)
+{
+	struct fragment_key key;
+	struct fragment_row *row;
+
+	if (!packet)
+		return 0;
+	fragment_key_set(&key, packet);
+	row = bpf_map_lookup_elem(&fragments, &key);
+	if (!row)
+		return DROP(packet, FILE_PARSE, FIRST_LOGICAL_DATAGRAM_FRAGMENT_NOT_FOUND);
+	packet->source_port = row->source_port;
+	packet->dest_port = row->dest_port;
+	packet->protocol = row->protocol;
+	packet->icmp_type = row->icmp_type;
+	packet->icmp_code = row->icmp_code;
+	return 0;
+}
+
+/* Ports, TCP flags, ICMP type and code; of a later fragment those of the first. */
+STEP parse_l4(struct __sk_buff *skb, struct packet *packet)
+{
+	int result;
+
+	if (!packet)
+		return 0;
+	if (packet->fragment == FRAGMENT_LATER)
+		return fragment_follow(packet);
+	result = parse_transport(skb, packet);
+	if (result || packet->fragment == FRAGMENT_NONE)
+		return result;
+	return fragment_remember(packet);
+}
+
 /* Neighbour discovery and multicast listening on the link itself are the host stack's and no policy's. */
 static __always_inline int is_link_control(struct __sk_buff *skb, const struct packet *packet)
 {
 	__u8 type;
 
-	if (packet->protocol != IPPROTO_ICMPV6 || packet->family != 6 ||
+	/* Discovery in fragments is to be ignored (RFC 6980). */
+	if (packet->protocol != IPPROTO_ICMPV6 || packet->family != 6 || packet->fragment ||
 	    !address_is_link_local_or_multicast(&packet->dest))
 		return 0;
 	if (!l4_fits(packet, sizeof(struct icmp6hdr)) ||

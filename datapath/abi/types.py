@@ -49,12 +49,16 @@ CT_MAP_INSERTION_FAILED = 155
 INVALID_IPV6_EXTENSION_HEADER = 156
 IP_FRAGMENTATION_NOT_SUPPORTED = 157
 SERVICE_BACKEND_NOT_FOUND = 158
+NO_TUNNEL_OR_ENCAPSULATION_ENDPOINT = 160
 NO_CONFIGURATION_AVAILABLE_TO_PERFORM_POLICY_DECISION = 165
 UNSUPPORTED_L2_PROTOCOL = 166
 NO_MAPPING_FOR_NAT_MASQUERADE = 167
 FIB_LOOKUP_FAILED = 169
+INVALID_IDENTITY = 171
 UNKNOWN_SENDER = 172
+FIRST_LOGICAL_DATAGRAM_FRAGMENT_NOT_FOUND = 175
 POLICY_DENY = 181
+INVALID_VNI = 183
 TTL_EXCEEDED = 196
 DROP_EP_NOT_READY = 203
 
@@ -74,6 +78,7 @@ IDENTITY_INGRESS = 8
 
 # enum ipcache_flag
 IPCACHE_REMOTE_ENDPOINT = 1
+IPCACHE_TUNNEL = 2
 
 # enum limit
 ENDPOINTS_MAX = 65536
@@ -86,6 +91,7 @@ BACKENDS_MAX = 262144
 CONNTRACK_MAX = 262144
 NAT_MAX = 131072
 UNMASQUERADED_MAX = 32
+FRAGMENTS_MAX = 8192
 METRICS_MAX = 1024
 NOTIFICATION_BYTES = 4194304
 
@@ -147,6 +153,7 @@ FILE_SERVICE = 6
 FILE_NAT = 7
 FILE_FORWARD = 8
 FILE_MASQUERADE = 9
+FILE_OVERLAY = 10
 
 # enum traffic_direction
 TRAFFIC_UNKNOWN = 0
@@ -193,12 +200,16 @@ ENUMS: Mapping[str, Mapping[str, int]] = {
         "INVALID_IPV6_EXTENSION_HEADER": INVALID_IPV6_EXTENSION_HEADER,
         "IP_FRAGMENTATION_NOT_SUPPORTED": IP_FRAGMENTATION_NOT_SUPPORTED,
         "SERVICE_BACKEND_NOT_FOUND": SERVICE_BACKEND_NOT_FOUND,
+        "NO_TUNNEL_OR_ENCAPSULATION_ENDPOINT": NO_TUNNEL_OR_ENCAPSULATION_ENDPOINT,
         "NO_CONFIGURATION_AVAILABLE_TO_PERFORM_POLICY_DECISION": NO_CONFIGURATION_AVAILABLE_TO_PERFORM_POLICY_DECISION,
         "UNSUPPORTED_L2_PROTOCOL": UNSUPPORTED_L2_PROTOCOL,
         "NO_MAPPING_FOR_NAT_MASQUERADE": NO_MAPPING_FOR_NAT_MASQUERADE,
         "FIB_LOOKUP_FAILED": FIB_LOOKUP_FAILED,
+        "INVALID_IDENTITY": INVALID_IDENTITY,
         "UNKNOWN_SENDER": UNKNOWN_SENDER,
+        "FIRST_LOGICAL_DATAGRAM_FRAGMENT_NOT_FOUND": FIRST_LOGICAL_DATAGRAM_FRAGMENT_NOT_FOUND,
         "POLICY_DENY": POLICY_DENY,
+        "INVALID_VNI": INVALID_VNI,
         "TTL_EXCEEDED": TTL_EXCEEDED,
         "DROP_EP_NOT_READY": DROP_EP_NOT_READY,
     },
@@ -218,6 +229,7 @@ ENUMS: Mapping[str, Mapping[str, int]] = {
     },
     "ipcache_flag": {
         "IPCACHE_REMOTE_ENDPOINT": IPCACHE_REMOTE_ENDPOINT,
+        "IPCACHE_TUNNEL": IPCACHE_TUNNEL,
     },
     "limit": {
         "ENDPOINTS_MAX": ENDPOINTS_MAX,
@@ -230,6 +242,7 @@ ENUMS: Mapping[str, Mapping[str, int]] = {
         "CONNTRACK_MAX": CONNTRACK_MAX,
         "NAT_MAX": NAT_MAX,
         "UNMASQUERADED_MAX": UNMASQUERADED_MAX,
+        "FRAGMENTS_MAX": FRAGMENTS_MAX,
         "METRICS_MAX": METRICS_MAX,
         "NOTIFICATION_BYTES": NOTIFICATION_BYTES,
     },
@@ -291,6 +304,7 @@ ENUMS: Mapping[str, Mapping[str, int]] = {
         "FILE_NAT": FILE_NAT,
         "FILE_FORWARD": FILE_FORWARD,
         "FILE_MASQUERADE": FILE_MASQUERADE,
+        "FILE_OVERLAY": FILE_OVERLAY,
     },
     "traffic_direction": {
         "TRAFFIC_UNKNOWN": TRAFFIC_UNKNOWN,
@@ -387,6 +401,29 @@ STRUCTS: Mapping[str, Struct] = {
             Field("mac", 14, 6, "bytes"),
             Field("host_mac", 20, 6, "bytes"),
             Field("reserved", 26, 2, "u16"),
+        ),
+    ),
+    "fragment_key": Struct(
+        "fragment_key",
+        40,
+        (
+            Field("source", 0, 16, "bytes"),
+            Field("dest", 16, 16, "bytes"),
+            Field("id", 32, 4, "be32"),
+            Field("protocol", 36, 1, "u8"),
+            Field("reserved", 37, 3, "bytes"),
+        ),
+    ),
+    "fragment_row": Struct(
+        "fragment_row",
+        8,
+        (
+            Field("source_port", 0, 2, "be16"),
+            Field("dest_port", 2, 2, "be16"),
+            Field("protocol", 4, 1, "u8"),
+            Field("icmp_type", 5, 1, "u8"),
+            Field("icmp_code", 6, 1, "u8"),
+            Field("reserved", 7, 1, "u8"),
         ),
     ),
     "ipcache_key": Struct(
@@ -540,6 +577,20 @@ STRUCTS: Mapping[str, Struct] = {
             Field("affinity_s", 16, 4, "u32"),
             Field("reserved", 20, 4, "u32"),
             Field("source_range_set", 24, 8, "u64"),
+        ),
+    ),
+    "tunnel_key": Struct(
+        "tunnel_key",
+        4,
+        (
+            Field("index", 0, 4, "u32"),
+        ),
+    ),
+    "tunnel_row": Struct(
+        "tunnel_row",
+        4,
+        (
+            Field("ifindex", 0, 4, "u32"),
         ),
     ),
 }

@@ -42,7 +42,7 @@ class Gate(Node):
 
     def take_over(self, other: Node) -> None:
         """The flows of another object: the programs of a node share their maps."""
-        for name in ("conntrack", "nat"):
+        for name in ("conntrack", "nat", "fragments"):
             failures = self.maps[name].put(list(other.maps[name].dump().items()))
             assert not failures, failures
 

@@ -150,6 +150,36 @@ def frame(
     return ethernet(dest_mac, source_mac, IPV6, ipv6(from_bytes, to_bytes, protocol, segment, ttl))
 
 
+def cut(raw: bytes, piece_bytes: int, number: int = 77) -> list[bytes]:
+    """A frame without options or extension headers as fragments of `piece_bytes`, a multiple of 8, in order."""
+    ether, l3 = raw[:ETHERNET_BYTES], raw[ETHERNET_BYTES:]
+    header_bytes = 20 if l3[0] >> 4 == 4 else 40
+    header, body = l3[:header_bytes], l3[header_bytes:]
+    pieces = []
+    for at in range(0, len(body), piece_bytes):
+        piece, more = body[at : at + piece_bytes], at + piece_bytes < len(body)
+        if header_bytes == 20:
+            changed = struct.pack(">HHH", 20 + len(piece), number, more << 13 | at // 8)
+            unsummed = header[:2] + changed + header[8:10] + bytes(2) + header[12:]
+            pieces.append(ether + unsummed[:10] + struct.pack(">H", ones_sum(unsummed)) + unsummed[12:] + piece)
+        else:
+            fragment = struct.pack(">BBHI", header[6], 0, at | more, number)
+            length = struct.pack(">HB", len(fragment) + len(piece), FRAGMENT)
+            pieces.append(ether + header[:4] + length + header[7:] + fragment + piece)
+    return pieces
+
+
+def joined(frames: Sequence[bytes]) -> bytes:
+    """The frame that `cut` gave, whatever was changed in its pieces: the headers of the first, all bytes in order."""
+    ether, l3 = frames[0][:ETHERNET_BYTES], frames[0][ETHERNET_BYTES:]
+    if l3[0] >> 4 == 4:
+        body = b"".join(each[ETHERNET_BYTES + 20 :] for each in frames)
+        unsummed = l3[:2] + struct.pack(">HHH", 20 + len(body), 0, 0) + l3[8:10] + bytes(2) + l3[12:20]
+        return ether + unsummed[:10] + struct.pack(">H", ones_sum(unsummed)) + unsummed[12:] + body
+    body = b"".join(each[ETHERNET_BYTES + 48 :] for each in frames)
+    return ether + l3[:4] + struct.pack(">HB", len(body), l3[40]) + l3[7:40] + body
+
+
 def read(raw: bytes) -> Packet:
     """Takes a frame with no IPv6 extension headers apart."""
     kind = struct.unpack_from(">H", raw, 12)[0]

@@ -98,14 +98,6 @@ def test_ipv4_options_are_skipped(node: Node, options: int) -> None:
 
 
 @pytest.mark.parametrize("family", [4], indirect=True)
-@pytest.mark.parametrize("field", [0x2000, 0x0001, 0x2010], ids=["first", "last", "middle"])
-def test_ipv4_fragment_is_dropped(node: Node, field: int) -> None:
-    """Any fragment, with a transport header or without."""
-    raw = l3(node, packets.UDP, packets.udp(1000, 53), fragment=field)
-    assert node.is_dropped(node.send(CLIENT, raw), abi.IP_FRAGMENTATION_NOT_SUPPORTED)
-
-
-@pytest.mark.parametrize("family", [4], indirect=True)
 def test_ipv4_do_not_fragment_is_no_fragment(node: Node) -> None:
     """The flag that every TCP segment has."""
     assert node.send(CLIENT, l3(node, packets.TCP, packets.tcp(1000, 80), fragment=0x4000)).retval == REDIRECT
@@ -132,14 +124,6 @@ def test_ipv6_extension_headers_are_skipped(node: Node, extensions: list[int]) -
     """The ports are found behind up to six headers."""
     assert node.send(CLIENT, l3(node, packets.TCP, packets.tcp(1000, 80), extensions=extensions)).retval == REDIRECT
     assert (node.entries()[0].key.low_port, node.entries()[0].key.high_port) == (1000, 80)
-
-
-@pytest.mark.parametrize("family", [6], indirect=True)
-def test_ipv6_fragment_is_dropped(node: Node) -> None:
-    """A fragment header, also behind another one."""
-    for extensions in ([packets.FRAGMENT], [packets.DEST_OPTIONS, packets.FRAGMENT]):
-        raw = l3(node, packets.UDP, packets.udp(1000, 53), extensions=extensions)
-        assert node.is_dropped(node.send(CLIENT, raw), abi.IP_FRAGMENTATION_NOT_SUPPORTED)
 
 
 @pytest.mark.parametrize("family", [6], indirect=True)

@@ -206,3 +206,20 @@ def test_datagram_to_a_service(wire: Wire, family: int, tx: str) -> None:
         answering.sendto(b"answer", source)
         answer, source = asking.recvfrom(100)
         assert (answer, *source[:2]) == (b"answer", FRONTEND.address(family), 80)
+
+
+def test_datagram_in_fragments_to_a_service(wire: Wire, family: int) -> None:
+    """UDP beyond the MTU there and back: the kernels at both ends put the pieces together and find the sum right."""
+    wire.set_offload("off")
+    sent = bytes(range(250)) * 16
+    bound = (REMOTE.address(family), BACKEND_PORT)
+    with (
+        wire.remote.call(open_socket, family, socket.SOCK_DGRAM, bound) as answering,
+        wire.client.call(open_socket, family, socket.SOCK_DGRAM, None) as asking,
+    ):
+        asking.sendto(sent, (FRONTEND.address(family), 80))
+        question, source = answering.recvfrom(len(sent))
+        assert (question, source[0]) == (sent, CLIENT.address(family))
+        answering.sendto(sent, source)
+        answer, source = asking.recvfrom(len(sent))
+        assert (answer, *source[:2]) == (sent, FRONTEND.address(family), 80)
