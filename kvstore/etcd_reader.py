@@ -16,7 +16,7 @@ import grpc.aio
 
 from kvstore import keys
 from kvstore import rpc_pb2 as rpc
-from kvstore.append import decode_cursor, decode_record
+from kvstore.append import decode_record
 from kvstore.archive import Archive
 from kvstore.backoff import delay_s
 from kvstore.errors import ArchiveDamaged, HistoryTruncated, LogUnavailable, SequenceGap
@@ -24,6 +24,7 @@ from kvstore.etcd_client import RANGE, TXN, Client
 from kvstore.etcd_writer import get
 from kvstore.packed import Manifest, PackDamaged, covers, decode_manifest, unpack
 from kvstore.types import Bookmark, Position, Record, Revision
+from kvstore.vouching import Hearing, Voucher, stands, vouchers
 from kvstore.watch import (
     Merge,
     Phase,
@@ -37,7 +38,7 @@ from kvstore.watch import (
     require_history,
 )
 
-_LOG_FIRST, _LOG_END = keys.prefix_range(keys.LOG)
+_WATCH_FIRST, _WATCH_END = keys.watch_range()
 
 
 async def read(
@@ -83,28 +84,42 @@ async def follow(
 
 async def head_position(client: Client) -> Position:
     """The position of a reader that holds everything up to now."""
-    first, end = keys.prefix_range(keys.CURSOR)
-    answer = await client.call(RANGE, rpc.RangeRequest(key=first, range_end=end))
-    last = {keys.parse_cursor_key(kv.key): decode_cursor(kv.value).sequence for kv in answer.kvs}
-    return Position(Revision(answer.header.revision), last, answer.header.cluster_id)
+    answer = await client.call(RANGE, _range_of(keys.CURSOR))
+    return Position(Revision(answer.header.revision), _last(_vouchers(answer.kvs)), answer.header.cluster_id)
+
+
+def _range_of(prefix: bytes, *, keys_only: bool = False) -> rpc.RangeRequest:
+    first, end = keys.prefix_range(prefix)
+    return rpc.RangeRequest(key=first, range_end=end, keys_only=keys_only)
+
+
+def _vouchers(cursors: Iterable[rpc.KeyValue]) -> Mapping[str, Voucher]:
+    return vouchers({kv.key: (kv.value, kv.mod_revision) for kv in cursors})
+
+
+def _last(known: Mapping[str, Voucher]) -> dict[str, int]:
+    return {name: voucher.sequence for name, voucher in known.items()}
 
 
 async def _catch_up(
     client: Client, reader: Reader, through: Revision | None, archive: Archive | None
 ) -> AsyncGenerator[Sequence[Record], None]:
     """What is above the reader's place, up to the head of now or `through`, a segment at a time."""
-    first, end = keys.prefix_range(keys.SEGMENT)
-    survey = await client.call(RANGE, rpc.RangeRequest(key=first, range_end=end, keys_only=True))
+    requests = (_range_of(keys.SEGMENT, keys_only=True), _range_of(keys.CURSOR))
+    survey = await client.call(TXN, rpc.TxnRequest(success=[rpc.RequestOp(request_range=each) for each in requests]))
+    segments, cursors = (each.response_range.kvs for each in survey.responses)
     start, head = reader.revision, survey.header.revision
     shelf = Shelf(archive, survey.header.cluster_id)
-    markers = [(*keys.parse_segment_key(kv.key), kv.create_revision) for kv in survey.kvs]
+    markers = list(_markers(segments))
     lows = beginnings(await _lows(client), markers)
-    reader.meet(head, survey.header.cluster_id, await shelf.missing(start, lows))
+    known = _vouchers(cursors)
+    reader.meet(head, survey.header.cluster_id, await shelf.missing(start, lows), _last(known))
     last = head if through is None else min(head, through)
     merge = Merge(start, last)
     try:
         plan = plan_segments(shelf.added(markers, start), start, last)
-        async with aclosing(_pages(client, reader, plan, shelf)) as pages:
+        paging = _Paging(client, reader.tally, shelf, known, head)
+        async with aclosing(paging.pages(plan)) as pages:
             async for segment, records in pages:
                 ready = merge.add(records, segment.settled_below)
                 yield [record for record in ready if reader.accept(record) is Verdict.DELIVER]
@@ -114,6 +129,16 @@ async def _catch_up(
         raise
     require_history(start, await shelf.missing(start, beginnings(await _lows(client), ())))
     reader.caught_up(last)
+
+
+def _markers(segments: Iterable[rpc.KeyValue]) -> Iterator[tuple[str, int, int]]:
+    """Cluster, number and opening revision; a key that is no marker opens no segment."""
+    for kv in segments:
+        try:
+            cluster, number = keys.parse_segment_key(kv.key)
+        except ValueError:
+            continue
+        yield cluster, number, kv.create_revision
 
 
 async def _lows(client: Client) -> Mapping[str, tuple[int, int]]:
@@ -157,33 +182,75 @@ class Shelf:
         return await asyncio.to_thread(self._archive.records, self._store_id, segment.cluster, segment.number)
 
 
-async def _pages(
-    client: Client, reader: Reader, plan: Sequence[Segment], shelf: Shelf
-) -> AsyncGenerator[tuple[Segment, Sequence[Record]], None]:
-    """The segments in the plan's order, a few requests under way. Not pinned: records are immutable."""
-    waiting = deque(plan)
-    under_way: deque[tuple[Segment, asyncio.Task[Any]]] = deque()
-    try:
-        while waiting or under_way:
-            while waiting and len(under_way) < client.limits.pages_in_flight:
-                segment = waiting.popleft()
-                under_way.append((segment, asyncio.create_task(client.call(TXN, _page_request(segment)))))
-            segment, page = under_way[0]
-            answer = await page
-            under_way.popleft()
-            marker, loose, packed = (each.response_range.kvs for each in answer.responses)
-            if marker:
-                yield segment, _page(reader, segment, loose, packed)
+class _Paging:
+    """The pages of one catch-up. `known`: the writers' cursors at revision `head`."""
+
+    def __init__(
+        self, client: Client, tally: Tally, shelf: Shelf, known: Mapping[str, Voucher], head: int
+    ) -> None:
+        """Nothing is read yet."""
+        self._client = client
+        self._tally = tally
+        self._shelf = shelf
+        self._known = known
+        self._head = head
+
+    async def pages(self, plan: Sequence[Segment]) -> AsyncGenerator[tuple[Segment, Sequence[Record]], None]:
+        """The segments in the plan's order, a few requests under way. Not pinned: records are immutable."""
+        waiting = deque(plan)
+        under_way: deque[tuple[Segment, asyncio.Task[Any]]] = deque()
+        call = self._client.call
+        try:
+            while waiting or under_way:
+                while waiting and len(under_way) < self._client.limits.pages_in_flight:
+                    segment = waiting.popleft()
+                    under_way.append((segment, asyncio.create_task(call(TXN, _page_request(segment)))))
+                segment, page = under_way[0]
+                answer = await page
+                under_way.popleft()
+                marker, loose, packed = (each.response_range.kvs for each in answer.responses)
+                if marker:
+                    yield segment, self._page(segment, loose, packed)
+                    continue
+                # Retention has taken it; a last batch that stayed loose is not the segment.
+                kept = await self._shelf.records(segment)
+                if kept is None:
+                    raise HistoryTruncated(segment.settled_below - 1)
+                yield segment, kept
+        finally:
+            for _, page in under_way:
+                page.cancel()
+            await asyncio.gather(*(page for _, page in under_way), return_exceptions=True)
+
+    def _page(
+        self, segment: Segment, loose: Sequence[rpc.KeyValue], packed: Sequence[rpc.KeyValue]
+    ) -> Sequence[Record]:
+        """The segment's records, packed or not. The last batches of writers stay loose after the packing."""
+        records = list(self._own(loose))
+        if not packed or not packed[-1].key.endswith(b"/" + keys.MANIFEST):
+            return records
+        try:
+            manifest = decode_manifest(packed[-1].value)
+            pieces = b"".join(kv.value for kv in packed[:-1])
+            whole = unpack(manifest, pieces[: manifest.size])
+        except PackDamaged as damage:
+            where = f"pack of segment {segment.number} of {segment.cluster} in etcd"
+            raise ArchiveDamaged(where, str(damage)) from None
+        known = {record.revision for record in whole}
+        return [*whole, *(record for record in records if record.revision not in known)]
+
+    def _own(self, kvs: Sequence[rpc.KeyValue]) -> Iterator[Record]:
+        """Those that are records, and may be of the writer that they name."""
+        for kv in kvs:
+            try:
+                record = decode_record(kv.key, kv.value, kv.mod_revision)
+            except ValueError:
+                self._tally.refused += 1
                 continue
-            # Retention has taken it; a last batch that stayed loose is not the segment.
-            kept = await shelf.records(segment)
-            if kept is None:
-                raise HistoryTruncated(segment.settled_below - 1)
-            yield segment, kept
-    finally:
-        for _, page in under_way:
-            page.cancel()
-        await asyncio.gather(*(page for _, page in under_way), return_exceptions=True)
+            if stands(record, self._known, self._head):
+                yield record
+            else:
+                self._tally.refused += 1
 
 
 def _page_request(segment: Segment) -> rpc.TxnRequest:
@@ -197,28 +264,11 @@ def _page_request(segment: Segment) -> rpc.TxnRequest:
     )
 
 
-def _page(
-    reader: Reader, segment: Segment, loose: Sequence[rpc.KeyValue], packed: Sequence[rpc.KeyValue]
-) -> Sequence[Record]:
-    """The segment's records, packed or not. The last batches of writers stay loose after the packing."""
-    records = list(_records(reader, loose))
-    if not packed or not packed[-1].key.endswith(b"/" + keys.MANIFEST):
-        return records
-    try:
-        manifest = decode_manifest(packed[-1].value)
-        pieces = b"".join(kv.value for kv in packed[:-1])
-        whole = unpack(manifest, pieces[: manifest.size])
-    except PackDamaged as damage:
-        raise ArchiveDamaged(f"pack of segment {segment.number} of {segment.cluster} in etcd", str(damage)) from None
-    known = {record.revision for record in whole}
-    return [*whole, *(record for record in records if record.revision not in known)]
-
-
 async def _resume(client: Client, reader: Reader) -> None:
     """Ask a majority, not one member, where the store stands: a member that lags is not a rewound store."""
-    answer = await client.call(RANGE, rpc.RangeRequest(key=keys.LOG, count_only=True))
-    reader.meet(answer.header.revision, answer.header.cluster_id, ())
-    reader.resume(answer.header.revision)
+    now = await head_position(client)
+    reader.meet(now.revision, now.cluster_id, (), now.sequences)
+    reader.resume(now.revision)
 
 
 async def _watch(client: Client, reader: Reader) -> AsyncGenerator[Record | Bookmark, None]:
@@ -226,6 +276,7 @@ async def _watch(client: Client, reader: Reader) -> AsyncGenerator[Record | Book
     stream = client.watch()
     audit_at = asyncio.get_running_loop().time() + client.limits.audit_s
     live, wait_s = False, client.limits.transaction_s
+    hearing = Hearing(reader.tally)
     pending: asyncio.Task[Any] | None = asyncio.create_task(_open(stream, _watch_request(reader)))
     try:
         while reader.phase is Phase.WATCH:
@@ -236,7 +287,7 @@ async def _watch(client: Client, reader: Reader) -> AsyncGenerator[Record | Book
                     raise LogUnavailable("the watch was cancelled on our side")
                 answer, pending = pending.result(), None
                 live, wait_s = True, client.limits.quiet_s
-                for record in _heard(reader, answer):
+                for record in _heard(reader, hearing, answer):
                     yield record
                 if answer.canceled:
                     client.last_error = f"etcd cancelled a watch: {answer.cancel_reason or 'compacted'}"
@@ -264,8 +315,8 @@ async def _open(stream: Any, request: rpc.WatchRequest) -> Any:
 def _watch_request(reader: Reader) -> rpc.WatchRequest:
     return rpc.WatchRequest(
         create_request=rpc.WatchCreateRequest(
-            key=_LOG_FIRST,
-            range_end=_LOG_END,
+            key=_WATCH_FIRST,
+            range_end=_WATCH_END,
             start_revision=reader.revision + 1,
             filters=[rpc.WatchCreateRequest.NODELETE],
             fragment=True,
@@ -273,27 +324,24 @@ def _watch_request(reader: Reader) -> rpc.WatchRequest:
     )
 
 
-def _heard(reader: Reader, answer: Any) -> Iterator[Record]:
+def _heard(reader: Reader, hearing: Hearing, answer: Any) -> Iterator[Record]:
     """The records of one watch response; a response that ends the watch moves the reader on."""
     if answer is grpc.aio.EOF:
         raise LogUnavailable("etcd ended the watch")
-    for record in _records(reader, (event.kv for event in answer.events)):
+    for event in answer.events:
+        record = hearing.hear(event.kv.key, event.kv.value, event.kv.mod_revision)
+        if record is None:
+            continue
         verdict = reader.accept(record)
         if verdict is Verdict.DELIVER:
             yield record
         elif verdict is Verdict.HOLE:
             reader.turn(Turn.HOLE)
             return
+    if not answer.fragment:
+        hearing.settle()
     if answer.canceled:
         reader.turn(Turn.CANCELLED)
-
-
-def _records(reader: Reader, kvs: Iterable[rpc.KeyValue]) -> Iterator[Record]:
-    for kv in kvs:
-        try:
-            yield decode_record(kv.key, kv.value, kv.mod_revision)
-        except ValueError:
-            reader.tally.refused += 1
 
 
 async def _audit(client: Client, reader: Reader, due: float) -> float:

@@ -4,17 +4,19 @@ Belongs here: the transactions and the maintenance calls. Does not belong here: 
 (archive.py), when to look.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import msgspec
 
 from kvstore import keys
 from kvstore import rpc_pb2 as rpc
-from kvstore.append import decode_cursor, decode_record
+from kvstore.append import decode_record
 from kvstore.errors import ArchiveDamaged, LogError, LogUnavailable
 from kvstore.etcd_client import ALARM, COMPACT, DEFRAGMENT, DELETE_RANGE, PUT, RANGE, STATUS, TXN, Client
 from kvstore.etcd_writer import created, delete, first, get, modified, put
 from kvstore.packed import Manifest, PackDamaged, decode_manifest, encode_manifest, pack, parts, unpack
+from kvstore.types import Record
+from kvstore.vouching import Voucher, stands, vouchers
 
 DELETES_MAX = 100
 """Ranges deleted in one transaction; etcd takes 128 operations."""
@@ -87,7 +89,8 @@ class Retention:
         takes the records away, but for each writer's last batch, by which it may still settle an append in doubt."""
         start, end = keys.log_segment(self.cluster, segment)
         answer = await self._client.call(RANGE, rpc.RangeRequest(key=start, range_end=end))
-        records = [decode_record(kv.key, kv.value, kv.mod_revision) for kv in answer.kvs]
+        known, head = await self._vouchers(), answer.header.revision
+        records = [each for each in _records(answer.kvs) if stands(each, known, head)]
         if not records:
             return None
         manifest, packed = pack(records, opened, now_ns)
@@ -95,7 +98,7 @@ class Retention:
             key = keys.pack_part_key(self.cluster, segment, number)
             await self._client.call(PUT, rpc.PutRequest(key=key, value=part))
         shown = keys.pack_manifest_key(self.cluster, segment)
-        drops = await self._drops(segment, manifest.sequences)
+        drops = self._drops(segment, manifest.sequences, known)
         done = await self._client.call(
             TXN,
             rpc.TxnRequest(
@@ -144,15 +147,16 @@ class Retention:
         return int(answer.header.revision)
 
     async def sweep(self, before: int) -> int:
-        """Delete last batches that stayed loose in segments below `before`, of writers that have gone on since."""
+        """Delete what stayed loose below segment `before`, but for last batches of writers that have not gone on."""
         start, end = keys.prefix_range(b"%b%b/" % (keys.LOG, self.cluster.encode()))
         end = min(end, keys.log_segment(self.cluster, before)[0])
         answer = await self._client.call(RANGE, rpc.RangeRequest(key=start, range_end=end, keys_only=True))
-        last = await self._last_sequences()
+        known = await self._vouchers()
         drops = []
         for kv in answer.kvs:
             at = keys.parse_log_key(kv.key)
-            if last.get(at.writer, 0) > at.sequence:
+            voucher = known.get(f"{self.cluster}/{at.writer}")
+            if voucher is None or voucher.sequence != at.sequence:
                 drops.append(delete(kv.key))
         await self._delete(drops)
         return len(drops)
@@ -205,25 +209,33 @@ class Retention:
         except PackDamaged as damage:
             raise ArchiveDamaged(keys.relative(kv.key) + " in etcd", str(damage)) from None
 
-    async def _last_sequences(self) -> Mapping[str, int]:
+    async def _vouchers(self) -> Mapping[str, Voucher]:
         start, end = keys.prefix_range(b"%b%b/" % (keys.CURSOR, self.cluster.encode()))
         answer = await self._client.call(RANGE, rpc.RangeRequest(key=start, range_end=end))
-        return {
-            keys.parse_cursor_key(kv.key).rpartition("/")[2]: decode_cursor(kv.value).sequence for kv in answer.kvs
-        }
+        return vouchers({kv.key: (kv.value, kv.mod_revision) for kv in answer.kvs})
 
-    async def _drops(self, segment: int, sequences: Mapping[str, int]) -> Sequence[rpc.RequestOp]:
+    def _drops(
+        self, segment: int, sequences: Mapping[str, int], known: Mapping[str, Voucher]
+    ) -> Sequence[rpc.RequestOp]:
         """Deletes of a segment's records by writer, but for the one that its cursor names."""
-        last = await self._last_sequences()
         drops = []
         for writer, sequence in sorted(sequences.items()):
-            before = sequence if last.get(writer, 0) <= sequence else None
+            before = sequence if known[f"{self.cluster}/{writer}"].sequence <= sequence else None
             drops.append(_delete_range(*keys.log_writer(self.cluster, segment, writer, before)))
         return drops
 
     async def _delete(self, drops: Sequence[rpc.RequestOp]) -> None:
         for start in range(0, len(drops), DELETES_MAX):
             await self._client.call(TXN, rpc.TxnRequest(success=drops[start : start + DELETES_MAX]))
+
+
+def _records(kvs: Iterable[rpc.KeyValue]) -> Iterator[Record]:
+    """Those that can be read: readers refuse the others, packed or not."""
+    for kv in kvs:
+        try:
+            yield decode_record(kv.key, kv.value, kv.mod_revision)
+        except ValueError:
+            continue
 
 
 def _delete_range(start: bytes, end: bytes) -> rpc.RequestOp:

@@ -147,6 +147,11 @@ def cursor_key(cluster: str, writer: str) -> bytes:
     return b"%b%b/%b" % (CURSOR, cluster.encode(), writer.encode())
 
 
+def watch_range() -> tuple[bytes, bytes]:
+    """First key and range end that hold every record and every cursor, and little else."""
+    return CURSOR, prefix_range(LOG)[1]
+
+
 def parse_cursor_key(key: bytes) -> str:
     """ "cluster/writer" of a cursor key. Raises ValueError if it is not one."""
     name = key.removeprefix(CURSOR).decode("ascii", "replace")

@@ -111,8 +111,9 @@ class MemoryStore:
         self.records = [record for record in self.records if record.revision != revision]
 
     def put_record(self, record: Record) -> None:
-        """Fault: a record that no session appended, at the next revision."""
+        """Fault: a record that no session appended, at the next revision, under its writer's own cursor."""
         self.revision += 1
+        self.sequences[f"{record.cluster}/{record.writer}"] = record.sequence
         self.records.append(msgspec.structs.replace(record, revision=Revision(self.revision)))
         self.wake()
 
@@ -330,7 +331,7 @@ class MemoryLog:
         self.store.wake()
 
     def _begin(self, reader: Reader) -> int:
-        reader.meet(self.store.revision, self.store.cluster_id, (self.store.low,))
+        reader.meet(self.store.revision, self.store.cluster_id, (self.store.low,), self.store.sequences)
         return self.store.revision
 
     def _range(self, reader: Reader, through: int) -> Iterator[Record]:

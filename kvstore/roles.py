@@ -13,6 +13,9 @@ from kvstore import keys
 
 READ, READWRITE = "read", "readwrite"
 
+CLAIMS_OF_A_CLUSTER = ("block", "identity", "node", "service", "service-ip")
+"""Kinds of claims whose second part is the cluster's name. A claim on a cluster's number is every cluster's."""
+
 
 class Grant(msgspec.Struct, frozen=True):
     """One range of keys; `range_end` empty: one key."""
@@ -36,8 +39,13 @@ def reader_role() -> Role:
 
 
 def agent_role(cluster: str, node: str) -> Role:
-    """Writes its own records, session, cursor and report. The records of a cluster share a prefix, so etcd cannot keep
-    one agent from a key of another's; the fencing token and the projections do. Raises ValueError on a malformed name.
+    """Writes its own records, session, cursor and report.
+
+    Records are kept by segment, and a segment has records of all writers of its cluster: so etcd cannot keep an agent
+    from writing or deleting the key of another's record, nor from the marker of a segment. It does keep it from
+    another's cursor, and readers believe no record without its writer's cursor (vouching.py). What a malicious agent
+    can do to its cluster's log, and to no other's, is to destroy: that is a hole which names writer and revision, and
+    stops readers who catch up through it; what they hold is served. Raises ValueError on a malformed name.
     """
     writer = f"node.{keys.checked_name('node', node)}"
     name = keys.checked_name("cluster", cluster)
@@ -82,7 +90,11 @@ def _appending(cluster: str) -> Sequence[Grant]:
         Grant(READWRITE, *keys.prefix_range(b"%b%b/" % (keys.LOG, cluster.encode()))),
         Grant(READWRITE, *keys.prefix_range(b"%b%b/" % (keys.SEGMENT, cluster.encode()))),
         Grant(READWRITE, keys.head_key(cluster)),
-        Grant(READWRITE, *keys.prefix_range(keys.PREFIX + b"claim/")),
+        *(
+            Grant(READWRITE, *keys.prefix_range(keys.claim_key(f"{kind}/{cluster}") + b"/"))
+            for kind in CLAIMS_OF_A_CLUSTER
+        ),
+        Grant(READWRITE, *keys.prefix_range(keys.claim_key("cluster") + b"/")),
     )
 
 

@@ -92,14 +92,23 @@ class Reader:
         self.phase = TRANSITIONS[self.phase, turn]
         self._behind = {}
 
-    def meet(self, head: int, cluster_id: int, lows: Sequence[int]) -> None:
-        """Compare with what the store says of itself. Raises LogRewound and HistoryTruncated."""
+    def meet(self, head: int, cluster_id: int, lows: Sequence[int], cursors: Mapping[str, int]) -> None:
+        """Compare with what the store says of itself; `cursors` maps "cluster/writer" to the last sequence it holds.
+
+        A store that was put back and has grown beyond this reader's revision since is known by a writer that has not
+        written as much again. Raises LogRewound and HistoryTruncated.
+        """
         if self.cluster_id and cluster_id != self.cluster_id:
             raise LogRewound(
                 f"the store has cluster id {cluster_id:x}; the records held came from {self.cluster_id:x}"
             )
         if head < self.revision:
             raise LogRewound(f"the store is at revision {head}; this reader has already seen {self.revision}")
+        for name, held in self._sequences.items():
+            if cursors.get(name, 0) < held:
+                raise LogRewound(
+                    f"the store holds {cursors.get(name, 0)} records of {name}; this reader has already seen {held}"
+                )
         self.cluster_id = cluster_id
         require_history(self.revision, lows)
 

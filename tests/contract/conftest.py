@@ -10,11 +10,12 @@ import pytest
 
 from kvstore import keys
 from kvstore import rpc_pb2 as rpc
-from kvstore.append import encode_batch
+from kvstore.append import Cursor, encode_batch, encode_cursor
 from kvstore.embedded import EmbeddedEtcd
 from kvstore.errors import LogUnavailable
 from kvstore.etcd import EtcdLog
 from kvstore.etcd_client import LEASE_REVOKE, PUT, TXN, Client, Limits, Method
+from kvstore.etcd_writer import put
 from kvstore.memory import MemoryLog, MemoryStore
 from kvstore.types import Record, Session
 
@@ -90,10 +91,14 @@ class EtcdBed:
         await self.client.call(LEASE_REVOKE, rpc.LeaseRevokeRequest(ID=session.lease))
 
     async def forge(self, record: Record) -> None:
-        """A record that no session appended."""
+        """A record that no session appended, under its writer's own cursor."""
         key = keys.log_key(record.cluster, record.segment, record.writer, record.sequence)
-        value = encode_batch(record.token, record.payload)
-        await self.client.call(PUT, rpc.PutRequest(key=key, value=value))
+        cursor = encode_cursor(Cursor(record.sequence, record.segment, record.token))
+        puts = [
+            put(key, encode_batch(record.token, record.payload)),
+            put(keys.cursor_key(record.cluster, record.writer), cursor),
+        ]
+        await self.client.call(TXN, rpc.TxnRequest(success=puts))
 
     async def truncate(self, cluster: str, low: int) -> None:
         """Retention moves on."""

@@ -11,13 +11,16 @@ from pathlib import Path
 
 import pytest
 
+from kvstore import keys
+from kvstore import rpc_pb2 as rpc
+from kvstore.append import encode_batch
 from kvstore.embedded import EmbeddedEtcd
 from kvstore.errors import LogUnavailable, NotAllowed
 from kvstore.etcd import EtcdLog
-from kvstore.etcd_client import Client, Limits, Login
+from kvstore.etcd_client import PUT, RANGE, Client, Limits, Login
 from kvstore.etcd_roles import apply_roles, enable
 from kvstore.roles import agent_role, operator_role, reader_role
-from kvstore.types import Claim, Position, Record, Want
+from kvstore.types import Bookmark, Claim, Position, Record, Want
 
 FAST = Limits(transaction_s=1.0, call_s=5.0, quiet_s=0.05, keepalive_s=0.2, audit_s=0.1)
 ROLES = (agent_role("east", "n1"), agent_role("east", "n2"), operator_role("east"), reader_role())
@@ -76,6 +79,64 @@ async def test_an_agent_is_kept_from_what_is_anothers(etcd):
         with pytest.raises(NotAllowed, match="permission denied"):
             await attempt
     await log.close()
+
+
+async def plant(etcd: EmbeddedEtcd, writer: str, sequence: int, payload: bytes, segment: int = 1) -> None:
+    """What a malicious agent can do: a record under another's name, with the token that everybody can read."""
+    client = Client((etcd.endpoint,), None, FAST, AGENT)
+    session = await client.call(RANGE, rpc.RangeRequest(key=keys.session_key("east", writer)))
+    value = encode_batch(session.kvs[0].create_revision if session.kvs else 1, payload)
+    await client.call(PUT, rpc.PutRequest(key=keys.log_key("east", segment, writer, sequence), value=value))
+    await client.close()
+
+
+async def test_no_reader_believes_a_record_that_another_planted(etcd, monkeypatch):
+    """Neither by watch nor by range, nor when it is repacked; it is counted, and its supposed writer goes on, unharmed."""
+    monkeypatch.setattr("kvstore.append.SEGMENT_RECORDS_MAX", 5)
+    monkeypatch.setattr("kvstore.append.PROBE_RECORDS", 1)
+    reader = await connect(etcd, READER)
+    victim = await connect(etcd, Login(ROLES[1].name, "secret"))
+    session = await victim.open_session("east", "node.n2")
+    deliveries = reader.follow(Position())
+    await victim.append(session, b"1")
+    async with asyncio.timeout(20):
+        while not isinstance(await anext(deliveries), Bookmark):
+            pass
+        await plant(etcd, "node.n2", 2, b"planted")
+        await plant(etcd, "node.n9", 1, b"planted too")
+        assert [record.payload async for record in reader.read(Position())] == [b"1"]
+        written = [b"%d" % n for n in range(2, 12)]
+        for payload in written:
+            await victim.append(session, payload)
+        heard: list[bytes] = []
+        while len(heard) < len(written):
+            delivery = await anext(deliveries)
+            heard += [delivery.payload] if isinstance(delivery, Record) else []
+    assert heard == written and reader.refused >= 2
+    await deliveries.aclose()
+    operator = await connect(etcd, OPERATOR)
+    keep = operator.retention("east")
+    await plant(etcd, "node.n9", 1, b"planted into what is sealed")
+    found = await keep.segments()
+    for number in found.unpacked:
+        await keep.pack(number, found.opened[number], 1)
+    assert [record.payload async for record in reader.read(Position())] == [b"1", *written]
+    for log in (reader, victim, operator):
+        await log.close()
+
+
+async def test_a_spoilt_cursor_harms_its_own_writer_only(etcd):
+    """An agent writes rubbish where its cursor and a segment's marker are: readers go on with the others."""
+    agent, victim = await connect(etcd, AGENT), await connect(etcd, Login(ROLES[1].name, "secret"))
+    await agent.append(await agent.open_session("east", "node.n1"), b"agent's")
+    await victim.append(await victim.open_session("east", "node.n2"), b"victim's")
+    client = Client((etcd.endpoint,), None, FAST, AGENT)
+    for key in (keys.cursor_key("east", "node.n1"), keys.SEGMENT + b"east/rubbish"):
+        await client.call(PUT, rpc.PutRequest(key=key, value=b"\xc1"))
+    reader = await connect(etcd, READER)
+    assert [record.payload async for record in reader.read(Position())] == [b"victim's"]
+    for each in (client, agent, victim, reader):
+        await each.close()
 
 
 async def test_an_operator_keeps_the_history_with_the_least_role(etcd, monkeypatch):

@@ -2,6 +2,10 @@
 
 import pytest
 
+from controlplane.commands.cluster import cluster_claim
+from controlplane.commands.identity import labels_claim, number_claim
+from controlplane.commands.node import block_claim, node_claim
+from controlplane.commands.service import address_claim, name_claim
 from kvstore import keys
 from kvstore.roles import READWRITE, Role, agent_role, commands, operator_role, reader_role
 
@@ -24,7 +28,13 @@ def test_an_agent_writes_its_own_keys_and_no_others():
         keys.segment_key("east", 2),
         keys.head_key("east"),
         keys.side_key("report/east/n1"),
-        keys.claim_key("identity/east/number/1"),
+        keys.claim_key(cluster_claim(1)),
+        keys.claim_key(number_claim("east", 1)),
+        keys.claim_key(labels_claim("east", ())),
+        keys.claim_key(node_claim("east", "n1")),
+        keys.claim_key(block_claim("east", "10.1.0.0/24")),
+        keys.claim_key(name_claim("east", "shop", "web")),
+        keys.claim_key(address_claim("east", "10.96.0.1")),
     )
     others = (
         keys.log_key("west", 1, "node.n1", 1),
@@ -37,6 +47,7 @@ def test_an_agent_writes_its_own_keys_and_no_others():
         keys.side_key("report/east/n2"),
         keys.side_key("manifest/east"),
         keys.pack_part_key("east", 1, 0),
+        keys.claim_key(number_claim("west", 1)),
     )
     assert [key for key in own if not may_write(role, key)] == []
     assert [key for key in others if may_write(role, key)] == []

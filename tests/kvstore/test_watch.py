@@ -106,30 +106,38 @@ def test_a_new_session_continues_the_sequence():
 def test_a_store_behind_the_position_is_rewound():
     """A head below what is held is another history."""
     with pytest.raises(LogRewound, match=r"revision 9; .* 10"):
-        Reader(Position(Revision(10)), Tally()).meet(9, 1, ())
+        Reader(Position(Revision(10)), Tally()).meet(9, 1, (), {})
 
 
 def test_a_store_with_another_id_is_rewound():
     """Another cluster id is another database, whatever its revision."""
     with pytest.raises(LogRewound, match="cluster id"):
-        Reader(Position(Revision(10), {}, 1), Tally()).meet(20, 2, ())
+        Reader(Position(Revision(10), {}, 1), Tally()).meet(20, 2, (), {})
+
+
+def test_a_store_that_grew_again_after_it_was_put_back_is_rewound():
+    """Its revision is not behind, its id is the same; a writer of it has written less than was seen."""
+    reader = Reader(Position(Revision(10), {"east/n1": 4, "east/n2": 1}), Tally())
+    reader.meet(20, 1, (), {"east/n1": 4, "east/n2": 1, "east/n3": 1})
+    with pytest.raises(LogRewound, match="holds 3 records of east/n1; this reader has already seen 4"):
+        reader.meet(20, 1, (), {"east/n1": 3, "east/n2": 9})
 
 
 def test_the_store_met_first_is_remembered():
     """A position without a cluster id takes the one it meets, and keeps to it."""
     reader = Reader(Position(), Tally())
-    reader.meet(5, 7, ())
+    reader.meet(5, 7, (), {})
     with pytest.raises(LogRewound):
-        reader.meet(6, 8, ())
+        reader.meet(6, 8, (), {})
     assert reader.position().cluster_id == 7
 
 
 def test_a_position_before_the_beginning_is_truncated():
     """The highest beginning of history above the position is named; one at the position is no loss."""
     reader = Reader(Position(Revision(10)), Tally())
-    reader.meet(20, 1, (10, 3))
+    reader.meet(20, 1, (10, 3), {})
     with pytest.raises(HistoryTruncated) as truncated:
-        reader.meet(20, 1, (11, 15))
+        reader.meet(20, 1, (11, 15), {})
     assert truncated.value.low == 15
 
 
