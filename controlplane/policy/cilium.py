@@ -3,7 +3,8 @@
 Belongs here: the spec of these kinds and its meaning, which is that of "Layer 3 Policy" and "Layer 4 Policy" of
 Cilium's documentation: a section with at least one rule enforces its direction unless enableDefaultDeny says
 otherwise; a rule without peers is about every remote if it names ports, and about none if it does not, so that `{}`
-allows nothing and enforces; a list of peers that is `[]` selects none. Peers: cilium_peers.py; ports: cilium_ports.py.
+allows nothing and enforces; a list of peers that is `[]` selects none. A spec without any rule has no effect (Cilium
+1.19 marks it invalid, to the same effect; lint.py says so). Peers: cilium_peers.py; ports: cilium_ports.py.
 A clusterwide policy has no namespace: its selectors reach every one. Only it may select nodes, which is host policy.
 """
 
@@ -15,6 +16,7 @@ from controlplane.model import ObjectKey
 from controlplane.policy.cilium_peers import FIELDS, UNSUPPORTED, PeerReader
 from controlplane.policy.cilium_ports import EVERYTHING, PortReader
 from controlplane.policy.clauses import SelectorReader, in_cluster, in_namespace
+from controlplane.policy.requests import DNS
 from controlplane.policy.rules import ParsedPolicy, Rule
 from controlplane.policy.selectors import ANY_SOURCE, Selector, exists
 from controlplane.policy.settings import DEFAULTS, PolicySettings
@@ -32,11 +34,11 @@ SPEC_FIELDS = (
     "enableDefaultDeny",
     "description",
     "labels",
+    "log",
     *(section for section, _, _ in SECTIONS),
 )
-"""`description` and `labels` are the author's notes: they are kept in the manifest and change no verdict."""
+"""`description`, `labels` and `log` are the author's notes: they are kept in the manifest and change no verdict."""
 
-SPEC_UNSUPPORTED = {"log": "is not supported yet; remove it"}
 NOTE_FIELDS = ("key", "value", "source")
 
 
@@ -52,11 +54,13 @@ class CiliumPolicyParser:
         self.ports = PortReader(reading)
 
     def parse(self, spec_value: Any, path: str = "spec") -> ParsedPolicy:
-        spec = self.reading.mapping(spec_value, path, SPEC_FIELDS, SPEC_UNSUPPORTED)
+        spec = self.reading.mapping(spec_value, path, SPEC_FIELDS)
         of_nodes = "nodeSelector" in spec
         subject = self._nodes(spec, path) if of_nodes else self._subject(spec.get("endpointSelector"), path)
         self.reading.text(spec.get("description"), path_of(path, "description"))
         self._notes(spec.get("labels"), path_of(path, "labels"))
+        log = self.reading.mapping(spec.get("log"), path_of(path, "log"), ("value",))
+        self.reading.text(log.get("value"), path_of(path, "log.value"))
         rules: list[Rule] = []
         enforced = {POLICY_INGRESS: False, POLICY_EGRESS: False}
         for section, direction, deny in SECTIONS:
@@ -78,16 +82,16 @@ class CiliumPolicyParser:
                 self.reading.text(fields[name], f"{path}[{number}].{name}")
 
     def _refuse_requests(self, rules: list[Rule]) -> None:
+        """A host policy may look at the DNS queries of its node."""
         for rule in rules:
-            if rule.requests is not None:
-                self.reading.refuse(rule.origin, None, "a host policy has no rules about requests")
+            if rule.requests is not None and rule.requests.protocol != DNS:
+                self.reading.refuse(rule.origin, None, "a host policy has no rules about requests, but for DNS")
 
     def _default_deny(self, value: Any, path: str, enforced: dict[int, bool]) -> tuple[bool, bool]:
+        """A direction without rules is not enforced, whatever the flag says, as in Cilium."""
         fields = self.reading.mapping(value, path, ("ingress", "egress"))
-        return (
-            self.reading.flag(fields.get("ingress"), f"{path}.ingress", enforced[POLICY_INGRESS]),
-            self.reading.flag(fields.get("egress"), f"{path}.egress", enforced[POLICY_EGRESS]),
-        )
+        wanted = {name: self.reading.flag(fields.get(name), f"{path}.{name}", True) for name in ("ingress", "egress")}
+        return enforced[POLICY_INGRESS] and wanted["ingress"], enforced[POLICY_EGRESS] and wanted["egress"]
 
     def _nodes(self, spec: dict[str, Any], path: str) -> Selector:
         where = path_of(path, "nodeSelector")

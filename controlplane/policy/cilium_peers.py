@@ -31,7 +31,7 @@ from controlplane.policy.clauses import (
 )
 from controlplane.policy.names import canonical_name, name_fault, pattern_fault
 from controlplane.policy.rules import ServiceReference
-from controlplane.policy.selectors import DOES_NOT_EXIST, Requirement, Selector, exists, selector_of
+from controlplane.policy.selectors import DOES_NOT_EXIST, Requirement, Selector, equals, exists, selector_of
 from controlplane.policy.settings import PolicySettings
 from datapath.abi.types import POLICY_INGRESS
 
@@ -40,6 +40,10 @@ FIELDS = {
     True: ("toEndpoints", "toEntities", "toCIDR", "toCIDRSet", "toNodes", "toServices", "toFQDNs"),
 }
 """By "is egress"."""
+EMPTY_SELECTS_NONE = tuple(
+    f"{side}{what}" for side in ("from", "to") for what in ("Endpoints", "Entities", "CIDR", "CIDRSet", "Nodes")
+)
+"""Where one of these is `[]` the rule selects nobody; an empty list of another field is as if it were absent."""
 GROUPS = "groups of a cloud provider are not supported; write their prefixes in a CiliumCIDRGroup"
 REQUIRES = "is no longer part of Cilium (1.19 refuses it too); put the labels into the selectors of the endpoints"
 UNSUPPORTED = {
@@ -121,8 +125,10 @@ class PeerReader:
                 found = self._readers(name)(item, where)
                 everything |= found is None
                 selectors += found or ()
+        if any(name in EMPTY_SELECTS_NONE and not fields[name] for name in given):
+            return Peers((), (), named=True)
         peers = None if everything else tuple(sorted(set(selectors)))
-        return Peers(peers, tuple(dict.fromkeys(services)), bool(given))
+        return Peers(peers, tuple(dict.fromkeys(services)), bool(filled))
 
     def _readers(self, name: str) -> Callable[[Any, str], tuple[Selector, ...] | None]:
         return {
@@ -182,6 +188,9 @@ class PeerReader:
         if value is None:
             self.reading.refuse(path, None, "must be a selector; {} selects every node")
         found = self.nodes.read(value, path)
+        cluster = f"{SOURCE_NODE}:{CLUSTER_KEY}"
+        if self.settings.default_local_cluster and not any(each.key == cluster for each in found.requirements):
+            found = found.narrowed(equals(cluster, self.key.cluster))
         return found.narrowed(exists("reserved:remote-node")), found.narrowed(exists("reserved:host"))
 
     def _service(self, value: Any, path: str) -> list[ServiceReference]:

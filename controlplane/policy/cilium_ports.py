@@ -128,6 +128,8 @@ class PortReader:
             self._check_tcp(ranges, named, path)
         if requests and requests.protocol != SERVER_NAMES and any(each.first == 0 for each in ranges):
             self.reading.refuse(path_of(path, "rules"), fields["rules"], "cannot be used with port 0")
+        if requests and requests.protocol == DNS and any(each.first < each.last for each in ranges if each.first):
+            self.reading.refuse(path_of(path, "rules"), fields["rules"], "DNS rules take no range of ports")
         return PortSet(tuple(sorted(ranges)), tuple(sorted(named)), requests)
 
     def _check_tcp(self, ranges: set[PortRange], named: set[NamedPort], path: str) -> None:
@@ -145,6 +147,9 @@ class PortReader:
         numbers = tuple(PROTOCOLS.values()) if name == ANY else (PROTOCOLS[name],)
         port = self.reading.text(fields.get("port"), port_path, required=True)
         if not port:
+            return []
+        if port.isascii() and port.isdigit() and port != str(int(port)):
+            self.reading.refuse(port_path, port, "must be a number without zeros before it")
             return []
         if not (port.isascii() and port.isdigit()):
             if fields.get("endPort"):

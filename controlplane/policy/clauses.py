@@ -123,8 +123,10 @@ def network_of(text: str) -> IPv4Network | IPv6Network | None:
         return None
 
 
-def read_excepts(reading: Reading, value: Any, path: str, prefix: str) -> tuple[str, ...]:
-    """Prefixes inside `prefix`; "" takes any."""
+def read_excepts(
+    reading: Reading, value: Any, path: str, prefix: str, *, strict: bool = False
+) -> tuple[str, ...]:
+    """Prefixes inside `prefix` (`strict`: and smaller than it); "" takes any."""
     found = []
     outer = network_of(prefix) if prefix else None
     for number, item in enumerate(reading.sequence(value, path)):
@@ -133,6 +135,8 @@ def read_excepts(reading: Reading, value: Any, path: str, prefix: str) -> tuple[
         inner = network_of(text) if text else None
         if inner and outer and not (inner.version == outer.version and inner.subnet_of(outer)):  # type: ignore[arg-type]
             reading.refuse(where, item, f"must be inside {prefix}")
+        elif inner and strict and inner == outer:
+            reading.refuse(where, item, f"must be smaller than {prefix}")
         elif text:
             found.append(text)
     return tuple(found)

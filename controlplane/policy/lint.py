@@ -11,6 +11,8 @@ from controlplane.policy.rules import ParsedPolicy, Rule
 from controlplane.policy.selectors import Selector, index_labels
 from controlplane.policy.services import with_services
 
+NO_EFFECT = "has no effect; `ingress: [{}]` denies what no other rule allows, and an empty list is no rule"
+
 
 class Finding(msgspec.Struct, frozen=True):
     """`where` is the path in the manifest."""
@@ -31,6 +33,8 @@ def findings(mesh: Mesh) -> list[Finding]:
             for part in with_services(policy, cluster.services).parts:
                 if not part.of_nodes and not any(part.subject.matches_index(index) for index in indexes):
                     found.append(Finding(part.name, "spec", f"selects no endpoint: {part.subject}"))
+                if part.is_idle:
+                    found.append(Finding(part.name, "spec", NO_EFFECT))
                 for rule in part.rules:
                     found += _of_rule(part, rule, indexes, ports, groups)
                 found += _shadowed(part, cluster)

@@ -173,6 +173,7 @@ class Judge:
         found += [each for address in remote.addresses for each in self._mesh.address_labels.get(address, ())]
         if settings.node_labels:
             found += [label(SOURCE_NODE, key, value) for key, value in remote.labels.items()]
+            found.append(label(SOURCE_NODE, CLUSTER_KEY, remote.cluster))
         if settings.cidr_match_nodes:
             found += [each for address in known for each in addresses.cidrs_of(address)]
         return tuple(sorted(set(found)))

@@ -69,6 +69,8 @@ class NetworkPolicyParser:
     def _types(self, value: Any, has_egress: bool) -> list[str]:
         path = "spec.policyTypes"
         listed = self.reading.sequence(value, path)
+        if len(listed) > len(POLICY_TYPES):
+            self.reading.refuse(path, value, f"must have at most {len(POLICY_TYPES)} types")
         types = [self.reading.one_of(item, f"{path}[{n}]", POLICY_TYPES) for n, item in enumerate(listed)]
         return types or (["Ingress", "Egress"] if has_egress else ["Ingress"])
 
@@ -103,7 +105,7 @@ class NetworkPolicyParser:
         fields = self.reading.mapping(value, path, BLOCK_FIELDS)
         prefix = read_prefix(self.reading, fields.get("cidr"), path_of(path, "cidr"))
         return block_selectors(
-            prefix, read_excepts(self.reading, fields.get("except"), path_of(path, "except"), prefix)
+            prefix, read_excepts(self.reading, fields.get("except"), path_of(path, "except"), prefix, strict=True)
         )
 
     def _workloads(self, fields: dict[str, Any], path: str) -> Selector:

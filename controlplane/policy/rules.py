@@ -94,6 +94,11 @@ class ParsedPolicy(msgspec.Struct, frozen=True):
         return f"{self.key.kind}/{self.key.namespace}/{self.key.name}"
 
     @property
+    def is_idle(self) -> bool:
+        """Whether it changes no verdict at all."""
+        return not (self.rules or self.enforce_ingress or self.enforce_egress)
+
+    @property
     def parts(self) -> tuple["ParsedPolicy", ...]:
         """One for each spec of the manifest."""
         return (self, *self.more)

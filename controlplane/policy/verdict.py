@@ -137,6 +137,8 @@ def judge_side(
         return Side(ALLOW, (), ())
     side = _judge(direction, policies, index_labels(remote), protocol, port, named_ports, request, settings)
     is_localhost = direction == POLICY_INGRESS and HOST_LABEL in remote and settings.allow_localhost != "policy"
+    if is_localhost and side.verdict == REDIRECT:
+        return Side(REDIRECT, side.by, enforced_by, ALLOW if side.requests else "")
     if is_localhost and side.verdict != DENY_EXPLICIT:
         return Side(ALLOW, (), enforced_by)
     verdict = AUDIT if side.denies and settings.audit else side.verdict

@@ -2,7 +2,8 @@
 
 Sources, in Cilium's documentation 1.19: [l3] "Layer 3 Policies", [l4] "Layer 4 Policies", [deny] "Deny Policies",
 [intro] "Policy Enforcement Modes" and "Rule Basics", [k8s] "Using Kubernetes Constructs In Policy",
-[cm] "Cluster Mesh: network policy".
+[cm] "Cluster Mesh: network policy". In its sources: [parse] pkg/policy/utils/parse.go (an empty list of peers),
+[repo] pkg/policy/repository.go (who enforces), [valid] pkg/policy/api/rule_validation.go.
 """
 
 import pytest
@@ -36,7 +37,7 @@ OF_TEAM = "{matchLabels: {'k8s:io.cilium.k8s.namespace.labels.team': guest-team}
 
 INGRESS_CASES = [
     # spec without endpointSelector, remote, protocol, port, verdict, source
-    ("", FRONT, TCP, 80, ALLOW, "[intro] no section: nothing is enforced"),
+    ("", FRONT, TCP, 80, ALLOW, "[intro] no section: no effect"),
     ("ingress: []", FRONT, TCP, 80, ALLOW, "[intro] a section without a rule does not enforce"),
     ("ingress: [{}]", FRONT, TCP, 80, DENY_DEFAULT, "[l3] ingress default deny by an empty rule"),
     ("ingress: [{fromEndpoints: []}]", FRONT, TCP, 80, DENY_DEFAULT, "[l3] an empty list selects no endpoint"),
@@ -124,7 +125,14 @@ INGRESS_CASES = [
         "ingressDeny: [{fromEntities: [world]}]\nenableDefaultDeny: {ingress: false}",
         WORLD, TCP, 80, DENY_EXPLICIT, "[intro] enableDefaultDeny false: deny rules hold",
     ),
-    ("enableDefaultDeny: {ingress: true}", FRONT, TCP, 80, DENY_DEFAULT, "[intro] enableDefaultDeny true"),
+    (
+        "enableDefaultDeny: {ingress: true}",
+        FRONT, TCP, 80, ALLOW, "[repo] enableDefaultDeny counts where the direction has a rule",
+    ),
+    (
+        "ingress: [{fromEndpoints: [], fromEntities: [all]}]",
+        WORLD, TCP, 80, DENY_DEFAULT, "[parse] one empty list of peers: nobody",
+    ),
     ("egress: [{}]", FRONT, TCP, 80, ALLOW, "[intro] directions are independent"),
     ("ingress: [{fromEntities: [host]}]", reserved("host"), TCP, 80, ALLOW, "[l3] entity host"),
     ("ingress: [{}]", reserved("host"), TCP, 80, ALLOW, "[intro] the local host is always let in"),
@@ -177,15 +185,16 @@ def test_egress(spec: str, remote: tuple[str, ...], protocol: int, port: int, ve
 
 def test_a_policy_is_about_its_own_namespace_and_cluster() -> None:
     """[k8s] endpointSelector selects in the policy's namespace only."""
-    policy = parsed(cilium_policy("endpointSelector: {}"))
+    policy = parsed(cilium_policy("{endpointSelector: {}, ingress: [{}]}"))
     assert policies_of(DB, [policy]) == [policy]
     assert policies_of(workload_labels("db", namespace="guest"), [policy]) == []
     assert policies_of(workload_labels("db", cluster="west"), [policy]) == []
 
 
 def test_notes_of_the_author_are_accepted() -> None:
-    """description and labels say nothing about packets."""
-    noted = cilium_policy("{endpointSelector: {}, description: why, labels: [{key: a}], ingress: [{}]}")
+    """description, labels and log say nothing about packets."""
+    notes = "description: why, labels: [{key: a}], log: {value: b}"
+    noted = cilium_policy(f"{{endpointSelector: {{}}, {notes}, ingress: [{{}}]}}")
     assert parsed(noted) == parsed(cilium_policy("{endpointSelector: {}, ingress: [{}]}"))
 
 
@@ -193,7 +202,7 @@ PORT = "spec.ingress[0].toPorts[0].ports[0]"
 REFUSALS = [
     ("ingress: [{}]", "spec.endpointSelector", "is required"),
     ("nodeSelector: {}", "spec.nodeSelector", "host policy is clusterwide"),
-    ("endpointSelector: {}\nlog: {value: a}", "spec.log", "not supported yet"),
+    ("endpointSelector: {}\nlog: {level: a}", "spec.log.level", "unknown field"),
     ("endpointSelector: {}\ningres: []", "spec.ingres", "did you mean ingress?"),
     ("endpointSelector: {}\ndescription: 1", "spec.description", "must be text"),
     ("endpointSelector: {}\ningress: [{toPort: 1}]", "spec.ingress[0].toPort", "did you mean toPorts?"),
@@ -344,5 +353,6 @@ def test_every_spec_selects_and_enforces_for_itself() -> None:
 
 def test_a_refusal_in_a_later_spec_names_it() -> None:
     """All or nothing, with the place."""
-    manifest = cilium_policy("endpointSelector: {}") | {"specs": [{"endpointSelector": {}}, {"endpointSelectors": {}}]}
+    manifest = cilium_policy("{endpointSelector: {}, ingress: [{}]}")
+    manifest["specs"] = [{"endpointSelector": {}, "egress": [{}]}, {"endpointSelectors": {}}]
     assert "specs[1].endpointSelectors" in [refusal.field for refusal in refused(manifest)]
