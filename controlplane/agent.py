@@ -28,6 +28,7 @@ from controlplane.runtime.devices import Devices, NetlinkDevices
 from controlplane.runtime.endpoints import Endpoints
 from controlplane.runtime.feed import Feed
 from controlplane.runtime.flags import parser_of, settings_from
+from controlplane.runtime.flows import FlowRecorder
 from controlplane.runtime.follower import Follower
 from controlplane.runtime.monitor import Monitor, Ring
 from controlplane.runtime.node import Node, NodeParts
@@ -168,6 +169,8 @@ def build_node(
     where = NodeKey(settings.cluster, settings.node)
     relabelling = Relabelling(where, follower, writer, clock, settings)
     endpoints = build_endpoints(settings, underlay, clock, follower, writer, reconciler, devices, counters)
+    directory = place.state_dir(settings.state_dir, settings.node)
+    flows = FlowRecorder(directory, log, writer, follower, clock, settings, counters)
     parts = NodeParts(
         settings=settings,
         underlay=underlay,
@@ -185,7 +188,8 @@ def build_node(
         endpoints=endpoints,
         settling=Settling(kernel, reconciler.worker, endpoints, clock, settings),
         reporter=Reporter(log, writer, follower, reconciler, clock, settings),
-        monitor=Monitor(settings.monitor_queue_max, counters),
+        monitor=Monitor(settings.monitor_queue_max, counters, flows.take),
+        flows=flows,
         collector=build_collector(settings, clock, kernel, reconciler),
         open_ring=open_ring,
         start_source=f"checkpoint at revision {checkpoints.revision}" if state else "the log's first record",

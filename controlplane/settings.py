@@ -105,6 +105,16 @@ class AgentSettings(CommonSettings, frozen=True, kw_only=True):
     """Notifications kept for one slow monitor; what is more is counted as lost."""
     monitor_flush_s: Seconds = 0.05
     """How long notifications are gathered into one write to a monitor."""
+    flows_rows_max: Count = 8192
+    """Rows of the sum of recorded flows, some 300 bytes each; beyond it rows are given up and counted."""
+    flows_age_s: Seconds = 604_800.0
+    """How long a recorded flow is kept that is not seen again: a week has its weekly jobs."""
+    flows_save_s: Seconds = 30.0
+    """How old the file of recorded flows may be: what a kill loses of them."""
+    flows_publish_s: Seconds = 300.0
+    """How often a node publishes its recorded flows: 1,000 nodes at the bound below come to 109 KB/s of etcd."""
+    flows_publish_bytes_max: Count = 32 * 1024
+    """Bytes of one node's published flows, compressed: about 2,000 rows; how many are left out is in it."""
     conntrack_gc_s: Seconds = 30.0
     verify_differences_max: Count = 200
 

@@ -4,6 +4,7 @@ Belongs here: decoding and words. Does not belong here: reading the ring (kernel
 reasons are those that Cilium's users know.
 """
 
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
@@ -110,6 +111,28 @@ def decode_records(raw: bytes | memoryview) -> list[Notification]:
         for name in Notification._fields
     ]
     return [Notification(*values) for values in zip(*columns, strict=True)]
+
+
+RECORD_BYTES = abi.STRUCTS["notification"].size
+FLOW_FIELDS = frozenset(
+    ("source", "dest", "source_identity", "dest_identity", "dest_port", "type", "drop_reason", "policy_direction",
+     "protocol", "verdict")
+)  # fmt: skip
+"""What tells one flow from another; the others differ from packet to packet."""
+
+
+def counted_records(raw: bytes) -> list[tuple[Notification, int]]:
+    """Records that are alike in FLOW_FIELDS once, with their number; the other fields are 0. Raises ValueError."""
+    mask = bytearray(RECORD_BYTES)
+    for field in abi.STRUCTS["notification"].fields:
+        if field.name in FLOW_FIELDS:
+            mask[field.offset : field.offset + field.size] = b"\xff" * field.size
+    kept = int.from_bytes(mask, "big")
+    counts: Counter[int] = Counter(
+        int.from_bytes(raw[start : start + RECORD_BYTES], "big") & kept for start in range(0, len(raw), RECORD_BYTES)
+    )
+    records = decode_records(b"".join(number.to_bytes(RECORD_BYTES, "big") for number in counts))
+    return list(zip(records, counts.values(), strict=True))
 
 
 def drop_reason_text(reason: int) -> str:

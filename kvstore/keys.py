@@ -18,7 +18,7 @@ MANIFEST = b"manifest"
 
 NAME_CHARS_MAX = 128
 PATH_CHARS_MAX = 512
-SIDE_TABLES = ("report", "checkpoint", "manifest", "retention")
+SIDE_TABLES = ("report", "flow", "checkpoint", "manifest", "retention")
 """Tables that `EventLog.put` may write. The others belong to the log itself, to claims and to duties."""
 LISTED_TABLES = (*SIDE_TABLES, "claim", "duty", "session", "head", "low")
 """Tables that `EventLog.list` may read. Records are read in order, by `read` and `follow`, never listed."""

@@ -39,7 +39,7 @@ def reader_role() -> Role:
 
 
 def agent_role(cluster: str, node: str) -> Role:
-    """Writes its own records, session, cursor and report.
+    """Writes its own records, session, cursor, report and flows.
 
     Records are kept by segment, and a segment has records of all writers of its cluster: so etcd cannot keep an agent
     from writing or deleting the key of another's record, nor from the marker of a segment. It does keep it from
@@ -58,6 +58,7 @@ def agent_role(cluster: str, node: str) -> Role:
             Grant(READWRITE, keys.session_key(name, writer)),
             Grant(READWRITE, keys.cursor_key(name, writer)),
             Grant(READWRITE, keys.side_key(f"report/{name}/{node}")),
+            Grant(READWRITE, keys.side_key(f"flow/{name}/{node}")),
         ),
     )
 
@@ -79,6 +80,7 @@ def operator_role(cluster: str) -> Role:
             Grant(READWRITE, *keys.prefix_range(b"%b%b/" % (keys.PACK, name.encode()))),
             Grant(READWRITE, *keys.prefix_range(keys.side_key(f"checkpoint/{name}") + b"/")),
             Grant(READWRITE, keys.side_key(f"manifest/{name}")),
+            Grant(READWRITE, *keys.prefix_range(keys.side_key(f"flow/{name}") + b"/")),
             Grant(READWRITE, keys.side_key(f"retention/{name}")),
         ),
     )

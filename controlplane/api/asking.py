@@ -56,6 +56,20 @@ async def asked_point(past: Past, request: web.Request, name: str, before_histor
         raise Refused(503, f"the log cannot be read: {error}", name) from None
 
 
+def asked_time_ns(past: Past, request: web.Request, name: str, otherwise: int | None) -> int:
+    """A time as the query names it, for what has no revision. `otherwise` None: now. Raises Refused 400."""
+    text = request.query.get(name, "")
+    if not text:
+        return past.now_ns() if otherwise is None else otherwise
+    try:
+        point = parse_point(text)
+    except PointError as error:
+        raise Refused(400, str(error), name) from None
+    if point.revision is not None:
+        raise Refused(400, f"{text} is a revision, and flows have times; right is for example -24h", name)
+    return point.time_at(past.now_ns())
+
+
 def asked_node(request: web.Request, state: State, cluster: str, where: NodeKey | None) -> NodeKey | None:
     """The node that the query names, "n1" or "cluster/n1"; else the one that answers. Raises Refused 404."""
     text = request.query.get("node", "")

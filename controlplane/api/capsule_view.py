@@ -10,16 +10,19 @@ from pathlib import Path
 
 from aiohttp import web
 
-from controlplane.api import history_routes, reading_routes, schema
+from controlplane.api import flow_routes, history_routes, policy_routes, reading_routes, schema
 from controlplane.api.server import Refused, build_app, serving
 from controlplane.history.at import Moment, Past, ReadableLog
 from controlplane.history.capsule import Capsule
 from controlplane.history.capsule_log import CapsuleLog
 from controlplane.history.exporting import moments_of
+from controlplane.history.flows import FlowSummary
 from controlplane.model import NodeKey
 from controlplane.projections.state import State
 
 PAGE_RECORDS = 10_000
+BODY_BYTES_MAX = 64 * 1024 * 1024
+"""As an agent takes: flows to judge, policies to try."""
 
 
 class Standing:
@@ -40,10 +43,15 @@ class CapsuleView:
         self.past = past
         self.page_records_max = PAGE_RECORDS
         self.follower = Standing(last)
+        self._flows = capsule.flows
 
     def row_state(self, cluster: str, node: str, endpoint_id: int) -> str:
         """What the kernel made of it is not in the log."""
         return "recorded" if (cluster, node) == self.where else "remote"
+
+    async def flows(self) -> Sequence[FlowSummary]:
+        """Those that the capsule holds."""
+        return self._flows
 
 
 def directory_names(nodes: Sequence[NodeKey]) -> dict[NodeKey, str]:
@@ -92,7 +100,9 @@ def _app(view: CapsuleView) -> web.Application:
     routes = [
         *reading_routes.routes(view),
         *history_routes.routes(view),
+        *policy_routes.reading_routes(view),
+        *flow_routes.routes(view),
         web.get("/v1/bpf/{kind}", bpf),
         web.route("*", "/{rest:.*}", refuse),
     ]
-    return build_app(routes, lambda: view.follower.applied_revision, 1024)
+    return build_app(routes, lambda: view.follower.applied_revision, BODY_BYTES_MAX)

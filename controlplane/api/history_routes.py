@@ -188,6 +188,7 @@ class _HistoryRoutes:
             raise Refused(400, f"it ends at {until}, before it begins at {since}", "until")
         first = await moment_at(past, since, "since")
         node = where.node if where else ""
+        flows = await self._mesh.flows()
         return await export(
-            past, first, until, reports, self._mesh.cluster, node, package_version(), time.time_ns()
+            past, first, until, reports, self._mesh.cluster, node, package_version(), time.time_ns(), flows
         )

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 from aiohttp import web
 
-from controlplane.api import applying, history_routes, policy_routes, reading_routes, schema
+from controlplane.api import applying, flow_routes, history_routes, policy_routes, reading_routes, schema
 from controlplane.api.server import (
     Refused,
     json_response,
@@ -19,6 +19,7 @@ from controlplane.api.server import (
     read_body,
 )
 from controlplane.history.at import Past
+from controlplane.history.flows import FlowSummary
 from controlplane.model import NodeKey
 from controlplane.runtime.follower import Follower
 from controlplane.runtime.telemetry import Labels, prometheus_text
@@ -69,6 +70,8 @@ class Mesh(Protocol):
 
     def row_state(self, cluster: str, node: str, endpoint_id: int) -> str: ...
 
+    async def flows(self) -> Sequence[FlowSummary]: ...
+
     async def wait_realized(self, revision: int, timeout_s: float) -> schema.Waited: ...
 
     async def samples(self) -> list[tuple[str, Labels, float]]: ...
@@ -81,6 +84,7 @@ def routes(mesh: Mesh) -> list[web.RouteDef]:
         *reading_routes.routes(mesh),
         *history_routes.routes(mesh),
         *policy_routes.reading_routes(mesh),
+        *flow_routes.routes(mesh),
         *policy_routes.changing_routes(mesh),
         web.get("/v1/status", serve.status),
         web.post("/v1/apply", serve.apply),

@@ -5,7 +5,7 @@ the mesh (mesh_routes.py), comparing and explaining (history_routes.py).
 """
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from typing import Protocol
 
 import msgspec
@@ -16,6 +16,7 @@ from controlplane.api.asking import asked_filter, asked_moment, asked_point
 from controlplane.api.server import Refused, json_response, query_int, stream_lines
 from controlplane.history.at import Past, ReadableLog
 from controlplane.history.filters import RecordFilter
+from controlplane.history.flows import FlowSummary
 from controlplane.history.records import log_record, time_text
 from controlplane.model import NodeKey
 from controlplane.projections.state import State
@@ -54,6 +55,8 @@ class Readable(Protocol):
     def follower(self) -> Standpoint: ...
 
     def row_state(self, cluster: str, node: str, endpoint_id: int) -> str: ...
+
+    async def flows(self) -> Sequence[FlowSummary]: ...
 
 
 def routes(mesh: Readable) -> list[web.RouteDef]:

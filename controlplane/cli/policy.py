@@ -8,12 +8,13 @@ from controlplane.cli.errors import FAILED, OK
 from controlplane.cli.listing import add_list
 from controlplane.cli.output import add_output, print_document, print_table
 from controlplane.cli.target import add_target, ask, connect
+from controlplane.cli.what_if import add_what_if
 
 HEADER = ("CLUSTER", "KIND", "NAMESPACE", "NAME", "ENDPOINTS")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The verbs list, selectors, settings and lint."""
+    """The verbs list, selectors, settings, lint and what-if."""
     parser.description = "Network policies in force. `meshlog get KIND` prints them as they were written."
     add_list(parser, "policy", "policies in force and how many endpoints each selects", layout, more=add_verbs)
 
@@ -40,6 +41,7 @@ def add_verbs(verbs: Any) -> None:
     lint.add_argument("--settings", metavar="FILE", help="policy settings, JSON or YAML, named as in Cilium")
     add_output(lint)
     lint.set_defaults(run=lint_manifests, names=None, ip_labels=None)
+    add_what_if(verbs)
 
 
 def list_selectors(arguments: argparse.Namespace) -> int:

@@ -91,7 +91,7 @@ class Past:
         self._recent = recent
         self._recent_start = recent_start
         self._base = base
-        self._now_ns = now_ns
+        self.now_ns = now_ns
         self._shared = shared
         self._shared_revision = 0
         self._moments: dict[int, Moment] = {}
@@ -123,7 +123,7 @@ class Past:
         """
         if point.revision is not None:
             return point.revision
-        time_ns = point.time_at(self._now_ns())
+        time_ns = point.time_at(self.now_ns())
         async with self._folding:
             try:
                 await self._index()

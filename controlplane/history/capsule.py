@@ -1,4 +1,5 @@
-"""A stretch of the history in one file: the state it begins behind, the records, what nodes reported, and who made it.
+"""A stretch of the history in one file: the state it begins behind, the records, what nodes reported and which flows
+they saw, and who made it.
 
 Belongs here: the file's form, checking it part by part, and what is in each part. Does not belong here: answering
 from it (api/capsule_view.py), taking names out of it (redaction.py). Pure.
@@ -14,6 +15,7 @@ from typing import Any
 
 import msgspec
 
+from controlplane.history.flows import FlowSummary
 from controlplane.history.provenance import Origin, Origins
 from controlplane.model import EndpointKey, NodeKey, ObjectKey
 from controlplane.projections.state import State
@@ -28,6 +30,8 @@ PART_BYTES_MAX = 4 * 1024 * 1024 * 1024
 COMPRESSION = 6
 MANIFEST, STATE, ORIGINS, RECORDS, REPORTS = "manifest", "state", "origins", "records", "reports"
 PARTS = (MANIFEST, STATE, ORIGINS, RECORDS, REPORTS)
+FLOWS = "flows"
+"""A part that files of the first versions do not have."""
 
 
 class CapsuleDamaged(ValueError):
@@ -70,6 +74,7 @@ class Capsule(msgspec.Struct, frozen=True):
     origins: Origins
     records: Sequence[Record]
     reports: Sequence[Report]
+    flows: Sequence[FlowSummary] = ()
 
     def state(self) -> State:
         """The state at `since`, to be changed. Raises CapsuleDamaged."""
@@ -100,12 +105,13 @@ def pack(capsule: Capsule) -> bytes:
         ORIGINS: encode(_origin_rows(capsule.origins)),
         RECORDS: encode([list(msgspec.structs.astuple(record)) for record in capsule.records]),
         REPORTS: msgspec.json.encode(capsule.reports),
+        FLOWS: msgspec.msgpack.encode(capsule.flows),
     }
     stored = {name: zlib.compress(content, COMPRESSION) for name, content in contents.items()}
-    parts = [_Part(name, len(stored[name]), len(contents[name]), _digest(contents[name])) for name in PARTS]
+    parts = [_Part(name, len(stored[name]), len(contents[name]), _digest(contents[name])) for name in contents]
     header = encode(_Header(FORMAT, parts))
     return b"".join(
-        [MAGIC, len(header).to_bytes(LENGTH_BYTES, "big"), header, _digest(header), *(stored[name] for name in PARTS)]
+        [MAGIC, len(header).to_bytes(LENGTH_BYTES, "big"), header, _digest(header), *stored.values()]
     )
 
 
@@ -119,11 +125,12 @@ def unpack(content: bytes) -> Capsule:
         found = msgspec.msgpack.decode(parts[RECORDS], type=list[tuple[int, str, str, int, int, int, bytes]])
         records = [Record(*fields) for fields in found]  # type: ignore[arg-type]
         origins = _origins(*rows)
+        flows = msgspec.msgpack.decode(parts[FLOWS], type=list[FlowSummary]) if FLOWS in parts else []
     except (msgspec.MsgspecError, TypeError) as error:
         raise CapsuleDamaged(f"written by another version: {error}") from None
     if len(records) != manifest.records:
         raise CapsuleDamaged(f"part {RECORDS}: {len(records)} records where the manifest names {manifest.records}")
-    return Capsule(manifest, parts[STATE], origins, records, reports)
+    return Capsule(manifest, parts[STATE], origins, records, reports, flows)
 
 
 def _parts(content: bytes) -> Mapping[str, bytes]:

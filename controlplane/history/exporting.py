@@ -10,6 +10,7 @@ import msgspec
 from controlplane.events import SCHEMA_VERSION
 from controlplane.history.at import Moment, Past, time_of
 from controlplane.history.capsule import Capsule, Manifest, Report
+from controlplane.history.flows import FlowSummary, within
 from controlplane.history.replay import encoded_rows
 from controlplane.projections.state import State
 
@@ -31,7 +32,7 @@ class NodeCheck(msgspec.Struct, frozen=True):
 
 async def export(
     past: Past, since: Moment, until: int, reports: Sequence[Report], cluster: str, node: str, version: str,
-    made_ns: int,
+    made_ns: int, flows: Sequence[FlowSummary] = (),
 ) -> Capsule:  # fmt: skip
     """Raises LogError."""
     records = [record async for record in past.records(since.revision, until)]
@@ -47,7 +48,8 @@ async def export(
         until_ns=time_of(records[-1]) if records else since.time_ns,
         records=len(records),
     )
-    return Capsule(manifest, since.state.save(), since.origins, records, reports)
+    seen = [within(each, manifest.since_ns, max(manifest.until_ns, made_ns)) for each in flows]
+    return Capsule(manifest, since.state.save(), since.origins, records, reports, seen)
 
 
 def check(capsule: Capsule) -> list[NodeCheck]:

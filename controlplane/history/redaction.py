@@ -13,6 +13,7 @@ from controlplane import codec
 from controlplane.events import Batch, Unknown
 from controlplane.history.capsule import Capsule, Report
 from controlplane.history.exporting import DIFFERENT, OUTSIDE, NodeCheck, check
+from controlplane.history.flows import FlowKey, FlowRow, FlowSummary
 from controlplane.history.provenance import Origin, Origins
 from controlplane.history.pseudonyms import WITHHELD, Pseudonyms
 from controlplane.history.replay import encoded_rows
@@ -77,7 +78,8 @@ def _redacted(capsule: Capsule, names: Pseudonyms) -> Capsule:
         node=names.name(capsule.manifest.node),
         redacted=True,
     )
-    bare = Capsule(manifest, saved, words.origins(capsule.origins), records, [])
+    flows = [words.flows(each) for each in capsule.flows]
+    bare = Capsule(manifest, saved, words.origins(capsule.origins), records, [], flows)
     return msgspec.structs.replace(bare, reports=_reports(capsule, bare, names))
 
 
@@ -104,6 +106,37 @@ class _Words:
         return msgspec.structs.replace(
             record, cluster=names.name(record.cluster), writer=names.writer(record.writer), payload=payload
         )
+
+    def flows(self, summary: FlowSummary) -> FlowSummary:
+        """In the order that the new names have."""
+        names = self._names
+        rows = [
+            FlowRow(
+                self._flow(row.key), row.count, row.first_ns, row.last_ns, self._end(row.source), self._end(row.dest)
+            )
+            for row in summary.rows
+        ]
+        return msgspec.structs.replace(
+            summary, cluster=names.name(summary.cluster), node=names.name(summary.node),
+            labels={number: tuple(sorted(map(names.label, each))) for number, each in summary.labels.items()},
+            rows=sorted(rows, key=lambda row: row.key),
+        )  # fmt: skip
+
+    def _flow(self, key: FlowKey) -> FlowKey:
+        sides = [
+            msgspec.structs.replace(side, address=self._names.address(side.address)) if side.address else side
+            for side in (key.source, key.dest)
+        ]
+        return msgspec.structs.replace(key, source=sides[0], dest=sides[1])
+
+    def _end(self, text: str) -> str:
+        """ "cluster:namespace/workload", "node:cluster:name" or "ip:address"."""
+        names, (first, _, rest) = self._names, text.partition(":")
+        if first == "ip":
+            return f"ip:{names.address(rest)}"
+        if first == "node":
+            return f"node:{':'.join(map(names.name, rest.split(':')))}"
+        return f"{names.name(first)}:{'/'.join(map(names.name, rest.split('/')))}"
 
     def _event(self, event: Any) -> Any:
         if isinstance(event, Unknown):

@@ -129,6 +129,30 @@ class Judge:
             self._side(POLICY_INGRESS, dest, source, version, *flow),
         )
 
+    def end(self, text: str) -> End:
+        """As a question names it. Raises FlowFault."""
+        return self._end(text)
+
+    def place(self, address: str) -> End:
+        """An address that nobody in the mesh has, or had at the time that is asked about."""
+        return _Place(address)
+
+    def side(self, direction: int, source: End, dest: End, protocol: int, port: int) -> Side | None:
+        """What the policies of one end say; None where it has none."""
+        version = _version(protocol, source, dest)
+        named = dest.ports if isinstance(dest, MeshEndpoint) else NO_PORTS
+        own, remote = (source, dest) if direction == POLICY_EGRESS else (dest, source)
+        return self._side(direction, own, remote, version, protocol, port, named, NO_REQUEST)
+
+    def between(self, source: End, dest: End, protocol: int, port: int) -> Verdict:
+        """The verdict between two ends, which need not be in the mesh any more."""
+        egress = self.side(POLICY_EGRESS, source, dest, protocol, port)
+        return joined(egress, self.side(POLICY_INGRESS, source, dest, protocol, port))
+
+    def about(self, end: MeshEndpoint) -> list[ParsedPolicy]:
+        """The policies that are about an endpoint, one for each spec."""
+        return policies_of(end.labels, self._policies.get(end.cluster, []))
+
     def _side(
         self,
         direction: int,

@@ -6,7 +6,7 @@ notification means (datapath/notifications.py).
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Protocol
 
@@ -55,11 +55,12 @@ class Listener:
 
 class Monitor:
     """Drains the ring for as long as it is started, so that the kernel never finds it full; decodes while somebody
-    listens."""
+    listens. `take` is given everything, as it is."""
 
-    def __init__(self, records_max: int, counters: Counters) -> None:
+    def __init__(self, records_max: int, counters: Counters, take: Callable[[bytes], None]) -> None:
         self._records_max = records_max
         self._counters = counters
+        self._take = take
         self._listeners: set[Listener] = set()
         self._ring: Ring | None = None
 
@@ -91,8 +92,12 @@ class Monitor:
             return
         found = ring.read()
         self._counters.add("notifications_total", len(found))
-        if not self._listeners or not len(found):
+        if not len(found):
             return
-        records = decode_records(found.tobytes())
+        raw = found.tobytes()
+        self._take(raw)
+        if not self._listeners:
+            return
+        records = decode_records(raw)
         for listener in self._listeners:
             self._counters.add("notifications_lost_total", listener.offer(records))

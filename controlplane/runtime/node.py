@@ -6,7 +6,7 @@ Belongs here: the sequence of a start. Does not belong here: building the parts 
 import asyncio
 import gc
 import os
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from functools import partial
 from typing import Any
 
@@ -18,6 +18,7 @@ from controlplane.api.kernel_views import metrics_rows
 from controlplane.commands.node import JoinNode
 from controlplane.commands.types import Rejection
 from controlplane.history.at import Past
+from controlplane.history.flows import FlowSummary
 from controlplane.history.replay import EncodedRows, encoded_rows
 from controlplane.model import EndpointKey, NodeKey
 from controlplane.runtime import status
@@ -26,6 +27,7 @@ from controlplane.runtime.clock import Clock
 from controlplane.runtime.devices import Devices
 from controlplane.runtime.endpoints import Endpoints
 from controlplane.runtime.feed import Feed
+from controlplane.runtime.flows import FlowRecorder, gathered_flows
 from controlplane.runtime.follower import Follower
 from controlplane.runtime.monitor import Monitor, Ring
 from controlplane.runtime.relabelling import Relabelling
@@ -65,6 +67,7 @@ class NodeParts(msgspec.Struct, frozen=True):
     settling: Settling
     reporter: Reporter
     monitor: Monitor
+    flows: FlowRecorder
     collector: ConntrackCollector
     open_ring: Callable[[], Ring] | None
     start_source: str
@@ -107,6 +110,7 @@ class Node:
             parts.reconciler.run(),
             parts.collector.run(),
             parts.settling.run(),
+            parts.flows.run(),
             parts.checkpoints.run(parts.follower, parts.clock, parts.settings),
             self._start(),
         ]
@@ -131,6 +135,10 @@ class Node:
         report = self.parts.reconciler.status()
         return status.endpoint_state(endpoint, report, self.generation())
 
+    async def flows(self) -> Sequence[FlowSummary]:
+        """What the nodes of the mesh have seen, this one up to now."""
+        return await gathered_flows(self.log, self.parts.flows.summary())
+
     async def samples(self) -> list[status.Sample]:
         """What /metrics shows. A kernel that cannot be read leaves its part out."""
         parts = self.parts
@@ -154,6 +162,7 @@ class Node:
         """A clean end: the checkpoint is fresh, the writer's place is free, what is pinned stays."""
         parts = self.parts
         parts.monitor.stop()
+        await parts.flows.save()
         await parts.checkpoints.save_if_trusted(parts.follower)
         await parts.writer.close()
         await parts.devices.close()

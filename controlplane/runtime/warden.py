@@ -4,16 +4,20 @@ Belongs here: the parts at work, its status and metrics. Does not belong here: b
 """
 
 import os
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Sequence
 from functools import partial
 from typing import Any
 
+import structlog
+
 from controlplane.api import schema
 from controlplane.history.at import Past
+from controlplane.history.flows import FlowSummary
 from controlplane.runtime import status
 from controlplane.runtime.checkpoints import Checkpoints
 from controlplane.runtime.clock import Clock
 from controlplane.runtime.duties import Duties
+from controlplane.runtime.flows import empty_old_flows, gathered_flows
 from controlplane.runtime.follower import Follower
 from controlplane.runtime.retention import Retention
 from controlplane.runtime.shared_checkpoint import shared_state_at
@@ -21,6 +25,10 @@ from controlplane.runtime.telemetry import Counters, Labels
 from controlplane.runtime.writer import Writer
 from controlplane.settings import OperatorSettings
 from kvstore.api import EventLog
+from kvstore.errors import LogError
+
+FLOWS_ROUND_S = 3600.0
+"""Pause between two looks for flows that nodes left behind."""
 
 
 class Warden:
@@ -58,7 +66,7 @@ class Warden:
 
     def tasks(self) -> list[Coroutine[Any, Any, None]]:
         """What runs for as long as the operator does."""
-        own = [self._duties.run(), self._retention.run(), self._save_checkpoints()]
+        own = [self._duties.run(), self._retention.run(), self._save_checkpoints(), self._empty_flows()]
         return [self.follower.run(), self.writer.run(), *own]
 
     async def close(self) -> None:
@@ -70,6 +78,10 @@ class Warden:
     def revision(self) -> int:
         """Up to which everything is applied."""
         return self.follower.applied_revision
+
+    async def flows(self) -> Sequence[FlowSummary]:
+        """What the nodes of the mesh have published. Raises LogError."""
+        return await gathered_flows(self.log)
 
     def row_state(self, cluster: str, node: str, endpoint_id: int) -> str:
         """An operator has no kernel: every endpoint is another's."""
@@ -126,3 +138,15 @@ class Warden:
             await self._clock.sleep_s(self._clock.jitter(self.settings.checkpoint_s))
             if self._duties.held:
                 await self._checkpoints.save_if_trusted(self.follower)
+
+    async def _empty_flows(self) -> None:
+        """Those of nodes that are gone, when the history of their time has left etcd too."""
+        while True:
+            await self._clock.sleep_s(self._clock.jitter(FLOWS_ROUND_S))
+            if not self._duties.held or not self.follower.in_sync:
+                continue
+            oldest_ns = self._clock.time_ns() - int(self.settings.retention_s * 1e9)
+            try:
+                await empty_old_flows(self.log, self.cluster, self.follower.state.nodes, oldest_ns)
+            except LogError as error:
+                structlog.get_logger().debug("old flows not emptied", reason=str(error))

@@ -23,7 +23,7 @@ from controlplane.runtime.telemetry import Counters
 from controlplane.settings import CommonSettings
 from kvstore.api import EventLog
 from kvstore.errors import ClaimConflict, Fenced, LogError, LogFull
-from kvstore.types import Claim, Record, Revision, Session, Want
+from kvstore.types import Claim, Revision, Session, Want
 
 GROUP_BYTES_MAX = 512 * 1024
 """Half of kvstore's bound for one batch: estimated before encoding, so there is room for error."""
@@ -282,18 +282,7 @@ class _Scratch:
             return
         if not self._copied:
             self._state, self._copied = self._state.copy(), True
-        name = f"{self._author.cluster}/{self._author.writer}"
         payload = codec.encode(Batch(SCHEMA_VERSION, 0, 0, tuple(self._unseen)))
         self._bytes += len(payload)
-        self._state.apply(
-            Record(
-                Revision(self._state.revision + 1),
-                self._author.cluster,
-                self._author.writer,
-                self._state.sequences.get(name, 0) + 1,
-                0,
-                0,
-                payload,
-            )
-        )
+        self._state.apply(self._state.next_record(*self._author, payload))
         self._unseen = []

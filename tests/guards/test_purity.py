@@ -19,7 +19,9 @@ PURE = (
     "controlplane/history/changes.py",
     "controlplane/history/ends.py",
     "controlplane/history/filters.py",
+    "controlplane/history/flows.py",
     "controlplane/history/nearest.py",
+    "controlplane/history/pairs.py",
     "controlplane/history/points.py",
     "controlplane/history/provenance.py",
     "controlplane/history/pseudonyms.py",
@@ -27,6 +29,7 @@ PURE = (
     "controlplane/history/records.py",
     "controlplane/history/redaction.py",
     "controlplane/history/rows.py",
+    "controlplane/history/what_if.py",
     "controlplane/history/why.py",
     "controlplane/history/why_row.py",
 )

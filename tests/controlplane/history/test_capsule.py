@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from hypothesis import strategies as st
 from controlplane.cli.main import main
 from controlplane.history.capsule import Capsule, CapsuleDamaged, Report, pack, unpack
 from controlplane.history.exporting import check, export
+from controlplane.history.flows import FlowSummary
 from controlplane.history.replay import encoded_rows
 from controlplane.projections.state import State
 from tests.controlplane.history.past import past_of, shop
@@ -34,13 +36,15 @@ def report_of(log: Log, cluster: str, node: str, place: int = -1) -> Report:
     return Report(cluster, node, int(until), True, 0, 0, encoded_rows(state, cluster, node).digests())
 
 
-async def capsule_of(log: Log, since: int = 0, reports: list[Report] | None = None) -> Capsule:
+async def capsule_of(
+    log: Log, since: int = 0, reports: list[Report] | None = None, flows: Sequence[FlowSummary] = ()
+) -> Capsule:
     """Through the last record."""
     past = past_of(log)
     until = int(log.records[-1].revision)
     first = await past.moment(since)
     told = reports if reports is not None else [report_of(log, *key) for key in sorted(log.state.nodes)]
-    return await export(past, first, until, told, "east", "n1", "test", 7)
+    return await export(past, first, until, told, "east", "n1", "test", 7, flows)
 
 
 @pytest.fixture
@@ -86,10 +90,10 @@ _SHOP = shop()
 
 
 async def test_damage_is_named_by_its_part() -> None:
-    """The last byte belongs to the reports."""
+    """The last byte belongs to the flows."""
     content = bytearray(pack(await capsule_of(_SHOP)))
     content[-1] ^= 1
-    with pytest.raises(CapsuleDamaged, match="part reports"):
+    with pytest.raises(CapsuleDamaged, match="part flows"):
         unpack(bytes(content))
 
 
@@ -211,7 +215,7 @@ async def test_damage_stops_every_verb(incident: Path, capsys: pytest.CaptureFix
     incident.write_bytes(content)
     for words in (["verify", str(incident)], ["open", str(incident), "--", "node", "list"]):
         assert main(["capsule", *words]) == 1
-        assert "part reports" in capsys.readouterr().err
+        assert "part flows" in capsys.readouterr().err
 
 
 async def test_nodes_of_one_name_are_told_apart(incident: Path) -> None:
