@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from controlplane.history.flows import unpack
 from tests.integration.test_agent import Machine, machine, wait_for
 
 __all__ = ["machine"]
@@ -97,3 +98,32 @@ def test_the_near_past_is_told_without_etcd(incident: tuple[Machine, int, int]) 
     assert told(machine, "endpoint", "list", "--at", str(created - 1)) == []
     assert [each["workload"] for each in told(machine, "endpoint", "list", "--at", str(applied - 1))] == ["web"]
     assert told(machine, "why", *FLOW, "--at", str(applied - 1))["verdict"] == "allow"
+
+
+def test_flows_are_recorded_and_outlive_a_kill(machine: Machine, make_namespace: Callable[[], Any]) -> None:
+    """What an endpoint tries is told by `flow list`; a killed agent knows it again; `what-if` closes it."""
+    machine.agent_flags += ["--flows-save-s", "0.2"]
+    machine.start_agent()
+    pod = make_namespace()
+    machine.create(pod.path)
+    pod.run(sys.executable, "-c", "import socket; socket.socket(type=2).sendto(b'x', ('192.168.77.9', 7777))")
+
+    def recorded() -> bool:
+        """Exactly that one."""
+        items = told(machine, "flow", "list")["items"]
+        return [(each["source"], each["port"], each["verdict"]) for each in items] == [
+            ("east:shop/web", "7777/UDP", "allow")
+        ]
+
+    wait_for("the flow", recorded)
+    kept = machine.where / "n1-state" / "flows"
+    wait_for("the flow in the file", lambda: kept.exists() and unpack(kept.read_bytes()).rows)
+    machine.end("agent", signal.SIGKILL)
+    machine.start_agent()
+    assert recorded()
+    policy = machine.where / "policy.json"
+    policy.write_text(json.dumps({**GUARD, "spec": {"podSelector": {}, "policyTypes": ["Egress"]}}))
+    answer = told(machine, "policy", "what-if", "-f", str(policy))
+    assert [(each["target"], each["before"], each["after"]) for each in answer["flows"]] == [
+        ("ip:192.168.77.9", "allow", "deny")
+    ]
