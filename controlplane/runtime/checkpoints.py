@@ -18,7 +18,7 @@ from controlplane.runtime.shared_checkpoint import CHECKPOINT_SCHEMA, shared_sta
 from controlplane.settings import CommonSettings
 from kvstore import checkpoint
 from kvstore.api import EventLog
-from kvstore.errors import CheckpointDamaged, HistoryTruncated, LogError, LogRewound
+from kvstore.errors import CheckpointDamaged, HistoryTruncated, LogError, LogRewound, LogUnavailable
 from kvstore.types import Revision
 
 CHECKPOINT_FILE = "checkpoint"
@@ -102,10 +102,14 @@ class Checkpoints:
             start = await shared_state(log, start.revision if start else 0) or start
         try:
             return await fold(log, start or State())
+        except LogUnavailable:
+            raise
         except LogError:
-            if start is None:
+            # The records from there on are not all there: the checkpoint in etcd may stand behind what is missing.
+            shared = await shared_state(log, start.revision if start else 0)
+            if shared is None and start is None:
                 raise
-            return await fold(log, await shared_state(log, start.revision) or State())
+            return await fold(log, shared or State())
 
 
 async def fold(log: EventLog, state: State, through: Revision | None = None) -> State:

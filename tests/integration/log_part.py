@@ -9,7 +9,8 @@ checkpoint, saves it as often as it can, and prints "AT revision of-the-checkpoi
 import asyncio
 import os
 import sys
-from collections.abc import Coroutine
+from collections.abc import AsyncIterator, Coroutine
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from controlplane.runtime.follower import Follower
 from controlplane.runtime.telemetry import Counters
 from controlplane.runtime.writer import Writer, WriterFailed, Written
 from controlplane.settings import AgentSettings
+from kvstore.errors import LogError
 from kvstore.etcd import EtcdLog
 from kvstore.etcd_client import Limits
 
@@ -39,9 +41,7 @@ class Part:
         self.checkpoints = Checkpoints(directory)
         state = self.checkpoints.load() or State()
         self.began_at = state.revision
-        self.follower = Follower(
-            log, state, clock, SETTINGS, counters, lambda error: self.checkpoints.refold(log, error)
-        )
+        self.follower = Follower(log, state, clock, SETTINGS, counters, self.refold)
         self.writer = Writer(log, self.follower, Author("east", writer), clock, SETTINGS, counters)
 
     @classmethod
@@ -49,6 +49,22 @@ class Part:
         """With fast deadlines and a lease of a second."""
         directory.mkdir(exist_ok=True)
         return cls(await EtcdLog.connect([endpoint], limits=LIMITS), directory, writer)
+
+    async def refold(self, error: LogError) -> State:
+        """As an agent does."""
+        return await self.checkpoints.refold(self.log, error)
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """At work until the block ends."""
+        tasks = [asyncio.create_task(each) for each in (self.follower.run(), self.writer.run())]
+        try:
+            yield
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            await self.log.close()
 
     async def write(self) -> None:
         """Command after command; one that failed is submitted again, as an operator's tool does."""

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
 import pytest
@@ -160,15 +160,15 @@ async def test_a_stopped_writer_comes_back_beyond_its_lease(folder):
     etcd = await EmbeddedEtcd.start(folder / "etcd")
     stopped = Other(folder, "writer", etcd.endpoint, "node.n1")
     part = await Part.connect(etcd.endpoint, folder / "second", "node.n1")
-    tasks: list[asyncio.Task[None]] = []
     try:
-        async with kept(stopped):
+        async with AsyncExitStack() as stack:
+            await stack.enter_async_context(kept(stopped))
             await stopped.wait_says(5)
             os.kill(stopped.pid, signal.SIGSTOP)
             async with asyncio.timeout(DEADLINE_S):
                 while await part.log.list("session/east/"):
                     await asyncio.sleep(0.05)
-            tasks += [asyncio.create_task(each) for each in (part.follower.run(), part.writer.run())]
+            await stack.enter_async_context(part.running())
             tokens = {record.token for record in await records(etcd.endpoint)}
             taken = await part.submit(ApplyWorkload("shop", "second-0", {}))
             os.kill(stopped.pid, signal.SIGCONT)
@@ -184,8 +184,4 @@ async def test_a_stopped_writer_comes_back_beyond_its_lease(folder):
         assert {name: where[name] for name in told} == {name: [revision] for name, revision in told.items()}
         assert part.counters.value("log_session_lost_total") > 0
     finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-        await part.log.close()
         await etcd.stop()
