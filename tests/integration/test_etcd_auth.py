@@ -2,16 +2,17 @@
 
 import asyncio
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
 
-from kvstore import keys
+from kvstore import embedded, keys
 from kvstore import rpc_pb2 as rpc
 from kvstore.append import encode_batch
 from kvstore.embedded import EmbeddedEtcd
@@ -27,18 +28,39 @@ ROLES = (agent_role("east", "n1"), agent_role("east", "n2"), operator_role("east
 AGENT, OPERATOR, READER = (Login(ROLES[n].name, "secret") for n in (0, 2, 3))
 
 
-@pytest.fixture
-async def etcd() -> AsyncIterator[EmbeddedEtcd]:
-    """With our roles, and open to nobody else."""
+@pytest.fixture(scope="module")
+def prepared() -> Iterator[Path]:
+    """The data of an etcd with our roles, open to nobody else: hashing passwords takes long, so it is done once."""
     with tempfile.TemporaryDirectory(prefix="mla-") as path:
-        child = await EmbeddedEtcd.start(Path(path) / "etcd")
-        client = Client((child.endpoint,), None, Limits())
-        await apply_roles(client, ROLES, "secret")
-        await apply_roles(client, ROLES, "secret")
-        await enable(client, "root's")
-        await client.close()
-        yield child
-        await child.stop()
+        asyncio.run(prepare(Path(path) / "etcd"))
+        yield Path(path) / "etcd" / "data"
+
+
+async def prepare(folder: Path) -> None:
+    """Applied twice: again is harmless."""
+    child = await EmbeddedEtcd.start(folder)
+    client = Client((child.endpoint,), None, Limits())
+    await apply_roles(client, ROLES, "secret")
+    await apply_roles(client, ROLES, "secret")
+    await enable(client, "root's")
+    await client.close()
+    await child.stop()
+
+
+@pytest.fixture
+def folder(prepared: Path) -> Iterator[Path]:
+    """An own copy of it."""
+    with tempfile.TemporaryDirectory(prefix="mla-") as path:
+        shutil.copytree(prepared, Path(path) / "etcd" / "data")
+        yield Path(path) / "etcd"
+
+
+@pytest.fixture
+async def etcd(folder: Path) -> AsyncIterator[EmbeddedEtcd]:
+    """It runs."""
+    child = await EmbeddedEtcd.start(folder)
+    yield child
+    await child.stop()
 
 
 async def connect(etcd: EmbeddedEtcd, login: Login | None) -> EtcdLog:
@@ -216,6 +238,38 @@ async def test_a_token_that_is_gone_is_asked_for_again(etcd):
         await log.close()
         await reading.close()
         await again.stop()
+
+
+async def test_a_token_that_runs_out_is_asked_for_again(folder, monkeypatch):
+    """Tokens of one second: a writer, its lease and a follower go on beyond several of them, in the same session."""
+    for words in (
+        ("genpkey", "-algorithm", "RSA", "-pkeyopt", "rsa_keygen_bits:2048", "-out", "jwt.key"),
+        ("rsa", "-in", "jwt.key", "-pubout", "-out", "jwt.pub"),
+    ):
+        subprocess.run(["openssl", *words], cwd=folder, check=True, capture_output=True)  # noqa: ASYNC221 - some ms
+    plain = embedded._command
+    token = f"jwt,pub-key={folder}/jwt.pub,priv-key={folder}/jwt.key,sign-method=RS256,ttl=1s"
+    monkeypatch.setattr(embedded, "_command", lambda *given: [*plain(*given), "--auth-token", token])
+    etcd = await EmbeddedEtcd.start(folder)
+    log, reading = await connect(etcd, AGENT), await connect(etcd, READER)
+    try:
+        session = await log.open_session("east", "node.n1")
+        deliveries = reading.follow(Position())
+        began_with = log._client._token
+        async with asyncio.timeout(20):
+            for number in range(12):
+                await log.append(session, b"%d" % number)
+                while not isinstance(delivery := await anext(deliveries), Record):
+                    pass
+                assert delivery.payload == b"%d" % number
+                await asyncio.sleep(0.25)
+        assert [record.payload async for record in reading.read(Position())] == [b"%d" % n for n in range(12)]
+        assert log._client._token != began_with
+        await deliveries.aclose()
+    finally:
+        await log.close()
+        await reading.close()
+        await etcd.stop()
 
 
 async def test_the_command_makes_roles_that_work(etcd, tmp_path):
