@@ -22,6 +22,11 @@ enum limit {
 	POLICY_MAX = 262144,
 	SERVICES_MAX = 65536,
 	BACKENDS_MAX = 262144,
+	SOURCE_RANGES_MAX = 65536,
+	AFFINITY_BACKENDS_MAX = 131072,
+	AFFINITY_MAX = 65536,
+	MAGLEV_MAX = 131072, /* chunks: 4096 tables of the default size */
+	MAGLEV_CHUNK = 512,  /* slots of one */
 	CONNTRACK_MAX = 262144,
 	NAT_MAX = 131072,
 	UNMASQUERADED_MAX = 32,
@@ -172,21 +177,27 @@ enum service_flag {
 	SERVICE_HOST_PORT = 16,
 	SERVICE_LOCAL_BACKENDS = 32, /* the set holds only backends of this node: the client keeps its address */
 	SERVICE_DSR = 64,	     /* the node of the backend answers the client itself */
+	SERVICE_SOURCE_RANGES_DENY = 128, /* source_range_set names who may not come, instead of who may */
 };
 
 struct service_row {
 	__u64 backend_set;
-	__u32 count; /* 0: no backend, drop with SERVICE_BACKEND_NOT_FOUND */
+	__u32 count; /* of backends that new flows may go to; 0: none, refuse with SERVICE_BACKEND_NOT_FOUND */
 	__u32 flags;
 	__u32 affinity_s; /* seconds for which a client keeps its backend; 0: no affinity */
-	__u32 reserved;
-	__u64 source_range_set; /* 0: any client; otherwise only those in source_ranges, named like a backend set */
+	__u32 maglev_slots; /* size of the set's table in `maglev`; 0: it has none, the flow's hash modulo count chooses */
+	__u64 source_range_set; /* 0: any client; otherwise see source_ranges */
 };
 
+/* backends: slots below service_row.count take new flows; those above it only keep the flows that they have. */
 struct backend_key {
 	__u64 backend_set;
-	__u32 slot; /* 0 .. count-1 */
+	__u32 slot; /* dense, from 0 */
 	__u32 reserved;
+};
+
+enum backend_flag {
+	BACKEND_TERMINATING = 1, /* it is about to go: below count only where no other backend is left */
 };
 
 struct backend_row {
@@ -194,6 +205,71 @@ struct backend_row {
 	__be16 port;
 	__u16 flags;
 	__u32 reserved;
+};
+
+/*
+ * maglev: a set's lookup table, cut into chunks; slot n of the table is slot n % MAGLEV_CHUNK of chunk n / MAGLEV_CHUNK,
+ * and holds a slot of `backends`. The flow's hash modulo service_row.maglev_slots chooses n. The set's name covers its
+ * table too, so that a frontend takes a new table and a new set with one write.
+ */
+struct maglev_key {
+	__u64 backend_set;
+	__u32 chunk;
+	__u32 reserved;
+};
+
+struct maglev_row {
+	__u16 slots[MAGLEV_CHUNK]; /* host order; beyond the table's size zero */
+};
+
+/*
+ * source_ranges: the clients that service_row.source_range_set names, by longest prefix. A set is named by the hash of
+ * its content; one that is named and has no row for a client does not contain it.
+ */
+struct source_range_key {
+	__u32 prefix_length; /* 64 for the set, and that of the 128-bit form: an IPv4 /24 is 184 */
+	__u64 source_range_set;
+	struct address address;
+} __attribute__((packed, aligned(4)));
+
+struct source_range_row {
+	__u32 contained; /* 1 */
+};
+
+/*
+ * affinity: the backend that a client was sent to last; written by the programs. It counts while affinity_s has not
+ * passed since, and while affinity_backends says that the frontend's set still has that backend for new flows.
+ */
+enum affinity_client {
+	AFFINITY_CLIENT_ADDRESS = 0,
+	AFFINITY_CLIENT_NETNS = 1, /* the client is a socket: `client` holds its network namespace's cookie, then zeros */
+};
+
+struct affinity_key {
+	struct address client;
+	struct address frontend;
+	__be16 port; /* of the frontend */
+	__u8 protocol;
+	__u8 client_kind; /* enum affinity_client */
+};
+
+struct affinity_row {
+	__u64 last_used_ns; /* CLOCK_MONOTONIC, bpf_ktime_get_ns() */
+	struct address address;
+	__be16 port;
+	__u16 reserved[3];
+};
+
+/* affinity_backends: which backends a set has for new flows, by address. Only sets of frontends with affinity. */
+struct affinity_backend_key {
+	__u64 backend_set;
+	struct address address;
+	__be16 port;
+	__u16 reserved[3];
+};
+
+struct affinity_backend_row {
+	__u32 slot; /* in `backends` */
 };
 
 /* node_state[0]: what all programs of the node read on every packet. */
@@ -415,6 +491,14 @@ ABI_SIZE(service_key, 20);
 ABI_SIZE(service_row, 32);
 ABI_SIZE(backend_key, 16);
 ABI_SIZE(backend_row, 24);
+ABI_SIZE(maglev_key, 16);
+ABI_SIZE(maglev_row, 1024);
+ABI_SIZE(source_range_key, 28);
+ABI_SIZE(source_range_row, 4);
+ABI_SIZE(affinity_key, 36);
+ABI_SIZE(affinity_row, 32);
+ABI_SIZE(affinity_backend_key, 32);
+ABI_SIZE(affinity_backend_row, 4);
 ABI_SIZE(node_state_key, 4);
 ABI_SIZE(node_state_row, 8);
 ABI_SIZE(tunnel_key, 4);

@@ -4,6 +4,7 @@ Belongs here: judging them, from bytes. Does not belong here: reading and removi
 (conntrack.py). Pure.
 """
 
+import itertools
 import struct
 from collections.abc import Callable, Iterable, Mapping
 from typing import NamedTuple
@@ -95,15 +96,20 @@ class Backends:
         return codec.encode_key("ipcache", IpcacheKey(128, address)) in self._ipcache
 
     def _read(self, protocol: int, frontend: End) -> Iterable[End]:
-        value = self._services.get(codec.encode_key("services", ServiceKey(*frontend, protocol)))
-        if value is None:
-            return
-        service: ServiceRow = codec.decode_row("services", value)
-        for slot in range(service.count):
-            found = self._backends.get(codec.encode_key("backends", BackendKey(service.backend_set, slot)))
-            if found is not None:
-                backend: BackendRow = codec.decode_row("backends", found)
-                yield backend.address, backend.port
+        """Whichever side asks; also those that only keep the flows that they have."""
+        for scope in abi.ENUMS["service_scope"].values():
+            value = self._services.get(codec.encode_key("services", ServiceKey(*frontend, protocol, scope)))
+            if value is not None:
+                service: ServiceRow = codec.decode_row("services", value)
+                yield from self._members(service.backend_set)
+
+    def _members(self, backend_set: int) -> Iterable[End]:
+        for slot in itertools.count():
+            found = self._backends.get(codec.encode_key("backends", BackendKey(backend_set, slot)))
+            if found is None:
+                return
+            backend: BackendRow = codec.decode_row("backends", found)
+            yield backend.address, backend.port
 
 
 def departed_flows(conntrack: Iterable[tuple[bytes, bytes]], backends: Backends) -> list[bytes]:

@@ -43,7 +43,7 @@ class Step(NamedTuple):
 
 class Phase(NamedTuple):
     """`choose` picks rows of a delta; of a delete with the value that goes. `held_by`: a row waits if a row
-    of the same device, backend set or subject failed in one of these phases."""
+    of the same device, set or subject failed in one of these phases."""
 
     name: str
     table: str
@@ -139,7 +139,13 @@ def _subjects_narrowed(delta: TableDelta) -> Sequence[Row]:
 # fmt: off
 PHASES: tuple[Phase, ...] = (
     Phase("backends up", "backends", PUT, _puts, (), "a header points only to backends that are there"),
-    Phase("services", "services", PUT, _puts, ("backends up",), "one write flips a frontend to its new set"),
+    Phase("maglev up", "maglev", PUT, _puts, (), "nor to a lookup table that is not whole"),
+    Phase("affinity backends up", "affinity_backends", PUT, _puts, (),
+          "a client's last backend is not taken for one that left"),
+    Phase("source ranges up", "source_ranges", PUT, _puts, (), "a frontend finds its clients' ranges whole"),
+    Phase("services", "services", PUT, _puts,
+          ("backends up", "maglev up", "affinity backends up", "source ranges up"),
+          "one write flips a frontend to its new set"),
     Phase("denials up", "policy", PUT, _deny_puts, (), "denied before anything more is allowed"),
     Phase("subjects widened", "policy_subjects", PUT, _subjects_widened, (),
           "rows of new kinds count, rows of old kinds still do"),
@@ -181,6 +187,9 @@ PHASES: tuple[Phase, ...] = (
           "an address falls back to a shorter prefix when the old permissions of that are gone"),
     Phase("services down", "services", DELETE, _deletes, (), "headers before what they point to"),
     Phase("backends down", "backends", DELETE, _deletes, ("services", "services down"), "no header is left"),
+    Phase("maglev down", "maglev", DELETE, _deletes, ("services", "services down"), "likewise"),
+    Phase("affinity backends down", "affinity_backends", DELETE, _deletes, ("services", "services down"), "likewise"),
+    Phase("source ranges down", "source_ranges", DELETE, _deletes, ("services", "services down"), "likewise"),
     Phase("epoch", "node_state", PUT, _puts, (),
           "when every policy and ipcache row stands, established flows are judged again"),
     Phase("epoch down", "node_state", DELETE, _deletes, (), "never desired; for completeness"),
@@ -247,10 +256,13 @@ def _tokens(table: str, key: bytes, values: Sequence[bytes | None]) -> set[Token
         return {("device", codec.decode_key(table, key).ifindex)}
     if table in ("endpoints", "routes"):
         return {("device", row.ifindex) for row in present}
-    if table == "backends":
+    if table in ("backends", "maglev", "affinity_backends"):
         return {("backend set", codec.decode_key(table, key).backend_set)}
+    if table == "source_ranges":
+        return {("source range set", codec.decode_key(table, key).source_range_set)}
     if table == "services":
-        return {("backend set", row.backend_set) for row in present}
+        sets = {("backend set", row.backend_set) for row in present}
+        return sets | {("source range set", row.source_range_set) for row in present if row.source_range_set}
     if table == "policy":
         return {("subject", codec.decode_key(table, key).subject_identity)}
     if table == "policy_subjects":

@@ -92,6 +92,7 @@ class ServiceRow(NamedTuple):
     count: int  # type: ignore[assignment]  # the ABI's name; it hides tuple.count, which nobody needs
     flags: int
     affinity_s: int = 0
+    maglev_slots: int = 0
     source_range_set: int = 0
 
 
@@ -104,6 +105,39 @@ class BackendRow(NamedTuple):
     address: bytes
     port: int
     flags: int
+
+
+class MaglevKey(NamedTuple):
+    backend_set: int
+    chunk: int
+
+
+class MaglevRow(NamedTuple):
+    """MAGLEV_CHUNK numbers of 16 bits, in the order of the host's bytes."""
+
+    slots: bytes
+
+
+class SourceRangeKey(NamedTuple):
+    """`prefix_length` covers the set's 64 bits and the address's 128-bit form."""
+
+    prefix_length: int
+    source_range_set: int
+    address: bytes
+
+
+class SourceRangeRow(NamedTuple):
+    contained: int
+
+
+class AffinityBackendKey(NamedTuple):
+    backend_set: int
+    address: bytes
+    port: int
+
+
+class AffinityBackendRow(NamedTuple):
+    slot: int
 
 
 class NodeStateKey(NamedTuple):
@@ -171,6 +205,9 @@ TABLES: Mapping[str, Table] = {
         Table("policy", PolicyKey, PolicyRow, "policy"),
         Table("services", ServiceKey, ServiceRow, "services"),
         Table("backends", BackendKey, BackendRow, "backends"),
+        Table("maglev", MaglevKey, MaglevRow, "maglev"),
+        Table("source_ranges", SourceRangeKey, SourceRangeRow, "source_ranges"),
+        Table("affinity_backends", AffinityBackendKey, AffinityBackendRow, "affinity_backends"),
         Table("node_state", NodeStateKey, NodeStateRow, "node_state"),
         Table("attachments", AttachmentKey, AttachmentRow, ""),
         Table("routes", RouteKey, RouteRow, ""),
@@ -179,7 +216,7 @@ TABLES: Mapping[str, Table] = {
 }
 """Derived from the log, so compared, digested and verified."""
 
-RUNTIME_MAPS = ("conntrack", "nat", "fragments", "metrics", "notifications")
+RUNTIME_MAPS = ("conntrack", "nat", "fragments", "affinity", "metrics", "notifications")
 """Written by the programs themselves: not derived from the log and in no digest."""
 
 

@@ -8,23 +8,28 @@ from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 from datapath import codec
-from datapath.abi.types import ENUMS
+from datapath.abi.types import AFFINITY_CLIENT_NETNS, BACKEND_TERMINATING, ENUMS
 from datapath.addressing import protocol_name
+from datapath.affinity import decode_affinity, netns_cookie
 from datapath.conntrack import decode_entry
 from datapath.orphans import decode_nat
 from datapath.tables import NO_ADDRESS
 
 ANY_PROTOCOL = "ANY"
+SET_BITS = 64
+"""Of a source range's prefix: the set that it is in."""
 TCP_FLAGS = ("FIN", "SYN", "RST", "PSH", "ACK", "URG", "ECE", "CWR")
 
 KIND_TABLES: Mapping[str, tuple[str, ...]] = {
     "endpoint": ("endpoints",),
     "ipcache": ("ipcache",),
     "policy": ("policy", "policy_subjects"),
-    "lb": ("services", "backends"),
+    "lb": ("services", "backends", "source_ranges"),
 }
-"""What has to be dumped for a kind; "ct", "nat" and "metrics" are runtime maps."""
-KIND_RUNTIME_MAPS: Mapping[str, str] = {"ct": "conntrack", "nat": "nat", "metrics": "metrics"}
+"""What has to be dumped for a kind; "ct", "nat", "affinity" and "metrics" are runtime maps."""
+KIND_RUNTIME_MAPS: Mapping[str, str] = {
+    "ct": "conntrack", "nat": "nat", "affinity": "affinity", "metrics": "metrics",
+}  # fmt: skip
 
 Rows = Mapping[bytes, bytes]
 Row = dict[str, Any]
@@ -85,6 +90,11 @@ def conntrack_rows(entries: Iterable[tuple[bytes, bytes]], now_ns: int) -> list[
 def nat_rows(entries: Iterable[tuple[bytes, bytes]]) -> list[Row]:
     """Masqueraded flows: two rows each, one for each way."""
     return sorted((_nat(key, value) for key, value in entries), key=_nat_order)
+
+
+def affinity_rows(entries: Iterable[tuple[bytes, bytes]], now_ns: int) -> list[Row]:
+    """Which backend each client was sent to last; `idle_s`: how long ago."""
+    return sorted((_affinity(key, value, now_ns) for key, value in entries), key=_affinity_order)
 
 
 def metrics_rows(entries: Iterable[tuple[bytes, bytes]]) -> list[Row]:
@@ -193,35 +203,61 @@ def _policy(tables: Mapping[str, Rows]) -> list[Row]:
 
 
 def _services(tables: Mapping[str, Rows]) -> list[Row]:
-    slots = {(key.backend_set, key.slot): row for key, row in _decoded("backends", tables["backends"])}
-    rows = []
-    for key, row in _decoded("services", tables["services"]):
-        found = [
-            slots.get((row.backend_set, slot)) for slot in _slot_numbers(row.backend_set, row.count, slots)
-        ]
-        rows.append(
-            {
-                "address": codec.address_text(key.address),
-                "port": key.port,
-                "protocol": protocol_name(key.protocol),
-                "backend_set": f"{row.backend_set:016x}",
-                "count": row.count,
-                "flags": flag_names("service_flag", row.flags, "SERVICE_"),
-                "backends": [
-                    {"address": codec.address_text(backend.address), "port": backend.port}
-                    for backend in found
-                    if backend is not None
-                ],
-                "backends_missing": sum(backend is None for backend in found),
-            }
-        )
-    return rows
+    slots: dict[int, list[tuple[int, Any]]] = {}
+    for key, row in _decoded("backends", tables["backends"]):
+        slots.setdefault(key.backend_set, []).append((key.slot, row))
+    ranges: dict[int, list[str]] = {}
+    for key, _ in _decoded("source_ranges", tables["source_ranges"]):
+        prefix = codec.prefix_text(key.prefix_length - SET_BITS, key.address)
+        ranges.setdefault(key.source_range_set, []).append(prefix)
+    return [
+        _service(key, row, slots.get(row.backend_set, []), ranges.get(row.source_range_set, []))
+        for key, row in _decoded("services", tables["services"])
+    ]
 
 
-def _slot_numbers(backend_set: int, count: int, slots: Mapping[tuple[int, int], Any]) -> range:
-    """Slots are dense; whether the first is 0 or 1 shows in the rows themselves."""
-    first = 0 if (backend_set, 0) in slots else 1
-    return range(first, first + count)
+def _service(key: Any, row: Any, slots: list[tuple[int, Any]], ranges: list[str]) -> Row:
+    there = sum(slot < row.count for slot, _ in slots)
+    return {
+        "address": codec.address_text(key.address),
+        "port": key.port,
+        "protocol": protocol_name(key.protocol),
+        "scope": constant_name("service_scope", key.scope, "SERVICE_SCOPE_"),
+        "backend_set": f"{row.backend_set:016x}",
+        "count": row.count,
+        "flags": flag_names("service_flag", row.flags, "SERVICE_"),
+        "affinity_s": row.affinity_s,
+        "maglev_slots": row.maglev_slots,
+        "source_ranges": ranges,
+        "backends": [_service_backend(backend) for slot, backend in sorted(slots)],
+        "backends_missing": row.count - there,
+    }
+
+
+def _service_backend(backend: Any) -> Row:
+    return {
+        "address": codec.address_text(backend.address),
+        "port": backend.port,
+        "state": "terminating" if backend.flags & BACKEND_TERMINATING else "active",
+    }
+
+
+def _affinity(key: bytes, value: bytes, now_ns: int) -> Row:
+    found, row = decode_affinity(key, value)
+    by_netns = found.client_kind == AFFINITY_CLIENT_NETNS
+    return {
+        "client": f"netns {netns_cookie(found.client)}" if by_netns else codec.address_text(found.client),
+        "address": codec.address_text(found.frontend),
+        "port": found.port,
+        "protocol": protocol_name(found.protocol),
+        "backend": codec.address_text(row.address),
+        "backend_port": row.port,
+        "idle_s": round((now_ns - row.last_used_ns) / 1e9, 1),
+    }
+
+
+def _affinity_order(row: Row) -> tuple[Any, ...]:
+    return (row["address"], row["port"], row["protocol"], row["client"])
 
 
 def _conntrack(key: bytes, value: bytes, now_ns: int) -> Row:

@@ -107,7 +107,8 @@ class _NodeRoutes:
             return kernel_views.metrics_rows(entries)
         if kind == "nat":
             return kernel_views.nat_rows(entries)
-        return kernel_views.conntrack_rows(entries, int(self._parts.clock.monotonic_s() * 1e9))
+        view = kernel_views.affinity_rows if kind == "affinity" else kernel_views.conntrack_rows
+        return view(entries, int(self._parts.clock.monotonic_s() * 1e9))
 
     async def digests(self, request: web.Request) -> web.Response:
         rows = self._node.derive_anew()

@@ -11,8 +11,8 @@ revision of the log that the answer stands at. An error has a status of 400 and 
     POST   /v1/endpoints                                EndpointRequest -> EndpointResult (agent)
     GET    /v1/endpoints/{container_id}/{interface}     EndpointCheck (agent); 404 where there is none
     DELETE /v1/endpoints/{container_id}/{interface}     EndpointRemoval (agent); an absent one is removed already
-    GET    /v1/bpf/{endpoint|ipcache|policy|lb|ct|metrics}[?at=POINT]          KernelRows: what the kernel holds now
-           (agent); with `at`, what it had to hold then
+    GET    /v1/bpf/{endpoint|ipcache|policy|lb|ct|nat|affinity|metrics}[?at=POINT]    KernelRows: what the
+           kernel holds now (agent); with `at`, what it had to hold then
     GET    /v1/log[?after=REV][&limit=N][&follow=1]     NDJSON of LogRecord; with follow=1 the stream stays open
            without follow also since, until (POINT), kind, object, namespace, writer, cluster, node, cause
     GET    /v1/log/{revision}                           LogRecord; 404 where no record has that revision

@@ -17,7 +17,18 @@ KINDS = {
     "lb": "frontends and their backends",
     "ct": "tracked flows",
     "nat": "ports of flows that leave the mesh with the node's address",
+    "affinity": "the backend that each client of a service with session affinity was sent to last",
     "metrics": "packets and bytes by reason and direction",
+}
+FLAG_TEXTS = {
+    "cluster_ip": "ClusterIP",
+    "node_port": "NodePort",
+    "load_balancer": "LoadBalancer",
+    "external_ip": "ExternalIPs",
+    "host_port": "HostPort",
+    "local_backends": "Local",
+    "dsr": "dsr",
+    "source_ranges_deny": "deny",
 }
 Row = dict[str, Any]
 
@@ -75,11 +86,29 @@ def _policy(row: Row) -> list[Any]:
 
 def _lb(row: Row) -> list[Any]:
     backends = [f"{address_and_port(b['address'], b['port'], row['protocol'])} ({row['backend_set'][:8]}) ({slot})"
+                f"{'' if b['state'] == 'active' else ' [' + b['state'] + ']'}"
                 for slot, b in enumerate(row["backends"], 1)]
     missing = [f"{row['backends_missing']} backends not found"] if row["backends_missing"] else []
     nowhere = address_and_port("::" if ":" in row["address"] else "0.0.0.0", 0)
-    header = f"{nowhere} ({row['backend_set'][:8]}) (0) [ClusterIP]"
-    return [address_and_port(row["address"], row["port"], row["protocol"]), [header, *backends, *missing]]
+    header = f"{nowhere} ({row['backend_set'][:8]}) (0) [{_lb_flags(row)}]"
+    scope = "/e" if row["scope"] == "external" else ""
+    frontend = address_and_port(row["address"], row["port"], row["protocol"]) + scope
+    return [frontend, [header, *backends, *missing]]
+
+
+def _lb_flags(row: Row) -> str:
+    """As Cilium writes them: the type first."""
+    names = [FLAG_TEXTS[flag] for flag in row["flags"]] or ["ClusterIP"]
+    names += [f"sessionAffinity({row['affinity_s']}s)"] if row["affinity_s"] else []
+    names += [f"maglev({row['maglev_slots']})"] if row["maglev_slots"] else []
+    names += [f"check source-range({','.join(row['source_ranges'])})"] if row["source_ranges"] else []
+    return ", ".join(names)
+
+
+def _affinity(row: Row) -> list[Any]:
+    frontend = address_and_port(row["address"], row["port"], row["protocol"])
+    backend = address_and_port(row["backend"], row["backend_port"], row["protocol"])
+    return [row["client"], frontend, backend, f"{row['idle_s']}s"]
 
 
 def _ct(row: Row) -> list[Any]:
@@ -119,5 +148,6 @@ LAYOUTS: dict[str, tuple[tuple[str, ...], Callable[[Row], list[Any]]]] = {
     "lb": (("SERVICE ADDRESS", "BACKEND ADDRESS (SET) (SLOT)"), _lb),
     "ct": ((), _ct),
     "nat": ((), _nat),
+    "affinity": (("CLIENT", "SERVICE ADDRESS", "BACKEND ADDRESS", "IDLE"), _affinity),
     "metrics": (("REASON", "DIRECTION", "PACKETS", "BYTES"), _metrics),
 }

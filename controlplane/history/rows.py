@@ -9,19 +9,28 @@ import msgspec
 
 from controlplane.model import EndpointKey, NodeKey, ObjectKey
 from datapath import codec
-from datapath.abi.types import ENUMS
+from datapath.abi.types import ENUMS, SERVICE_SCOPE_EXTERNAL
 from datapath.addressing import protocol_name
 from datapath.tables import NO_ADDRESS
 
-FLAG_ENUMS = {"endpoints": "endpoint_flag", "ipcache": "ipcache_flag", "services": "service_flag"}
+FLAG_ENUMS = {
+    "endpoints": "endpoint_flag",
+    "ipcache": "ipcache_flag",
+    "services": "service_flag",
+    "backends": "backend_flag",
+}
 MAC_BYTES = (6, 8)
+SET_BITS = 64
+"""Of a source range's prefix: the set that it is in."""
 
 
 def row_name(table: str, key: Any) -> str:
-    """A key in one line, as it can be typed: "10.1.0.5/32", "10.96.0.4:80/TCP", or field=value pairs."""
+    """A key in one line, as it can be typed: "10.1.0.5/32", "10.96.0.4:80/TCP", or field=value pairs. A frontend as the
+    network sees it has "/external" at its end."""
     if table == "services":
         address = codec.address_text(key.address)
-        return f"{f'[{address}]' if ':' in address else address}:{key.port}/{protocol_name(key.protocol)}"
+        scope = "/external" if key.scope == SERVICE_SCOPE_EXTERNAL else ""
+        return f"{f'[{address}]' if ':' in address else address}:{key.port}/{protocol_name(key.protocol)}{scope}"
     fields = row_fields(table, key)
     if len(fields) == 1:
         return str(next(iter(fields.values())))
@@ -32,7 +41,8 @@ def row_fields(table: str, row: Any) -> dict[str, Any]:
     """A typed key or row."""
     fields = row._asdict()
     if "prefix_length" in fields:
-        length, address = fields.pop("prefix_length"), fields.pop("address")
+        skipped = SET_BITS if table == "source_ranges" else 0
+        length, address = fields.pop("prefix_length") - skipped, fields.pop("address")
         fields = {"prefix": codec.prefix_text(length, address), **fields}
     return {name: _field(table, name, value) for name, value in fields.items()}
 
@@ -52,7 +62,9 @@ def _field(table: str, name: str, value: Any) -> Any:
         return _constant("policy_verdict", value, "POLICY_VERDICT_")
     if name == "protocol":
         return protocol_name(value) if value else "ANY"
-    if name == "backend_set":
+    if name == "scope":
+        return _constant("service_scope", value, "SERVICE_SCOPE_")
+    if name in ("backend_set", "source_range_set"):
         return f"{value:016x}"
     return value
 

@@ -169,15 +169,28 @@ def _service(mesh: Mesh, where: NodeKey, key: Any, row: Any) -> Answer:
 
 def _backend(mesh: Mesh, where: NodeKey, key: Any, row: Any) -> Answer:
     reasons, things = _address(mesh, row.address)
+    more, behind = _by_set(mesh, where, key, row)
+    return [*reasons, *more], [*things, *behind]
+
+
+def _by_set(mesh: Mesh, where: NodeKey, key: Any, row: Any) -> Answer:
+    """The frontends that use the set which a row belongs to."""
+    field = "backend_set" if hasattr(key, "backend_set") else "source_range_set"
+    reasons: list[str] = []
+    things: list[Thing] = []
     services = Deriver(*where).full(mesh.state).tables["services"]
     for frontend, held in sorted(services.items()):
-        if held.backend_set == key.backend_set:
+        if getattr(held, field) == getattr(key, field):
             found = mesh.state.service_addresses.get((where.cluster, address_text(frontend.address)))
             if found is not None:
                 name = row_name("services", frontend)
                 reasons.append(f"{name} of service {found.namespace}/{found.name} leads to it")
                 things.append(("service", found))
     return reasons, things
+
+
+def _backend_by_address(mesh: Mesh, where: NodeKey, key: Any, row: Any) -> Answer:
+    return _backend(mesh, where, key, key)
 
 
 def _epoch(mesh: Mesh, where: NodeKey, key: Any, row: Any) -> Answer:
@@ -216,6 +229,9 @@ _REFERENTS: Mapping[str, Referents] = {
     "policy": _policy,
     "services": _service,
     "backends": _backend,
+    "maglev": _by_set,
+    "source_ranges": _by_set,
+    "affinity_backends": _backend_by_address,
     "node_state": _epoch,
     "attachments": _link,
     "routes": _route,

@@ -27,6 +27,8 @@ SCALARS = {
     "__be32": "be32",
     "__be64": "be64",
 }
+NATIVE_ELEMENTS = ("__u8", "__u16")
+"""Of an array, which in Python is its bytes, in the order of the host."""
 ENUM_VALUE_MAX = (1 << 31) - 1
 """Compilers before clang 15 do not record whether an enum is signed, so that what is above has two
 readings."""
@@ -101,7 +103,7 @@ def _read_kind(types: btf.Btf, member: btf.Member, where: str) -> tuple[str, int
         return "bytes", size
     if declared.kind == btf.KIND_ARRAY:
         element = types.resolve(declared.target)
-        if element.name == "__u8" or member.name.startswith("reserved"):
+        if element.name in NATIVE_ELEMENTS or member.name.startswith("reserved"):
             return "bytes", size
     raise AbiError(f"{where} has a type without a fixed size or byte order; use one of {', '.join(SCALARS)}")
 

@@ -13,6 +13,13 @@ from datapath.abi.layout import Field, Struct
 # enum abi_version
 ABI_VERSION = 1
 
+# enum affinity_client
+AFFINITY_CLIENT_ADDRESS = 0
+AFFINITY_CLIENT_NETNS = 1
+
+# enum backend_flag
+BACKEND_TERMINATING = 1
+
 # enum conntrack_flag
 CONNTRACK_INITIATOR_HIGH = 1
 CONNTRACK_DNAT = 2
@@ -88,6 +95,11 @@ POLICY_SUBJECTS_MAX = 16384
 POLICY_MAX = 262144
 SERVICES_MAX = 65536
 BACKENDS_MAX = 262144
+SOURCE_RANGES_MAX = 65536
+AFFINITY_BACKENDS_MAX = 131072
+AFFINITY_MAX = 65536
+MAGLEV_MAX = 131072
+MAGLEV_CHUNK = 512
 CONNTRACK_MAX = 262144
 NAT_MAX = 131072
 UNMASQUERADED_MAX = 32
@@ -138,6 +150,7 @@ SERVICE_EXTERNAL_IP = 8
 SERVICE_HOST_PORT = 16
 SERVICE_LOCAL_BACKENDS = 32
 SERVICE_DSR = 64
+SERVICE_SOURCE_RANGES_DENY = 128
 
 # enum service_scope
 SERVICE_SCOPE_INTERNAL = 0
@@ -163,6 +176,13 @@ TRAFFIC_EGRESS = 2
 ENUMS: Mapping[str, Mapping[str, int]] = {
     "abi_version": {
         "ABI_VERSION": ABI_VERSION,
+    },
+    "affinity_client": {
+        "AFFINITY_CLIENT_ADDRESS": AFFINITY_CLIENT_ADDRESS,
+        "AFFINITY_CLIENT_NETNS": AFFINITY_CLIENT_NETNS,
+    },
+    "backend_flag": {
+        "BACKEND_TERMINATING": BACKEND_TERMINATING,
     },
     "conntrack_flag": {
         "CONNTRACK_INITIATOR_HIGH": CONNTRACK_INITIATOR_HIGH,
@@ -239,6 +259,11 @@ ENUMS: Mapping[str, Mapping[str, int]] = {
         "POLICY_MAX": POLICY_MAX,
         "SERVICES_MAX": SERVICES_MAX,
         "BACKENDS_MAX": BACKENDS_MAX,
+        "SOURCE_RANGES_MAX": SOURCE_RANGES_MAX,
+        "AFFINITY_BACKENDS_MAX": AFFINITY_BACKENDS_MAX,
+        "AFFINITY_MAX": AFFINITY_MAX,
+        "MAGLEV_MAX": MAGLEV_MAX,
+        "MAGLEV_CHUNK": MAGLEV_CHUNK,
         "CONNTRACK_MAX": CONNTRACK_MAX,
         "NAT_MAX": NAT_MAX,
         "UNMASQUERADED_MAX": UNMASQUERADED_MAX,
@@ -289,6 +314,7 @@ ENUMS: Mapping[str, Mapping[str, int]] = {
         "SERVICE_HOST_PORT": SERVICE_HOST_PORT,
         "SERVICE_LOCAL_BACKENDS": SERVICE_LOCAL_BACKENDS,
         "SERVICE_DSR": SERVICE_DSR,
+        "SERVICE_SOURCE_RANGES_DENY": SERVICE_SOURCE_RANGES_DENY,
     },
     "service_scope": {
         "SERVICE_SCOPE_INTERNAL": SERVICE_SCOPE_INTERNAL,
@@ -314,6 +340,44 @@ ENUMS: Mapping[str, Mapping[str, int]] = {
 }
 
 STRUCTS: Mapping[str, Struct] = {
+    "affinity_backend_key": Struct(
+        "affinity_backend_key",
+        32,
+        (
+            Field("backend_set", 0, 8, "u64"),
+            Field("address", 8, 16, "bytes"),
+            Field("port", 24, 2, "be16"),
+            Field("reserved", 26, 6, "bytes"),
+        ),
+    ),
+    "affinity_backend_row": Struct(
+        "affinity_backend_row",
+        4,
+        (
+            Field("slot", 0, 4, "u32"),
+        ),
+    ),
+    "affinity_key": Struct(
+        "affinity_key",
+        36,
+        (
+            Field("client", 0, 16, "bytes"),
+            Field("frontend", 16, 16, "bytes"),
+            Field("port", 32, 2, "be16"),
+            Field("protocol", 34, 1, "u8"),
+            Field("client_kind", 35, 1, "u8"),
+        ),
+    ),
+    "affinity_row": Struct(
+        "affinity_row",
+        32,
+        (
+            Field("last_used_ns", 0, 8, "u64"),
+            Field("address", 8, 16, "bytes"),
+            Field("port", 24, 2, "be16"),
+            Field("reserved", 26, 6, "bytes"),
+        ),
+    ),
     "backend_key": Struct(
         "backend_key",
         16,
@@ -441,6 +505,22 @@ STRUCTS: Mapping[str, Struct] = {
             Field("node", 0, 16, "bytes"),
             Field("identity", 16, 4, "u32"),
             Field("flags", 20, 4, "u32"),
+        ),
+    ),
+    "maglev_key": Struct(
+        "maglev_key",
+        16,
+        (
+            Field("backend_set", 0, 8, "u64"),
+            Field("chunk", 8, 4, "u32"),
+            Field("reserved", 12, 4, "u32"),
+        ),
+    ),
+    "maglev_row": Struct(
+        "maglev_row",
+        1024,
+        (
+            Field("slots", 0, 1024, "bytes"),
         ),
     ),
     "metrics_key": Struct(
@@ -575,8 +655,24 @@ STRUCTS: Mapping[str, Struct] = {
             Field("count", 8, 4, "u32"),
             Field("flags", 12, 4, "u32"),
             Field("affinity_s", 16, 4, "u32"),
-            Field("reserved", 20, 4, "u32"),
+            Field("maglev_slots", 20, 4, "u32"),
             Field("source_range_set", 24, 8, "u64"),
+        ),
+    ),
+    "source_range_key": Struct(
+        "source_range_key",
+        28,
+        (
+            Field("prefix_length", 0, 4, "u32"),
+            Field("source_range_set", 4, 8, "u64"),
+            Field("address", 12, 16, "bytes"),
+        ),
+    ),
+    "source_range_row": Struct(
+        "source_range_row",
+        4,
+        (
+            Field("contained", 0, 4, "u32"),
         ),
     ),
     "tunnel_key": Struct(

@@ -3,7 +3,7 @@
 import errno
 import functools
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,6 +18,7 @@ from datapath.kernel.features import ATTACH_FORMS
 from datapath.kernel.netlink import Netlink
 from datapath.kernel.real import RealKernel
 from datapath.tables import NO_ADDRESS, TABLES
+from tests.contract.kernel_rows import address, encoded, other_row, rows_of
 
 REAL = pytest.mark.kernel("bpf_redirect_peer")
 FORMS = [pytest.param(form, marks=[REAL, pytest.mark.kernel(name)]) for form, name in ATTACH_FORMS.items()]
@@ -107,79 +108,6 @@ def world(request: pytest.FixtureRequest) -> World:
 
 def write_real_runtime(kernel: Any, name: str, rows: Rows) -> None:
     assert kernel.kernel.objects.maps[name].put(list(rows.items())) == []
-
-
-def address(text: str) -> bytes:
-    return codec.address_bytes(text)
-
-
-def rows_of(table: str, ifindexes: tuple[int, int]) -> list[tuple[Any, Any]]:
-    """Two rows of a table (of node_state the one that there is), in both address families."""
-    first, second = address("10.0.0.1"), address("fd00::1")
-    one, two = ifindexes
-    mac = b"\x02\x00\x00\x00\x00\x01"
-    samples: Mapping[str, list[tuple[Any, Any]]] = {
-        "endpoints": [
-            (tables.EndpointKey(first), tables.EndpointRow(one, 1001, 1, 0, mac, mac)),
-            (tables.EndpointKey(second), tables.EndpointRow(two, 1002, 2, 1, mac, mac)),
-        ],
-        "devices": [
-            (tables.DeviceKey(one), tables.DeviceRow(first, NO_ADDRESS, 1001, 1, mac)),
-            (tables.DeviceKey(two), tables.DeviceRow(NO_ADDRESS, second, 1002, 2, mac)),
-        ],
-        "ipcache": [
-            (tables.IpcacheKey(120, address("10.1.0.0")), tables.IpcacheRow(first, 7, 1)),
-            (tables.IpcacheKey(128, second), tables.IpcacheRow(NO_ADDRESS, 8, 0)),
-        ],
-        "policy_subjects": [
-            (tables.PolicySubjectKey(7), tables.PolicySubjectRow(1, 0, 3, 0)),
-            (tables.PolicySubjectKey(8), tables.PolicySubjectRow(0, 1, 0, 1)),
-        ],
-        "policy": [
-            (tables.PolicyKey(7, 8, 80, 16, 6, 0), tables.PolicyRow(1)),
-            (tables.PolicyKey(7, 0, 0, 0, 0, 1), tables.PolicyRow(2)),
-        ],
-        "services": [
-            (tables.ServiceKey(first, 80, 6), tables.ServiceRow(2**63 + 1, 3, 1)),
-            (tables.ServiceKey(second, 53, 17), tables.ServiceRow(5, 0, 0)),
-        ],
-        "backends": [
-            (tables.BackendKey(2**63 + 1, 0), tables.BackendRow(first, 8080, 0)),
-            (tables.BackendKey(2**63 + 1, 1), tables.BackendRow(second, 8081, 0)),
-        ],
-        "node_state": [(tables.NodeStateKey(0), tables.NodeStateRow(42))],
-        "attachments": [
-            (tables.AttachmentKey(one, "ingress"), tables.AttachmentRow("from_endpoint")),
-            (tables.AttachmentKey(one, "egress"), tables.AttachmentRow("to_endpoint")),
-        ],
-        "routes": [
-            (tables.RouteKey(128, first), tables.RouteRow(one, NO_ADDRESS)),
-            (tables.RouteKey(128, second), tables.RouteRow(two, NO_ADDRESS)),
-        ],
-        "neighbours": [
-            (tables.NeighbourKey(one, first), tables.NeighbourRow(mac)),
-            (tables.NeighbourKey(two, second), tables.NeighbourRow(mac)),
-        ],
-    }
-    return samples[table]
-
-
-def other_row(table: str, ifindexes: tuple[int, int]) -> Any:
-    """Another row for the first key."""
-    row = rows_of(table, ifindexes)[0][1]
-    changes = {
-        "endpoints": {"identity": 9}, "devices": {"identity": 9}, "ipcache": {"identity": 9},
-        "policy_subjects": {"egress_enforced": 1}, "policy": {"verdict": 2}, "services": {"count": 9},
-        "backends": {"port": 9}, "node_state": {"policy_epoch": 43},
-        "attachments": {"program": "from_network"},
-        "routes": {"ifindex": ifindexes[1]}, "neighbours": {"mac": b"\x02\x00\x00\x00\x00\x09"},
-    }  # fmt: skip
-    return row._replace(**changes[table])
-
-
-def encoded(table: str, ifindexes: tuple[int, int]) -> list[tuple[bytes, bytes]]:
-    """rows_of in bytes."""
-    return [(codec.encode_key(table, k), codec.encode_row(table, r)) for k, r in rows_of(table, ifindexes)]
 
 
 every_table = pytest.mark.parametrize("table", TABLES)

@@ -73,6 +73,14 @@ def known(rows: dict[str, dict[object, object]]) -> orphans.Backends:
     return orphans.backends_of({name: codec.encode_rows(name, each) for name, each in rows.items()}.__getitem__)
 
 
+@pytest.mark.parametrize("scope", abi.ENUMS["service_scope"].values())
+def test_flow_to_a_terminating_backend_stays(scope: int) -> None:
+    """A backend above the frontend's count keeps its flows, datagrams too, whichever side asked."""
+    rows = tables(UDP, [(FIRST, 8080), (SECOND, 8080)])
+    rows["services"] = {ServiceKey(FRONTEND, 80, UDP, scope): ServiceRow(5, 1, 0)}
+    assert orphans.departed_flows(flow(UDP, (SECOND, 8080)).items(), known(rows)) == []
+
+
 @pytest.mark.parametrize("protocol", [TCP, UDP])
 @pytest.mark.parametrize("client", [(CLIENT, 1000), (bytes(15) + b"\1", 1000), (bytes([255] * 16), 1000)])
 def test_flow_to_a_backend_that_serves_stays(protocol: int, client: orphans.End) -> None:
