@@ -27,6 +27,8 @@ from controlplane.policy.settings import PolicySettings
 
 API_SERVER_SERVICE = ("default", "kubernetes")
 API_SERVER_LABEL = "reserved:kube-apiserver"
+ENDED = ("Succeeded", "Failed")
+"""Phases in which a pod's address is another's to take."""
 NAMESPACE_NAME_LABEL = "kubernetes.io/metadata.name"
 SERVICE_NAME_LABEL = "kubernetes.io/service-name"
 READ = ("Namespace", "Node", "Pod", "Service", "EndpointSlice", GROUP, *API_VERSIONS)
@@ -54,6 +56,8 @@ class MeshReader:
         self._nodes: dict[tuple[str, str], MeshNode] = {}
         self._hosted: dict[tuple[str, str, str], str] = {}
         """Workloads of a host's network, and their node."""
+        self._mentioned: dict[tuple[str, str], dict[str, None]] = {}
+        """Nodes that workloads are on, and addresses that those of the host's network have."""
         self._services: dict[tuple[str, str, str], ServiceView] = {}
         self._slices: dict[tuple[str, str, str], tuple[str, tuple[str, ...]]] = {}
         self._policies: dict[Any, ParsedPolicy] = {}
@@ -89,11 +93,15 @@ class MeshReader:
             cluster=self._cluster if self._cluster in clusters else next(iter(clusters)),
             clusters={name: self._mesh_cluster(name) for name in clusters},
             endpoints=[self._labelled(*self._endpoints[key]) for key in sorted(self._endpoints)],
-            nodes=[self._nodes[key] for key in sorted(self._nodes)],
+            nodes=[self._node_of(key) for key in sorted({*self._nodes, *self._mentioned})],
             hosted=self._hosted,
             names=names,
             address_labels={**self._api_servers(), **address_labels},
         )
+
+    def _node_of(self, key: tuple[str, str]) -> MeshNode:
+        """Of one that has no manifest, what its workloads tell."""
+        return self._nodes.get(key) or MeshNode(*key, tuple(each for each in self._mentioned[key] if each))
 
     def _api_servers(self) -> dict[str, Labels]:
         """The addresses behind service kubernetes, as Cilium finds them."""
@@ -143,15 +151,21 @@ class MeshReader:
     def _workload(self, reading: Reading, metadata: Metadata, document: dict[str, Any], cluster: str) -> None:
         spec = reading.mapping(document.get("spec"), "spec")
         status = reading.mapping(document.get("status"), "status")
-        if reading.flag(spec.get("hostNetwork"), "spec.hostNetwork", False):
-            node = reading.text(spec.get("nodeName"), "spec.nodeName")
-            self._hosted[cluster, metadata.namespace, metadata.name] = node
-            return
+        node = reading.text(spec.get("nodeName"), "spec.nodeName")
         given = [
             status.get("podIP"),
             *(_field(item, "ip") for item in reading.sequence(status.get("podIPs"), "status.podIPs")),
         ]
         addresses = dict.fromkeys(_address(reading, each, "status.podIP") for each in given if each)
+        if node:
+            self._mentioned.setdefault((cluster, node), {})
+        if reading.flag(spec.get("hostNetwork"), "spec.hostNetwork", False):
+            self._hosted[cluster, metadata.namespace, metadata.name] = node
+            if node:
+                self._mentioned[cluster, node].update(addresses)
+            return
+        if status.get("phase") in ENDED:
+            addresses = {}
         account = spec.get("serviceAccountName", spec.get("serviceAccount"))
         endpoint = MeshEndpoint(
             cluster,
@@ -160,7 +174,7 @@ class MeshReader:
             (),
             tuple(each for each in addresses if each),
             _named_ports(reading, spec),
-            reading.text(spec.get("nodeName"), "spec.nodeName"),
+            node,
         )
         key = (cluster, metadata.namespace, metadata.name)
         self._endpoints[key] = endpoint, metadata.labels, reading.text(account, "spec.serviceAccountName")

@@ -51,7 +51,7 @@ class CiliumPolicyParser:
         self.settings = settings
         self.selectors = SelectorReader(reading, "")
         self.peers = PeerReader(reading, key, settings)
-        self.ports = PortReader(reading)
+        self.ports = PortReader(reading, settings)
 
     def parse(self, spec_value: Any, path: str = "spec") -> ParsedPolicy:
         spec = self.reading.mapping(spec_value, path, SPEC_FIELDS)
@@ -90,6 +90,8 @@ class CiliumPolicyParser:
     def _default_deny(self, value: Any, path: str, enforced: dict[int, bool]) -> tuple[bool, bool]:
         """A direction without rules is not enforced, whatever the flag says, as in Cilium."""
         fields = self.reading.mapping(value, path, ("ingress", "egress"))
+        if not self.settings.default_allow:
+            return enforced[POLICY_INGRESS], enforced[POLICY_EGRESS]
         wanted = {name: self.reading.flag(fields.get(name), f"{path}.{name}", True) for name in ("ingress", "egress")}
         return enforced[POLICY_INGRESS] and wanted["ingress"], enforced[POLICY_EGRESS] and wanted["egress"]
 

@@ -24,6 +24,7 @@ from controlplane.policy.requests import (
     expression_fault,
 )
 from controlplane.policy.rules import ICMP, ICMPV6, PORT_MAX, PROTOCOLS, TCP, NamedPort, PortRange
+from controlplane.policy.settings import PolicySettings
 
 PORTS_FIELDS = ("ports",)
 ALLOW_FIELDS = ("ports", "rules", "serverNames")
@@ -86,8 +87,9 @@ EVERYTHING = PortSet(None)
 class PortReader:
     """Reads the ports of one rule after the other; refusals are in `reading`."""
 
-    def __init__(self, reading: Reading) -> None:
+    def __init__(self, reading: Reading, settings: PolicySettings) -> None:
         self.reading = reading
+        self.settings = settings
 
     def read(self, fields: dict[str, Any], origin: str, ingress: bool, deny: bool) -> list[PortSet]:
         """What to allow or deny; [EVERYTHING] where the rule names no port."""
@@ -96,6 +98,8 @@ class PortReader:
         types = self._icmps(fields.get("icmps"), icmps_path)
         if listed and types:
             self.reading.refuse(icmps_path, fields["icmps"], "cannot be combined with toPorts; write a rule for each")
+        if types and not self.settings.icmp:
+            self.reading.refuse(icmps_path, fields["icmps"], "needs the setting enable-icmp-rules, which is off")
         if types:
             return [PortSet(tuple(sorted(set(types))))]
         if not listed:
@@ -124,6 +128,8 @@ class PortReader:
         if not ports:
             ranges.add(PortRange(TCP))
         requests = self._requests(fields, path, ingress)
+        if requests and not self.settings.proxy:
+            self.reading.refuse(path, None, "rules about requests need the setting enable-l7-proxy, which is off")
         if requests and requests.protocol != DNS:
             self._check_tcp(ranges, named, path)
         if requests and requests.protocol != SERVER_NAMES and any(each.first == 0 for each in ranges):

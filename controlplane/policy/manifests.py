@@ -71,6 +71,8 @@ def parse(
         found = NetworkPolicyParser(reading, key, settings).parse(spec)
     else:
         found = _cilium(reading, CiliumPolicyParser(reading, key, settings), document)
+    if kind in settings.ignored and not reading.refusals:
+        return ParsedPolicy(key, found.subject, enforce_ingress=False, enforce_egress=False, rules=())
     return tuple(reading.refusals) or found
 
 

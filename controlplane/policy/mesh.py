@@ -72,7 +72,7 @@ class Mesh(msgspec.Struct, frozen=True):
     endpoints: Sequence[MeshEndpoint] = ()
     nodes: Sequence[MeshNode] = ()
     hosted: Mapping[tuple[str, str, str], str] = {}
-    """By cluster, namespace and name of workloads in a host's network, their node."""
+    """By cluster, namespace and name of workloads in a host's network, their node; "" where it is not known."""
     names: Names = {}
     address_labels: Mapping[str, Labels] = {}
 
@@ -237,7 +237,8 @@ class Judge:
         endpoint = self._endpoints.get((cluster, namespace, workload))
         if endpoint is None:
             if (cluster, namespace, workload) in self._mesh.hosted:
-                return self._read_end(f"node:{cluster}:{self._mesh.hosted[cluster, namespace, workload]}")
+                node = self._mesh.hosted[cluster, namespace, workload]
+                return self._read_end(f"node:{cluster}:{node}" if node else "entity:remote-node")
             right = "right is NS/NAME, CLUSTER:NS/NAME, ip:ADDR, entity:NAME or node:NAME"
             raise FlowFault(f"{text}: {'no such endpoint' if slash else right}")
         return endpoint

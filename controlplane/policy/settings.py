@@ -25,7 +25,8 @@ class PolicySettings(msgspec.Struct, frozen=True, array_like=True):
     `allow_localhost` "policy": the node's host needs to be allowed like everyone; "auto" and "always" let it in
     where no rule denies it. `default_local_cluster`: a selector that names no cluster is about its own.
     `cidr_match_nodes`: a CIDR selects nodes too. `node_labels`: nodes carry their labels, for fromNodes and toNodes.
-    `host_firewall`: host policies count.
+    `host_firewall`: host policies count. `proxy`, `icmp`: rules about requests, about ICMP types, are taken.
+    `default_allow`: enableDefaultDeny counts. `ignored`: kinds of policies that are read and have no effect.
     """
 
     enforcement: str = DEFAULT
@@ -35,6 +36,10 @@ class PolicySettings(msgspec.Struct, frozen=True, array_like=True):
     host_firewall: bool = False
     cidr_match_nodes: bool = False
     node_labels: bool = False
+    proxy: bool = True
+    icmp: bool = True
+    default_allow: bool = True
+    ignored: tuple[str, ...] = ()
 
 
 DEFAULTS = PolicySettings()
@@ -47,8 +52,18 @@ ALIASES = {
     "hostFirewall.enabled": "enable-host-firewall",
     "cluster.name": "cluster-name",
     "clustermesh.policyDefaultLocalCluster": "policy-default-local-cluster",
+    "l7Proxy": "enable-l7-proxy",
+    "enableNonDefaultDenyPolicies": "enable-non-default-deny-policies",
+    "k8sNetworkPolicy.enabled": "enable-k8s-networkpolicy",
 }
 """The same settings as values of the Helm chart."""
+
+KIND_SWITCHES = {
+    "enable-k8s-networkpolicy": "NetworkPolicy",
+    "enable-cilium-network-policy": "CiliumNetworkPolicy",
+    "enable-cilium-clusterwide-network-policy": "CiliumClusterwideNetworkPolicy",
+}
+"""Off: policies of this kind have no effect."""
 
 NAMES = (
     "cluster-name",
@@ -59,13 +74,22 @@ NAMES = (
     "enable-host-firewall",
     "policy-cidr-match-mode",
     "enable-node-selector-labels",
+    "enable-l7-proxy",
+    "enable-icmp-rules",
+    "enable-non-default-deny-policies",
+    *KIND_SWITCHES,
 )
+CONFIG_MAP = "ConfigMap"
+"""Of Cilium's ConfigMap the settings of policies are taken, all others passed over."""
 
 
 def read_policy_settings(document: Any) -> tuple[str, PolicySettings] | tuple[Refusal, ...]:
     """The cluster's name ("" where none is given) and the settings; all refusals at once."""
     reading = Reading()
     given: dict[str, Any] = {}
+    if isinstance(document, dict) and document.get("kind") == CONFIG_MAP:
+        held = reading.mapping(document.get("data"), "data")
+        document = {name: held[name] for name in held if name in NAMES}
     for key, value in _flat(reading.mapping(document, ""), "").items():
         name = ALIASES.get(key, key)
         if name in given:
@@ -80,6 +104,10 @@ def read_policy_settings(document: Any) -> tuple[str, PolicySettings] | tuple[Re
         host_firewall=_flag(reading, fields, "enable-host-firewall", False),
         cidr_match_nodes=_cidr_match_nodes(reading, fields.get("policy-cidr-match-mode")),
         node_labels=_flag(reading, fields, "enable-node-selector-labels", False),
+        proxy=_flag(reading, fields, "enable-l7-proxy", True),
+        icmp=_flag(reading, fields, "enable-icmp-rules", True),
+        default_allow=_flag(reading, fields, "enable-non-default-deny-policies", True),
+        ignored=tuple(kind for name, kind in KIND_SWITCHES.items() if not _flag(reading, fields, name, True)),
     )
     cluster = fields.get("cluster-name")
     name = reading.dns_label(cluster, "cluster-name") if cluster is not None else ""
