@@ -103,7 +103,8 @@ struct ipcache_row {
 	__u32 flags;
 };
 
-/* policy_subjects: identity of a local endpoint -> what is enforced, and which shapes of rows exist. */
+/* policy_subjects: identity of a local endpoint -> what is enforced, and which shapes of rows exist. IDENTITY_HOST is
+ * the node itself: it has a row only while host policies are in force. */
 struct policy_subject_key {
 	__u32 identity;
 };
@@ -117,15 +118,21 @@ enum policy_shape {
 	POLICY_SHAPES = 18,
 };
 
+enum policy_subject_flag {
+	POLICY_SUBJECT_AUDIT = 1,         /* what would be denied passes, and is told */
+	POLICY_SUBJECT_ASKS_LOCALHOST = 2, /* the node's own host needs a row to come in, like everyone */
+};
+
 struct policy_subject_row {
 	__u32 ingress_enforced; /* 1: what no row allows is denied */
 	__u32 egress_enforced;
 	__u32 ingress_shapes;
 	__u32 egress_shapes;
+	__u32 flags;
 };
 
-/* policy: who may talk to whom, for all endpoints of the node. A deny row wins over any allow row. Of the node's own
- * host only deny rows count at ingress: it needs none to come in. */
+/* policy: who may talk to whom, for all endpoints of the node. A deny row wins over any allow row. Into an endpoint the
+ * node's own host needs no row (unless POLICY_SUBJECT_ASKS_LOCALHOST): only deny rows keep it out. */
 struct policy_key {
 	__u32 subject_identity;
 	__u32 remote_identity; /* 0: any */
@@ -315,6 +322,7 @@ enum conntrack_flag {
 	CONNTRACK_RESET = 64,
 	CONNTRACK_MASQUERADED = 128, /* leaves the mesh with the node's address: the ports stand in `nat` */
 	CONNTRACK_HAIRPIN = 256,     /* an endpoint talks to itself: the client's side has the hairpin address */
+	CONNTRACK_AUDITED = 512,     /* when it was judged last, it would have been denied without audit */
 };
 
 enum conntrack_lifetime { /* seconds */
@@ -436,7 +444,8 @@ enum notification_type {
 	NOTIFICATION_TRACE = 3,
 };
 
-enum notification_verdict { VERDICT_DENY = 0, VERDICT_ALLOW = 1 };
+/* VERDICT_AUDIT: it passed, and `drop_reason` tells why it would not have without audit. */
+enum notification_verdict { VERDICT_DENY = 0, VERDICT_ALLOW = 1, VERDICT_AUDIT = 2 };
 
 enum source_file {
 	FILE_ENDPOINT = 1,
@@ -451,7 +460,8 @@ enum source_file {
 	FILE_OVERLAY = 10,
 };
 
-/* notifications: one ring buffer, records of one size, so that a reader is one array view. */
+/* notifications: one ring buffer, records of one size, so that a reader is one array view. A reply that was refused
+ * because its flow is denied now is told with the ends of the flow, as the policy sees them. */
 struct notification {
 	__u64 timestamp_ns; /* bpf_ktime_get_ns() */
 	__u64 policy_epoch;
@@ -484,7 +494,7 @@ ABI_SIZE(device_row, 48);
 ABI_SIZE(ipcache_key, 20);
 ABI_SIZE(ipcache_row, 24);
 ABI_SIZE(policy_subject_key, 4);
-ABI_SIZE(policy_subject_row, 16);
+ABI_SIZE(policy_subject_row, 20);
 ABI_SIZE(policy_key, 16);
 ABI_SIZE(policy_row, 4);
 ABI_SIZE(service_key, 20);

@@ -48,6 +48,7 @@ EMIT_ENUM(identity);
 EMIT_ENUM(endpoint_flag);
 EMIT_ENUM(ipcache_flag);
 EMIT_ENUM(policy_direction);
+EMIT_ENUM(policy_subject_flag);
 EMIT_ENUM(policy_shape);
 EMIT_ENUM(policy_verdict);
 EMIT_ENUM(policy_match);

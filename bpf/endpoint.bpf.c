@@ -62,6 +62,8 @@ static __always_inline void target_find(struct packet *packet, struct target *ta
 	target->local = endpoint_find(&packet->dest);
 	if (target->local) {
 		packet->dest_identity = target->local->identity;
+		packet->dest_endpoint_id = (__u16)target->local->endpoint_id;
+		packet->dest_side = target->local->flags & ENDPOINT_HOST ? SIDE_HOST : SIDE_ENDPOINT;
 		return;
 	}
 	target->remote = ipcache_find(&packet->dest);
@@ -76,28 +78,12 @@ static __always_inline int target_is_outside(const struct packet *packet, const 
 	return !target->remote || !(target->remote->flags & IPCACHE_REMOTE_ENDPOINT);
 }
 
-/* Egress of the sender, and ingress of the receiver if it lives here, since nobody will ask again. */
-static __always_inline int outbound_judge(struct __sk_buff *skb, struct packet *packet,
-					  const struct device_row *device, const struct target *target,
-					  __u32 is_new)
-{
-	int result;
-
-	if (is_related_error(skb, packet, 1))
-		return 0;
-	result = policy_judge_egress(skb, packet, device->endpoint_id, is_new);
-	if (result || !target->local || target->local->flags & ENDPOINT_HOST)
-		return result;
-	return policy_judge_ingress(skb, packet, target->local->endpoint_id, is_new);
-}
-
 /* A flow without an entry: service lookup, policy, entry. */
-static __always_inline int outbound_new(struct __sk_buff *skb, struct packet *packet,
-					const struct device_row *device, struct tracking *tracking,
+static __always_inline int outbound_new(struct __sk_buff *skb, struct packet *packet, struct tracking *tracking,
 					struct target *target)
 {
 	struct address_port frontend = {.address = packet->dest, .port = packet->dest_port};
-	int translated = 0, result;
+	int translated = 0, result = 0;
 
 	if (!is_icmp(packet->protocol))
 		translated = service_translate(packet);
@@ -106,7 +92,8 @@ static __always_inline int outbound_new(struct __sk_buff *skb, struct packet *pa
 	target_find(packet, target);
 	if (translated == SERVICE_HAIRPIN)
 		return hairpin_new(skb, packet, tracking, &frontend);
-	result = outbound_judge(skb, packet, device, target, 1);
+	if (!is_related_error(skb, packet, 1))
+		result = policy_judge_flow(skb, packet, 1);
 	if (result)
 		return result;
 	if (target_is_outside(packet, target))
@@ -120,10 +107,11 @@ static __always_inline int outbound_new(struct __sk_buff *skb, struct packet *pa
 	return nat_rewrite_dest(skb, packet, &frontend);
 }
 
-/* A flow with an entry follows it; its forward packets are judged again once the policy epoch has moved. */
+/* A flow with an entry follows it; with its next packet, of either direction, it is judged again once the policy epoch
+ * has moved. */
 static __always_inline int outbound_established(struct __sk_buff *skb, struct packet *packet,
-						const struct device_row *device, struct tracking *tracking,
-						struct conntrack_row *entry, struct target *target)
+						struct tracking *tracking, struct conntrack_row *entry,
+						struct target *target)
 {
 	struct address_port wire = {.address = packet->dest, .port = packet->dest_port};
 	int dnat = !tracking->is_reply && entry->flags & CONNTRACK_DNAT;
@@ -139,13 +127,13 @@ static __always_inline int outbound_established(struct __sk_buff *skb, struct pa
 		packet->dest_port = entry->translated_port;
 	}
 	target_find(packet, target);
-	if (!tracking->is_reply && entry->policy_epoch != packet->policy_epoch) {
-		result = outbound_judge(skb, packet, device, target, 0);
+	if (entry->policy_epoch != packet->policy_epoch) {
+		result = tracking->is_reply ? policy_judge_reply(skb, packet) : policy_judge_flow(skb, packet, 0);
 		if (result) {
 			conntrack_delete(packet, tracking, entry);
 			return result;
 		}
-		entry->policy_epoch = packet->policy_epoch;
+		conntrack_confirm(packet, entry);
 	}
 	conntrack_keep(skb, packet, entry, tracking->is_reply);
 	packet->masquerade = !tracking->is_reply && entry->flags & CONNTRACK_MASQUERADED;
@@ -167,7 +155,8 @@ static __always_inline int outbound(struct __sk_buff *skb, struct packet *packet
 	if (!device)
 		return DROP(packet, FILE_ENDPOINT, DROP_EP_NOT_READY);
 	packet->source_identity = device->identity;
-	packet->endpoint_id = (__u16)device->endpoint_id;
+	packet->source_side = SIDE_ENDPOINT;
+	packet->endpoint_id = packet->source_endpoint_id = (__u16)device->endpoint_id;
 	result = parse_l3(skb, packet);
 	if (result < 0)
 		return result;
@@ -182,9 +171,9 @@ static __always_inline int outbound(struct __sk_buff *skb, struct packet *packet
 		return result;
 	entry = conntrack_find(packet, &tracking);
 	if (entry)
-		result = outbound_established(skb, packet, device, &tracking, entry, &target);
+		result = outbound_established(skb, packet, &tracking, entry, &target);
 	else
-		result = outbound_new(skb, packet, device, &tracking, &target);
+		result = outbound_new(skb, packet, &tracking, &target);
 	if (result)
 		return result;
 	if (packet->masquerade)
@@ -233,7 +222,9 @@ static __always_inline int deliver(struct __sk_buff *skb, struct packet *packet)
 	if (result)
 		return result;
 	packet->source_identity = stack_source_identity(packet);
-	result = inbound_admit(skb, packet, device->endpoint_id, 1);
+	if (packet->source_identity == IDENTITY_HOST)
+		packet->source_side = SIDE_HOST;
+	result = inbound_admit(skb, packet, device->endpoint_id);
 	return result ? result : TC_ACT_OK;
 }
 

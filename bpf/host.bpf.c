@@ -1,11 +1,15 @@
 // SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause)
-/* The program on the node's device to the others. What is not for a local endpoint is the host stack's. */
+/*
+ * The programs on the node's device to the others. What is not for a local endpoint is the host stack's: unseen, or,
+ * where host policies are in force (from_network_guarded and to_network), judged.
+ */
 #include <linux/bpf.h>
 #include <linux/if_packet.h>
 #include <bpf/bpf_helpers.h>
 
 #include "abi.h"
 #include "config.h"
+#include "lib/firewall.h"
 #include "lib/forward.h"
 #include "lib/inbound.h"
 #include "lib/ipcache.h"
@@ -43,7 +47,7 @@ static __always_inline int admit(struct __sk_buff *skb, struct packet *packet, c
 	/* Nobody on the network is this node. */
 	if (packet->source_identity == IDENTITY_HOST)
 		return DROP(packet, FILE_HOST, INVALID_SOURCE_IP);
-	result = inbound_admit(skb, packet, row->endpoint_id, 0);
+	result = inbound_admit(skb, packet, row->endpoint_id);
 	if (result)
 		return result;
 	return forward_to_endpoint(skb, packet, row);
@@ -68,26 +72,87 @@ static __always_inline struct endpoint_row *answered_endpoint(struct __sk_buff *
 	return endpoint_find(&packet->dest);
 }
 
-/* Ingress of the underlay device. */
-SEC("tc")
-int from_network(struct __sk_buff *skb)
+/* From the network to this node itself. */
+static __always_inline int firewall_in(struct __sk_buff *skb, struct packet *packet, int parsed)
+{
+	int result = firewall_parse(skb, packet, parsed);
+
+	if (result)
+		return result < 0 ? result : TC_ACT_OK;
+	packet->dest_side = SIDE_HOST;
+	packet->dest_identity = IDENTITY_HOST;
+	packet->source_identity = ipcache_identity(&packet->source);
+	/* Nobody on the network is this node. */
+	if (packet->source_identity == IDENTITY_HOST)
+		return DROP(packet, FILE_HOST, INVALID_SOURCE_IP);
+	return firewall_admit(skb, packet);
+}
+
+/* From this node itself to the network. */
+static __always_inline int firewall_out(struct __sk_buff *skb, struct packet *packet, int parsed)
+{
+	int result = firewall_parse(skb, packet, parsed);
+
+	if (result)
+		return result < 0 ? result : TC_ACT_OK;
+	/* An endpoint's, under the node's address: it has been judged as the endpoint's. */
+	if (is_masqueraded(skb, packet))
+		return TC_ACT_OK;
+	packet->source_side = SIDE_HOST;
+	packet->source_identity = IDENTITY_HOST;
+	packet->dest_identity = ipcache_identity(&packet->dest);
+	return firewall_admit(skb, packet);
+}
+
+static __always_inline int inbound(struct __sk_buff *skb, int is_guarded)
 {
 	struct packet packet = {.traffic_direction = TRAFFIC_INGRESS, .policy_direction = POLICY_INGRESS};
 	struct endpoint_row *row;
-	int parsed;
+	int parsed, result = 0;
 
 	if (skb->pkt_type != PACKET_HOST)
 		return TC_ACT_OK;
 	parsed = parse_l3(skb, &packet);
 	row = local_endpoint(&packet);
 	if (!row && !parsed) {
-		row = answered_endpoint(skb, &packet, &parsed);
-		parsed = parsed < 0 ? parsed : 0;
+		row = answered_endpoint(skb, &packet, &result);
+		parsed = result < 0 ? result : 0;
 	}
-	if (!row)
+	if (!row && !is_guarded)
+		return TC_ACT_OK;
+	if (!row && (!packet.family || !is_of_host(&packet, &packet.dest)))
 		return TC_ACT_OK;
 	packet_begin(&packet);
-	return finish(skb, &packet, admit(skb, &packet, row, parsed));
+	if (row)
+		return finish(skb, &packet, admit(skb, &packet, row, parsed));
+	return finish(skb, &packet, firewall_in(skb, &packet, parsed));
+}
+
+/* Ingress of the underlay device. */
+SEC("tc")
+int from_network(struct __sk_buff *skb)
+{
+	return inbound(skb, 0);
+}
+
+/* The same, where host policies are in force. */
+SEC("tc")
+int from_network_guarded(struct __sk_buff *skb)
+{
+	return inbound(skb, 1);
+}
+
+/* Egress of the underlay device, where host policies are in force. */
+SEC("tc")
+int to_network(struct __sk_buff *skb)
+{
+	struct packet packet = {.traffic_direction = TRAFFIC_EGRESS, .policy_direction = POLICY_EGRESS};
+	int parsed = parse_l3(skb, &packet);
+
+	if (!packet.family || !is_of_host(&packet, &packet.source))
+		return TC_ACT_OK;
+	packet_begin(&packet);
+	return finish(skb, &packet, firewall_out(skb, &packet, parsed));
 }
 
 char program_license[] SEC("license") = "Dual BSD/GPL";

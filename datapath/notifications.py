@@ -61,6 +61,7 @@ DROP_REASON_TEXTS = {
     value: CILIUM_WORDS.get(name, name.replace("_", " ").capitalize())
     for name, value in abi.ENUMS["drop_reason"].items()
 }
+VERDICT_NAMES = {abi.VERDICT_DENY: "deny", abi.VERDICT_ALLOW: "allow", abi.VERDICT_AUDIT: "audit"}
 TCP_FLAGS = ((0x02, "SYN"), (0x10, "ACK"), (0x04, "RST"), (0x01, "FIN"), (0x08, "PSH"), (0x20, "URG"))
 TCP = 6
 ICMP = (1, 58)
@@ -165,7 +166,7 @@ def _drop_line(n: Notification) -> str:
 def _verdict_line(n: Notification) -> str:
     return (
         f"Policy verdict log: flow 0x0 local EP ID {n.endpoint_id}, remote ID {_remote_identity(n)}, "
-        f"proto {n.protocol}, {_direction(n)}, action {_action(n)}, auth: disabled, "
+        f"proto {n.protocol}, {_direction(n)}, action {verdict_name(n)}, auth: disabled, "
         f"match {MATCH_NAMES.get(n.match, n.match)}, {_flow(n)}"
     )
 
@@ -185,8 +186,9 @@ def _direction(n: Notification) -> str:
     return "ingress" if n.policy_direction == abi.POLICY_INGRESS else "egress"
 
 
-def _action(n: Notification) -> str:
-    return "allow" if n.verdict == abi.VERDICT_ALLOW else "deny"
+def verdict_name(n: Notification) -> str:
+    """allow, audit or deny; an unknown verdict, and every drop, is deny."""
+    return VERDICT_NAMES.get(n.verdict, "deny") if n.type != abi.NOTIFICATION_DROP else "deny"
 
 
 def _flow(n: Notification) -> str:
@@ -217,7 +219,7 @@ def as_json(n: Notification) -> dict[str, Any]:
         "protocol": protocol_name(n.protocol),
         "tcp_flags": _tcp_flags(n),
         "direction": _direction(n),
-        "verdict": _action(n) if n.type != abi.NOTIFICATION_DROP else "deny",
+        "verdict": verdict_name(n),
         "match": MATCH_NAMES.get(n.match, str(n.match)),
         "drop_reason": n.drop_reason,
         "drop_reason_text": drop_reason_text(n.drop_reason),

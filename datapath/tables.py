@@ -63,6 +63,7 @@ class PolicySubjectRow(NamedTuple):
     egress_enforced: int
     ingress_shapes: int
     egress_shapes: int
+    flags: int = 0
 
 
 class PolicyKey(NamedTuple):

@@ -124,6 +124,17 @@ static __always_inline void hairpin_address(__u8 family, struct address *address
 	address_from_config(address, family == 4 ? &config_hairpin_ipv4 : &config_hairpin_ipv6);
 }
 
+/* Nobody but a program of ours may have sent a packet from that address. */
+static __always_inline int source_is_hairpin(const struct packet *packet)
+{
+	const volatile struct address *hairpin = packet->family == 4 ? &config_hairpin_ipv4 : &config_hairpin_ipv6;
+
+	for (int word = 3; word >= 0; word--)
+		if (packet->source.words[word] != hairpin->words[word])
+			return 0;
+	return 1;
+}
+
 /* The key of a service flow's other entry: the end that was translated, as the other entry knows it. */
 static __always_inline void conntrack_twin_key(const struct packet *packet, const struct conntrack_row *entry,
 					       const struct address *client, __be16 client_port,
@@ -212,6 +223,20 @@ static __always_inline void conntrack_row_set(struct __sk_buff *skb, const struc
 	row->forward_bytes = skb->len;
 	row->source_identity = packet->source_identity;
 	row->forward_tcp_flags = packet->tcp_flags;
+	if (packet->audited)
+		row->flags |= CONNTRACK_AUDITED;
+}
+
+/* The flow was judged again, and may go on. */
+static __always_inline void conntrack_confirm(const struct packet *packet, struct conntrack_row *entry)
+{
+	__u16 flags = entry->flags & ~CONNTRACK_AUDITED;
+
+	if (packet->audited)
+		flags |= CONNTRACK_AUDITED;
+	if (flags != entry->flags)
+		entry->flags = flags;
+	entry->policy_epoch = packet->policy_epoch;
 }
 
 /* The entry of a plain flow. 0, or a drop. */
@@ -267,7 +292,7 @@ STEP conntrack_create_service(struct __sk_buff *skb, struct packet *packet, cons
 	return 0;
 }
 
-/* Ends a flow whose forward packet was refused. */
+/* Ends a flow that was refused; the packet has the ends of the flow. */
 STEP conntrack_delete(const struct packet *packet, const struct tracking *tracking,
 		      const struct conntrack_row *entry)
 {

@@ -33,46 +33,46 @@ STEP reverse_translate(struct __sk_buff *skb, struct packet *packet, const struc
 	return nat_rewrite(skb, packet, NAT_SOURCE, &from, &to);
 }
 
-/* The host may talk to its endpoints unless a row denies it: probes and the agents of the node live there. */
-static __always_inline int inbound_judge(struct __sk_buff *skb, struct packet *packet, __u32 endpoint_id,
-					 __u32 host_is_allowed, __u32 is_new)
+/* Judges the packet's flow anew; `entry`: the one it has under an old epoch, or 0. 0, or a drop. */
+static __always_inline int inbound_judge(struct __sk_buff *skb, struct packet *packet, const struct tracking *tracking,
+					 const struct conntrack_row *entry)
 {
-	if (is_related_error(skb, packet, 0))
-		return 0;
-	if (host_is_allowed && packet->source_identity == IDENTITY_HOST)
-		return policy_judge_host(skb, packet, endpoint_id, is_new);
-	return policy_judge_ingress(skb, packet, endpoint_id, is_new);
+	int result;
+
+	if (tracking->is_reply)
+		result = policy_judge_reply(skb, packet);
+	else
+		result = is_related_error(skb, packet, 0) ? 0 : policy_judge_flow(skb, packet, !entry);
+	if (result && entry)
+		conntrack_delete(packet, tracking, entry);
+	return result;
 }
 
 /*
- * Conntrack and ingress policy of the endpoint whose identity is packet->dest_identity.
- * packet->source_identity is already known. 0: deliver; or a drop.
+ * Conntrack and policy of a packet to the endpoint whose identity is packet->dest_identity.
+ * packet->source_identity and source_side are already known. 0: deliver; or a drop.
  */
-static __always_inline int inbound_admit(struct __sk_buff *skb, struct packet *packet, __u32 endpoint_id,
-					 __u32 host_is_allowed)
+static __always_inline int inbound_admit(struct __sk_buff *skb, struct packet *packet, __u32 endpoint_id)
 {
 	struct tracking tracking = {};
 	struct conntrack_row *entry;
-	struct address hairpin;
 	int result;
 
-	hairpin_address(packet->family, &hairpin);
-	if (address_equal(&packet->source, &hairpin))
+	packet->dest_side = SIDE_ENDPOINT;
+	packet->dest_endpoint_id = (__u16)endpoint_id;
+	if (source_is_hairpin(packet))
 		return DROP(packet, FILE_CONNTRACK, INVALID_SOURCE_IP);
 	entry = conntrack_find(packet, &tracking);
 	/* An answer to a flow that has ended; the port is not given to another one yet. */
 	if (!entry && packet->masquerade && !is_icmp_error(packet))
 		return DROP(packet, FILE_CONNTRACK, NO_MAPPING_FOR_NAT_MASQUERADE);
-	if (!entry || (!tracking.is_reply && entry->policy_epoch != packet->policy_epoch)) {
-		result = inbound_judge(skb, packet, endpoint_id, host_is_allowed, !entry);
-		if (result) {
-			if (entry)
-				conntrack_delete(packet, &tracking, entry);
+	if (!entry || entry->policy_epoch != packet->policy_epoch) {
+		result = inbound_judge(skb, packet, &tracking, entry);
+		if (result)
 			return result;
-		}
 		if (!entry)
 			return conntrack_create(skb, packet, &tracking);
-		entry->policy_epoch = packet->policy_epoch;
+		conntrack_confirm(packet, entry);
 	}
 	conntrack_keep(skb, packet, entry, tracking.is_reply);
 	if (tracking.is_reply && entry->flags & CONNTRACK_REVERSE_DNAT)

@@ -336,4 +336,23 @@ STEP unmasquerade(struct __sk_buff *skb, struct packet *packet)
 	return result ? result : 1;
 }
 
+/* Whether a packet with the node's address as its source is an endpoint's, on its way out. */
+STEP is_masqueraded(struct __sk_buff *skb, const struct packet *packet)
+{
+	struct packet quoted = {};
+	struct nat_key key;
+
+	if (!packet)
+		return 0;
+	if (!is_icmp_error(packet)) {
+		nat_key_set(&key, packet, NAT_INBOUND);
+		return !!bpf_map_lookup_elem(&nat, &key);
+	}
+	if (!quote_read(skb, packet, &quoted))
+		return 0;
+	packet_turn(&quoted);
+	nat_key_set(&key, &quoted, NAT_INBOUND);
+	return !!bpf_map_lookup_elem(&nat, &key);
+}
+
 #endif /* MESHLOG_LIB_MASQUERADE_H */

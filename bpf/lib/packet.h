@@ -20,6 +20,13 @@
 /* Which part of a datagram a packet is. A later one has no transport header. */
 enum fragment { FRAGMENT_NONE = 0, FRAGMENT_FIRST = 1, FRAGMENT_LATER = 2 };
 
+/* What this node has to ask of one end of a flow. */
+enum side {
+	SIDE_ELSEWHERE = 0, /* nothing: whose end it is has been asked, or is asked there */
+	SIDE_ENDPOINT = 1,  /* its policy, by its identity */
+	SIDE_HOST = 2,      /* host policies, where they are in force */
+};
+
 struct packet {
 	struct address source; /* as seen on the wire */
 	struct address dest;   /* after DNAT: the backend */
@@ -32,7 +39,9 @@ struct packet {
 	__u16 l4_offset; /* of a later fragment: where its bytes begin */
 	__be16 source_port; /* ICMP echo: the id at the end that asks, 0 at the end that answers */
 	__be16 dest_port;
-	__u16 endpoint_id;
+	__u16 endpoint_id; /* whose device it is, then whose policy spoke */
+	__u16 source_endpoint_id; /* with SIDE_ENDPOINT */
+	__u16 dest_endpoint_id;
 	__u16 line; /* where it was dropped */
 	__u8 file;
 	__u8 family; /* 4 or 6; 0: neither */
@@ -45,6 +54,9 @@ struct packet {
 	__u8 match;
 	__u8 masquerade; /* 1: it leaves the mesh with the node's address */
 	__u8 fragment;	 /* enum fragment */
+	__u8 source_side; /* enum side */
+	__u8 dest_side;
+	__u8 audited; /* 1: it passes because of audit */
 } __attribute__((aligned(8)));
 
 struct address_port {
@@ -87,6 +99,27 @@ static __always_inline int address_equal(const struct address *left, const struc
 {
 	return left->words[3] == right->words[3] && left->words[2] == right->words[2] &&
 	       left->words[1] == right->words[1] && left->words[0] == right->words[0];
+}
+
+/* The packet as its other end would have sent it. */
+static __always_inline void packet_turn(struct packet *packet)
+{
+	struct address address = packet->source;
+	__u32 identity = packet->source_identity;
+	__u16 endpoint_id = packet->source_endpoint_id;
+	__be16 port = packet->source_port;
+	__u8 side = packet->source_side;
+
+	packet->source = packet->dest;
+	packet->dest = address;
+	packet->source_identity = packet->dest_identity;
+	packet->dest_identity = identity;
+	packet->source_endpoint_id = packet->dest_endpoint_id;
+	packet->dest_endpoint_id = endpoint_id;
+	packet->source_port = packet->dest_port;
+	packet->dest_port = port;
+	packet->source_side = packet->dest_side;
+	packet->dest_side = side;
 }
 
 static __always_inline int address_is_zero(const struct address *address)

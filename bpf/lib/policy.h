@@ -7,6 +7,7 @@
 #include "../maps.h"
 #include "notify.h"
 #include "packet.h"
+#include "parse.h"
 
 static __always_inline __u8 policy_match_of(__u32 shape, __u32 remote_identity)
 {
@@ -60,96 +61,112 @@ STEP policy_find(struct packet *packet, __u32 subject_identity, __u32 remote_ide
 	return verdict;
 }
 
-/* Judges one direction, named by packet->policy_direction. 0, or a drop. */
-static __always_inline int policy_judge(struct packet *packet, __u32 subject_identity, __u32 remote_identity)
-{
-	struct policy_subject_key key = {.identity = subject_identity};
-	struct policy_subject_row *subject = bpf_map_lookup_elem(&policy_subjects, &key);
-	__u32 enforced, shapes;
-	int verdict = 0;
-
-	packet->match = POLICY_MATCH_NONE;
-	if (!subject)
-		return DROP(packet, FILE_POLICY, NO_CONFIGURATION_AVAILABLE_TO_PERFORM_POLICY_DECISION);
-	if (packet->policy_direction == POLICY_INGRESS) {
-		enforced = subject->ingress_enforced;
-		shapes = subject->ingress_shapes;
-	} else {
-		enforced = subject->egress_enforced;
-		shapes = subject->egress_shapes;
-	}
-	if (shapes)
-		verdict = policy_find(packet, subject_identity, remote_identity, shapes);
-	if (verdict == POLICY_VERDICT_DENY)
-		return DROP(packet, FILE_POLICY, POLICY_DENY);
-	if (verdict != POLICY_VERDICT_ALLOW && enforced)
-		return DROP(packet, FILE_POLICY, POLICY_DENIED);
-	return 0;
-}
-
 /* The notification of the drop tells all that the one of a denial would. */
 static __always_inline int denial_is_told(void)
 {
 	return config_notify_denials || !config_notify_drops;
 }
 
-static __always_inline void policy_notify(struct __sk_buff *skb, const struct packet *packet, int result)
+/* What the rows of a subject say, in the direction named by packet->policy_direction: 0, or a drop. */
+static __always_inline int policy_ask(struct packet *packet, const struct policy_subject_row *subject,
+				      __u32 subject_identity, __u32 remote_identity, int is_welcome)
 {
-	if (config_notify_verdicts && (!result || denial_is_told()))
-		notify(skb, packet, NOTIFICATION_VERDICT, result ? (__u32)-result : FORWARDED,
-		       result ? VERDICT_DENY : VERDICT_ALLOW);
+	int is_ingress = packet->policy_direction == POLICY_INGRESS;
+	__u32 enforced = is_ingress ? subject->ingress_enforced : subject->egress_enforced;
+	__u32 shapes = is_ingress ? subject->ingress_shapes : subject->egress_shapes;
+	int verdict = 0;
+
+	if (shapes)
+		verdict = policy_find(packet, subject_identity, remote_identity, shapes);
+	if (verdict == POLICY_VERDICT_DENY)
+		return DROP(packet, FILE_POLICY, POLICY_DENY);
+	if (verdict != POLICY_VERDICT_ALLOW && enforced && !is_welcome)
+		return DROP(packet, FILE_POLICY, POLICY_DENIED);
+	return 0;
 }
 
-STEP policy_judge_egress(struct __sk_buff *skb, struct packet *packet, __u32 endpoint_id, __u32 is_new)
+/* Neighbour discovery reaches nobody beyond the link, and without it nothing does. */
+static __always_inline int is_neighbour_discovery(const struct packet *packet)
 {
-	int result;
-
-	if (!packet)
-		return 0;
-	packet->policy_direction = POLICY_EGRESS;
-	packet->endpoint_id = (__u16)endpoint_id;
-	result = policy_judge(packet, packet->source_identity, packet->dest_identity);
-	if (is_new)
-		policy_notify(skb, packet, result);
-	return result;
+	return packet->protocol == IPPROTO_ICMPV6 && packet->icmp_type >= ND_ROUTER_SOLICITATION &&
+	       packet->icmp_type <= ND_REDIRECT;
 }
 
-STEP policy_judge_ingress(struct __sk_buff *skb, struct packet *packet, __u32 endpoint_id, __u32 is_new)
+/* Judges one direction of a flow whose forward packet this is, if it is this node's to judge. 0, or a drop. */
+STEP policy_judge(struct __sk_buff *skb, struct packet *packet, __u32 direction, __u32 is_new)
 {
-	int result;
-
-	if (!packet)
-		return 0;
-	packet->policy_direction = POLICY_INGRESS;
-	packet->endpoint_id = (__u16)endpoint_id;
-	result = policy_judge(packet, packet->dest_identity, packet->source_identity);
-	if (is_new)
-		policy_notify(skb, packet, result);
-	return result;
-}
-
-/* The node's host needs no row to come in; a deny row keeps it out. Told is only the denial. */
-STEP policy_judge_host(struct __sk_buff *skb, struct packet *packet, __u32 endpoint_id, __u32 is_new)
-{
-	struct policy_subject_key key = {};
+	struct policy_subject_key key = {.identity = IDENTITY_HOST};
 	struct policy_subject_row *subject;
+	__u32 own, remote, side, reason;
+	int result, is_localhost;
+
+	if (!packet)
+		return 0;
+	own = direction == POLICY_INGRESS ? packet->dest_identity : packet->source_identity;
+	remote = direction == POLICY_INGRESS ? packet->source_identity : packet->dest_identity;
+	side = direction == POLICY_INGRESS ? packet->dest_side : packet->source_side;
+	if (side == SIDE_ELSEWHERE || (side == SIDE_HOST && is_neighbour_discovery(packet)))
+		return 0;
+	packet->policy_direction = (__u8)direction;
+	packet->endpoint_id = direction == POLICY_INGRESS ? packet->dest_endpoint_id : packet->source_endpoint_id;
+	packet->match = POLICY_MATCH_NONE;
+	if (side == SIDE_ENDPOINT)
+		key.identity = own;
+	/* The host may talk to its endpoints unless a row denies it: probes and the agents of the node live there. */
+	is_localhost = side == SIDE_ENDPOINT && direction == POLICY_INGRESS && remote == IDENTITY_HOST;
+	subject = bpf_map_lookup_elem(&policy_subjects, &key);
+	if (!subject) {
+		if (side == SIDE_HOST || is_localhost)
+			return 0;
+		return DROP(packet, FILE_POLICY, NO_CONFIGURATION_AVAILABLE_TO_PERFORM_POLICY_DECISION);
+	}
+	if (subject->flags & POLICY_SUBJECT_ASKS_LOCALHOST)
+		is_localhost = 0;
+	result = policy_ask(packet, subject, key.identity, remote, is_localhost);
+	reason = (__u32)-result;
+	if (result && subject->flags & POLICY_SUBJECT_AUDIT) {
+		packet->audited = 1;
+		result = 0;
+	}
+	if (!is_new || !config_notify_verdicts)
+		return result;
+	if (result ? denial_is_told() : reason || !is_localhost)
+		notify(skb, packet, NOTIFICATION_VERDICT, reason,
+		       result ? VERDICT_DENY : reason ? VERDICT_AUDIT : VERDICT_ALLOW);
+	return result;
+}
+
+/* Both directions of a flow whose forward packet this is: egress of who sends, and ingress of who receives if it lives
+ * here, since nobody will ask again. 0, or a drop. */
+static __always_inline int policy_judge_flow(struct __sk_buff *skb, struct packet *packet, __u32 is_new)
+{
+	int result;
+
+	packet->audited = 0;
+	result = policy_judge(skb, packet, POLICY_EGRESS, is_new);
+	return result ? result : policy_judge(skb, packet, POLICY_INGRESS, is_new);
+}
+
+/* A reply: would its flow be let begin now? 0; or a drop, and the packet has the ends of the flow. */
+STEP policy_judge_reply(struct __sk_buff *skb, struct packet *packet)
+{
+	__u8 icmp_type;
 	int result;
 
 	if (!packet)
 		return 0;
-	packet->policy_direction = POLICY_INGRESS;
-	packet->endpoint_id = (__u16)endpoint_id;
-	packet->match = POLICY_MATCH_NONE;
-	key.identity = packet->dest_identity;
-	subject = bpf_map_lookup_elem(&policy_subjects, &key);
-	if (!subject || !subject->ingress_shapes)
-		return 0;
-	if (policy_find(packet, key.identity, packet->source_identity, subject->ingress_shapes) != POLICY_VERDICT_DENY)
-		return 0;
-	result = DROP(packet, FILE_POLICY, POLICY_DENY);
-	if (is_new)
-		policy_notify(skb, packet, result);
-	return result;
+	icmp_type = packet->icmp_type;
+	packet_turn(packet);
+	if (packet->protocol == IPPROTO_ICMP)
+		packet->icmp_type = ICMP_ECHO_REQUEST;
+	else if (packet->protocol == IPPROTO_ICMPV6)
+		packet->icmp_type = ICMPV6_ECHO_REQUEST;
+	result = policy_judge_flow(skb, packet, 0);
+	if (result)
+		return result;
+	packet_turn(packet);
+	packet->icmp_type = icmp_type;
+	return 0;
 }
 
 #endif /* MESHLOG_LIB_POLICY_H */

@@ -80,18 +80,6 @@ STEP quote_read(struct __sk_buff *skb, const struct packet *packet, struct packe
 	return offset && quoted_l4(skb, quoted, offset);
 }
 
-/* The quoted packet as its other end would have sent it. */
-static __always_inline void packet_turn(struct packet *quoted)
-{
-	struct address address = quoted->source;
-	__be16 port = quoted->source_port;
-
-	quoted->source = quoted->dest;
-	quoted->dest = address;
-	quoted->source_port = quoted->dest_port;
-	quoted->dest_port = port;
-}
-
 /* The address in the quoted IP header. The difference that it makes to the error's checksum, or a drop. */
 static __always_inline __s64 quote_address(struct __sk_buff *skb, struct packet *packet, __u32 end,
 					   const struct address *from, const struct address *to)

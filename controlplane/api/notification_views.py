@@ -10,7 +10,7 @@ from controlplane.projections.state import State
 from datapath.abi import types as abi
 from datapath.addressing import protocol_name
 from datapath.codec import address_text
-from datapath.notifications import FILE_NAMES, MATCH_NAMES, Notification, as_json, drop_reason_text
+from datapath.notifications import FILE_NAMES, MATCH_NAMES, Notification, as_json, drop_reason_text, verdict_name
 
 TYPES = {abi.NOTIFICATION_DROP: "drop", abi.NOTIFICATION_VERDICT: "verdict", abi.NOTIFICATION_TRACE: "trace"}
 TCP = 6
@@ -43,7 +43,7 @@ def notification(found: Notification, names: Names, where: NodeKey) -> schema.No
         node=where.node,
         reason=drop_reason_text(found.drop_reason) if is_drop else "",
         reason_code=found.drop_reason,
-        verdict="deny" if is_drop or found.verdict == abi.VERDICT_DENY else "allow",
+        verdict=verdict_name(found),
         direction="ingress" if found.policy_direction == abi.POLICY_INGRESS else "egress",
         match=MATCH_NAMES.get(found.match, str(found.match)),
         protocol=protocol_name(found.protocol),

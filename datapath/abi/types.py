@@ -30,6 +30,7 @@ CONNTRACK_CLOSING_REPLY = 32
 CONNTRACK_RESET = 64
 CONNTRACK_MASQUERADED = 128
 CONNTRACK_HAIRPIN = 256
+CONNTRACK_AUDITED = 512
 
 # enum conntrack_lifetime
 CONNTRACK_LIFETIME_SYN = 60
@@ -119,6 +120,7 @@ NOTIFICATION_TRACE = 3
 # enum notification_verdict
 VERDICT_DENY = 0
 VERDICT_ALLOW = 1
+VERDICT_AUDIT = 2
 
 # enum policy_direction
 POLICY_INGRESS = 0
@@ -137,6 +139,10 @@ POLICY_MATCH_PROTO_ONLY = 6
 POLICY_SHAPE_L3 = 1
 POLICY_SHAPE_PORT_0 = 2
 POLICY_SHAPES = 18
+
+# enum policy_subject_flag
+POLICY_SUBJECT_AUDIT = 1
+POLICY_SUBJECT_ASKS_LOCALHOST = 2
 
 # enum policy_verdict
 POLICY_VERDICT_ALLOW = 1
@@ -194,6 +200,7 @@ ENUMS: Mapping[str, Mapping[str, int]] = {
         "CONNTRACK_RESET": CONNTRACK_RESET,
         "CONNTRACK_MASQUERADED": CONNTRACK_MASQUERADED,
         "CONNTRACK_HAIRPIN": CONNTRACK_HAIRPIN,
+        "CONNTRACK_AUDITED": CONNTRACK_AUDITED,
     },
     "conntrack_lifetime": {
         "CONNTRACK_LIFETIME_SYN": CONNTRACK_LIFETIME_SYN,
@@ -283,6 +290,7 @@ ENUMS: Mapping[str, Mapping[str, int]] = {
     "notification_verdict": {
         "VERDICT_DENY": VERDICT_DENY,
         "VERDICT_ALLOW": VERDICT_ALLOW,
+        "VERDICT_AUDIT": VERDICT_AUDIT,
     },
     "policy_direction": {
         "POLICY_INGRESS": POLICY_INGRESS,
@@ -301,6 +309,10 @@ ENUMS: Mapping[str, Mapping[str, int]] = {
         "POLICY_SHAPE_L3": POLICY_SHAPE_L3,
         "POLICY_SHAPE_PORT_0": POLICY_SHAPE_PORT_0,
         "POLICY_SHAPES": POLICY_SHAPES,
+    },
+    "policy_subject_flag": {
+        "POLICY_SUBJECT_AUDIT": POLICY_SUBJECT_AUDIT,
+        "POLICY_SUBJECT_ASKS_LOCALHOST": POLICY_SUBJECT_ASKS_LOCALHOST,
     },
     "policy_verdict": {
         "POLICY_VERDICT_ALLOW": POLICY_VERDICT_ALLOW,
@@ -629,12 +641,13 @@ STRUCTS: Mapping[str, Struct] = {
     ),
     "policy_subject_row": Struct(
         "policy_subject_row",
-        16,
+        20,
         (
             Field("ingress_enforced", 0, 4, "u32"),
             Field("egress_enforced", 4, 4, "u32"),
             Field("ingress_shapes", 8, 4, "u32"),
             Field("egress_shapes", 12, 4, "u32"),
+            Field("flags", 16, 4, "u32"),
         ),
     ),
     "service_key": Struct(

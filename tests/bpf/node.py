@@ -130,9 +130,11 @@ class Node:
         )
         self.put("devices", {DeviceKey(LOOPBACK): row})
 
-    def subject(self, endpoint: Endpoint, *, ingress: bool = False, egress: bool = False, shapes: int = 0) -> None:
+    def subject(
+        self, endpoint: Endpoint, *, ingress: bool = False, egress: bool = False, shapes: int = 0, flags: int = 0
+    ) -> None:
         """What is enforced for the endpoint's identity; the shapes are those of both directions."""
-        row = PolicySubjectRow(int(ingress), int(egress), shapes, shapes)
+        row = PolicySubjectRow(int(ingress), int(egress), shapes, shapes, flags)
         self.put("policy_subjects", {PolicySubjectKey(endpoint.identity): row})
 
     def policy(

@@ -217,3 +217,60 @@ def test_longest_prefix_of_the_ipcache_wins(node: Node) -> None:
     node.ipcache(WORLD.address(node.family), IpcacheRow(NO_ADDRESS, 5002, 0))
     node.send(CLIENT, node.frame(CLIENT, WORLD, packets.tcp(1000, 80)))
     assert [each.dest_identity for each in node.notifications()] == [5002]
+
+
+AUDIT = abi.POLICY_SUBJECT_AUDIT
+
+
+@pytest.mark.parametrize("subject", [CLIENT, SERVER], ids=["egress", "ingress"])
+@pytest.mark.parametrize("reason", [abi.POLICY_DENIED, abi.POLICY_DENY], ids=["default", "explicit"])
+def test_audit_lets_pass_what_would_be_denied(node: Node, subject: Endpoint, reason: int) -> None:
+    """The verdict says audit and why; the entry says it too; the other end is asked as ever."""
+    node.subject(subject, egress=True, ingress=True, shapes=L3_SHAPE, flags=AUDIT)
+    if reason == abi.POLICY_DENY:
+        node.policy(subject, EGRESS if subject is CLIENT else INGRESS, 0, verdict=DENY)
+    run = node.send(CLIENT, node.frame(CLIENT, SERVER, packets.tcp(1000, 80)))
+    told = {each.endpoint_id: (each.type, each.verdict, each.drop_reason) for each in node.notifications()}
+    other = SERVER if subject is CLIENT else CLIENT
+    assert run.retval == REDIRECT
+    assert told == {
+        subject.endpoint_id: (abi.NOTIFICATION_VERDICT, abi.VERDICT_AUDIT, reason),
+        other.endpoint_id: (abi.NOTIFICATION_VERDICT, abi.VERDICT_ALLOW, 0),
+    }
+    assert node.entries()[0].row.flags & abi.CONNTRACK_AUDITED
+
+
+def test_audit_of_one_end_does_not_open_the_other(node: Node) -> None:
+    """Only what its own policy would deny passes."""
+    node.subject(CLIENT, egress=True, flags=AUDIT)
+    node.subject(SERVER, ingress=True)
+    assert try_port(node) == abi.POLICY_DENIED
+
+
+def test_end_of_audit_cuts_what_it_let_pass(node: Node) -> None:
+    """With the next packet; what a row allows goes on, and is no longer marked."""
+    node.subject(CLIENT, egress=True, shapes=PORT_SHAPE, flags=AUDIT)
+    assert (try_port(node, 80), try_port(node, 81)) == (0, 0)
+    node.subject(CLIENT, egress=True, shapes=PORT_SHAPE)
+    node.policy(CLIENT, EGRESS, 0, protocol=6, port=80, prefix=16)
+    node.epoch(2)
+    for port, expected in ((80, REDIRECT), (81, 2)):
+        raw = node.frame(CLIENT, SERVER, packets.tcp(1000, port, packets.ACK))
+        assert node.send(CLIENT, raw).retval == expected
+    assert [each.row.flags & abi.CONNTRACK_AUDITED for each in node.entries()] == [0]
+
+
+def test_unknown_subject_fails_closed_under_audit_of_others(node: Node) -> None:
+    """Audit is a word of the subject's row; without one nothing passes."""
+    node.subject(SERVER, flags=AUDIT)
+    key = codec.encode_key("policy_subjects", PolicySubjectKey(CLIENT.identity))
+    node.maps["policy_subjects"].delete([key])
+    assert try_port(node) == abi.NO_CONFIGURATION_AVAILABLE_TO_PERFORM_POLICY_DECISION
+
+
+@pytest.mark.parametrize("flags", [0, abi.POLICY_SUBJECT_ASKS_LOCALHOST], ids=["auto", "policy"])
+def test_host_needs_a_row_where_localhost_is_asked(node: Node, flags: int) -> None:
+    """allow-localhost: policy."""
+    node.subject(SERVER, ingress=True, flags=flags)
+    run = node.deliver(SERVER, node.frame(HOST, SERVER, packets.tcp(1000, 80)))
+    assert (run.retval == OK) is not bool(flags)
