@@ -12,7 +12,7 @@ from pathlib import Path
 from kvstore import etcd_reader, keys
 from kvstore import rpc_pb2 as rpc
 from kvstore.append import check_claims
-from kvstore.archive import Archive
+from kvstore.archives import Archives, Finder
 from kvstore.errors import Fenced, LogError, PayloadTooLarge
 from kvstore.etcd_client import PUT, RANGE, TLS, TXN, Client, Limits, Login
 from kvstore.etcd_retention import Retention
@@ -26,10 +26,11 @@ DEFAULT_LIMITS = Limits()
 class EtcdLog:
     """An EventLog and a LogStatus over one etcd, of one or more members."""
 
-    def __init__(self, client: Client, archive: Archive | None = None) -> None:
+    def __init__(self, client: Client, archive: Path | None = None, find: Finder | None = None) -> None:
         """Use `connect`."""
         self._client = client
-        self._archive = archive
+        self._directory = archive
+        self._archive = Archives(archive, find)
         self._seats: dict[Session, Seat] = {}
         self._tally = Tally()
 
@@ -50,7 +51,11 @@ class EtcdLog:
         Nothing is sent before the first call. Raises ValueError on a malformed endpoint, OSError on an
         unreadable TLS file.
         """
-        return cls(Client(endpoints, tls, limits, login), None if archive is None else Archive(archive))
+        return cls(Client(endpoints, tls, limits, login), archive)
+
+    def reaching(self, find: Finder) -> "EtcdLog":
+        """The same store, for readers of old history: missing segments are looked for where `find` says."""
+        return EtcdLog(self._client, self._directory, find)
 
     @property
     def endpoints(self) -> Sequence[str]:

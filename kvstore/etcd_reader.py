@@ -17,7 +17,7 @@ import grpc.aio
 from kvstore import keys
 from kvstore import rpc_pb2 as rpc
 from kvstore.append import decode_record
-from kvstore.archive import Archive
+from kvstore.archives import Archives
 from kvstore.backoff import delay_s
 from kvstore.errors import ArchiveDamaged, HistoryTruncated, LogUnavailable, SequenceGap
 from kvstore.etcd_client import RANGE, TXN, Client
@@ -42,7 +42,7 @@ _WATCH_FIRST, _WATCH_END = keys.watch_range()
 
 
 async def read(
-    client: Client, tally: Tally, after: Position, through: Revision | None, archive: Archive | None
+    client: Client, tally: Tally, after: Position, through: Revision | None, archive: Archives
 ) -> AsyncGenerator[Record, None]:
     """See EventLog.read."""
     async with aclosing(_catch_up(client, Reader(after, tally), through, archive)) as pieces:
@@ -52,7 +52,7 @@ async def read(
 
 
 async def follow(
-    client: Client, tally: Tally, after: Position, archive: Archive | None
+    client: Client, tally: Tally, after: Position, archive: Archives
 ) -> AsyncGenerator[Record | Bookmark, None]:
     """See EventLog.follow."""
     reader = Reader(after, tally)
@@ -102,7 +102,7 @@ def _last(known: Mapping[str, Voucher]) -> dict[str, int]:
 
 
 async def _catch_up(
-    client: Client, reader: Reader, through: Revision | None, archive: Archive | None
+    client: Client, reader: Reader, through: Revision | None, archive: Archives
 ) -> AsyncGenerator[Sequence[Record], None]:
     """What is above the reader's place, up to the head of now or `through`, a segment at a time."""
     requests = (_range_of(keys.SEGMENT, keys_only=True), _range_of(keys.CURSOR))
@@ -151,7 +151,7 @@ async def _lows(client: Client) -> Mapping[str, tuple[int, int]]:
 class Shelf:
     """What one catch-up takes from the archive: the segments that etcd has no more."""
 
-    def __init__(self, archive: Archive | None, store_id: int) -> None:
+    def __init__(self, archive: Archives, store_id: int) -> None:
         """Nothing is read yet."""
         self._archive = archive
         self._store_id = store_id
@@ -160,8 +160,14 @@ class Shelf:
     async def missing(self, after: int, lows: Mapping[str, int]) -> Sequence[int]:
         """The lows above `after` of clusters whose records before them are not in the archive either."""
         wanted = {cluster: low for cluster, low in lows.items() if low > after}
-        if not wanted or self._archive is None:
-            return list(wanted.values())
+        if not wanted:
+            return []
+        missing = await self._missing(after, wanted)
+        if missing and await self._archive.widened():
+            missing = await self._missing(after, wanted)
+        return missing
+
+    async def _missing(self, after: int, wanted: Mapping[str, int]) -> Sequence[int]:
         self._manifests = await asyncio.to_thread(self._archive.manifests, self._store_id)
         return [
             low
@@ -177,8 +183,6 @@ class Shelf:
 
     async def records(self, segment: Segment) -> Sequence[Record] | None:
         """From the archive; None if it has none. Raises ArchiveDamaged."""
-        if self._archive is None:
-            return None
         return await asyncio.to_thread(self._archive.records, self._store_id, segment.cluster, segment.number)
 
 

@@ -28,7 +28,7 @@ async def moment_at(past: Past, revision: int, name: str = "at") -> Moment:
         raise Refused(400, str(error), name) from None
     except HistoryTruncated as error:
         oldest = past.oldest(error.low)
-        reason = f"the history kept does not reach back to {revision}; the oldest is {oldest}"
+        reason = f"the history kept does not reach back to {revision}; the oldest is {oldest}{await past.elsewhere()}"
         raise Refused(410, reason, name) from None
     except LogError as error:
         raise Refused(503, f"the log cannot be read: {error}", name) from None
@@ -51,7 +51,8 @@ async def asked_point(past: Past, request: web.Request, name: str, before_histor
             return before_history
         raise Refused(410, f"{text}: {error}", name) from None
     except HistoryTruncated as error:
-        raise Refused(410, f"{text}: the history kept begins at {past.oldest(error.low)}", name) from None
+        reason = f"{text}: the history kept begins at {past.oldest(error.low)}{await past.elsewhere()}"
+        raise Refused(410, reason, name) from None
     except LogError as error:
         raise Refused(503, f"the log cannot be read: {error}", name) from None
 

@@ -21,7 +21,7 @@ from controlplane.history.records import log_record, time_text
 from controlplane.model import NodeKey
 from controlplane.projections.state import State
 from kvstore.errors import HistoryTruncated, LogError
-from kvstore.types import Bookmark, Position, Record, Revision
+from kvstore.types import Bookmark, Position, Record
 
 CHUNK_RECORDS = 64
 
@@ -137,12 +137,11 @@ class _ReadingRoutes:
 
     async def _records(self, after: int, through: int | None = None) -> AsyncIterator[Record]:
         try:
-            end = None if through is None else Revision(through)
-            async for record in self._mesh.log.read(self._start(after), end):
-                if record.revision > after:
-                    yield record
+            async for record in self._mesh.past.records_from(self._start(after), after, through):
+                yield record
         except HistoryTruncated as error:
-            raise Refused(410, f"history begins after revision {error.low}", "after") from None
+            reason = f"history begins after revision {error.low}{await self._mesh.past.elsewhere()}"
+            raise Refused(410, reason, "after") from None
         except LogError as error:
             raise Refused(503, f"the log cannot be read: {error}") from None
 

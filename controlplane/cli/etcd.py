@@ -6,9 +6,9 @@ Belongs here: the flags, and how roles are shown. Does not belong here: which ro
 import argparse
 import asyncio
 from collections.abc import Sequence
-from pathlib import Path
 
 from controlplane.cli.errors import OK, CommandFailed, UsageError
+from controlplane.cli.etcd_flags import add_etcd, read_password, tls_and_login
 from controlplane.cli.output import add_output, print_document
 from kvstore.errors import LogError
 from kvstore.etcd_client import TLS, Client, Limits, Login
@@ -33,14 +33,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     which.add_argument("--reader", action="store_true", help="somebody who reads the log and changes nothing")
     making = roles.add_argument_group("making them")
     making.add_argument("--apply", action="store_true", help="make them in etcd instead of printing; again is harmless")
-    making.add_argument("--etcd", action="append", default=[], metavar="ENDPOINT", help="where; may be repeated")
-    making.add_argument("--etcd-ca", default="", metavar="FILE", help="authority of etcd's certificate, PEM")
-    making.add_argument("--etcd-cert", default="", metavar="FILE", help="client certificate, PEM")
-    making.add_argument("--etcd-key", default="", metavar="FILE", help="its key, PEM")
-    making.add_argument("--etcd-user", default="", metavar="USER", help="a user with etcd's role root")
-    making.add_argument("--etcd-password-file", default="", metavar="FILE", help="file with that user's password")
     making.add_argument("--password-file", default="", metavar="FILE",
                         help="file with the password of the users made (default: none, by certificate only)")
+    add_etcd(roles, "where, with a user that has etcd's role root")
     add_output(roles)
     roles.set_defaults(run=run_roles)
 
@@ -87,13 +82,10 @@ def _document(role: Role) -> dict[str, object]:
 def _apply(arguments: argparse.Namespace, roles: Sequence[Role]) -> None:
     if not arguments.etcd:
         raise UsageError("--apply: no endpoint is given; add --etcd ENDPOINT")
-    login = None
-    if arguments.etcd_user:
-        login = Login(arguments.etcd_user, _read(arguments.etcd_password_file, "--etcd-password-file"))
-    password = _read(arguments.password_file, "--password-file") if arguments.password_file else ""
-    files = [Path(each) if each else None for each in (arguments.etcd_ca, arguments.etcd_cert, arguments.etcd_key)]
+    tls, login = tls_and_login(arguments)
+    password = read_password(arguments.password_file, "--password-file") if arguments.password_file else ""
     try:
-        asyncio.run(_applied(arguments.etcd, TLS(*files) if any(files) else None, login, roles, password))
+        asyncio.run(_applied(arguments.etcd, tls, login, roles, password))
     except (ValueError, OSError) as error:
         raise UsageError(f"--etcd: {error}") from None
     except LogError as error:
@@ -109,9 +101,3 @@ async def _applied(
     finally:
         await client.close()
 
-
-def _read(path: str, flag: str) -> str:
-    try:
-        return Path(path).read_text().rstrip("\n")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"{flag}: {error}") from None

@@ -15,6 +15,7 @@ from controlplane.api.quickclient import ApiRefused, ApiUnavailable
 from controlplane.cli.at import POINT, asked
 from controlplane.cli.diff import print_rows, print_things
 from controlplane.cli.errors import OK, CommandFailed
+from controlplane.cli.etcd_flags import add_etcd
 from controlplane.cli.main import AT_ENVIRONMENT
 from controlplane.cli.output import FORMATS, add_output, print_document, print_table
 from controlplane.cli.target import add_target, ask, connect
@@ -52,13 +53,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "meshlog log replay --through 40", [],
     )
     replaying.add_argument("--through", type=int, metavar="REV", help="up to this one (default: the newest)")
-    replaying.add_argument("--etcd", action="append", metavar="ENDPOINT",
-                           help="read the log there (default: where the agent reads it); may be repeated")
+    replaying.add_argument("--archive-dir", default="", metavar="DIR",
+                           help="where history is that has left etcd (default: as the operators have recorded it)")
+    add_etcd(replaying, "read the log there (default: where the agent reads it)")
     replaying.set_defaults(run=run_replay)
     what = "what is kept where, since when, and what it costs"
     keeping = _verb(verbs, "retention", what, "meshlog log retention", [])
-    keeping.add_argument("--etcd", action="append", metavar="ENDPOINT",
-                         help="read it there (default: where the agent reads the log); may be repeated")
+    add_etcd(keeping, "read it there (default: where the agent reads the log)")
     keeping.set_defaults(run=run_kept)
 
 
@@ -207,7 +208,8 @@ def run_replay(arguments: argparse.Namespace) -> int:
     from controlplane.cli.replay import replay_digests
 
     endpoints = arguments.etcd or ask(connect(arguments), "/v1/status")["log"]["endpoints"]
-    replayed = replay_digests(endpoints, arguments.through)
+    print("folding the log ...", file=sys.stderr)
+    replayed = replay_digests(arguments, endpoints)
     if arguments.output in ("json", "yaml"):
         print_document(arguments.output, replayed)
         return OK

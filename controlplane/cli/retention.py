@@ -7,17 +7,16 @@ Belongs here: reading what the operators published, and how it reads. Does not b
 import argparse
 import asyncio
 import time
-from collections.abc import Sequence
 from typing import Any
 
 import msgspec
 
 from controlplane.cli.errors import OK, CommandFailed
 from controlplane.cli.output import print_document, print_table
+from controlplane.cli.replay import with_log
 from controlplane.cli.target import ask, connect
+from controlplane.runtime.archives import kept_of
 from controlplane.runtime.retention import Kept
-from kvstore.errors import LogError
-from kvstore.etcd import EtcdLog
 
 HEADER = ("CLUSTER", "WHERE", "SEGMENTS", "RECORDS", "SIZE", "FROM", "SINCE", "AT")
 
@@ -25,7 +24,7 @@ HEADER = ("CLUSTER", "WHERE", "SEGMENTS", "RECORDS", "SIZE", "FROM", "SINCE", "A
 def run_retention(arguments: argparse.Namespace) -> int:
     """One line for each place; exit status 1 if an archive is damaged."""
     endpoints = arguments.etcd or ask(connect(arguments), "/v1/status")["log"]["endpoints"]
-    found = asyncio.run(_published(endpoints))
+    found = asyncio.run(with_log(arguments, endpoints, kept_of))
     if not found:
         raise CommandFailed("no operator has published what it keeps yet; it does within seconds of holding its duty")
     if arguments.output in ("json", "yaml"):
@@ -36,16 +35,6 @@ def run_retention(arguments: argparse.Namespace) -> int:
     for reason in damaged:
         print(f"damaged: {reason}")
     return 1 if damaged else OK
-
-
-async def _published(endpoints: Sequence[str]) -> list[Kept]:
-    log = await EtcdLog.connect(endpoints)
-    try:
-        return [msgspec.json.decode(each.value, type=Kept) for each in await log.list("retention/")]
-    except LogError as error:
-        raise CommandFailed(f"the log cannot be read: {error}") from None
-    finally:
-        await log.close()
 
 
 def _rows(kept: Kept) -> list[list[Any]]:
@@ -60,7 +49,7 @@ def _rows(kept: Kept) -> list[list[Any]]:
         [kept.cluster, "etcd, whole file", "-", "-", f"{_size(kept.etcd_used_bytes)} of {_size(kept.etcd_file_bytes)}",
          "-", "-", "all clusters"],
         [kept.cluster, "archive", kept.archived_segments, kept.archived_records, _size(kept.archived_bytes), "-",
-         _age(kept, kept.archived_since_ns), kept.archive],
+         _age(kept, kept.archived_since_ns), f"{kept.host}:{kept.archive}" if kept.host else kept.archive],
     ]  # fmt: skip
     return rows
 

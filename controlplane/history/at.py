@@ -83,16 +83,20 @@ class Past:
         self, log: ReadableLog, newest: Callable[[], int], recent: Recent | None = None,
         recent_start: Callable[[], State | None] | None = None, base: Moment | None = None,
         now_ns: Callable[[], int] = time.time_ns, shared: SharedState | None = None,
+        old_log: ReadableLog | None = None, whereabouts: Callable[[], Awaitable[str]] | None = None,
     ) -> None:  # fmt: skip
         """`recent_start` loads the state behind which `recent` begins. `base`: history begins there. `shared` is asked
-        where the log has forgotten its beginning."""
+        where the log has forgotten its beginning; then `old_log`, which may know more. `whereabouts` tells a person
+        where the rest is."""
         self._log = log
+        self._old_log = old_log or log
         self._newest = newest
         self._recent = recent
         self._recent_start = recent_start
         self._base = base
         self.now_ns = now_ns
         self._shared = shared
+        self._whereabouts = whereabouts
         self._shared_revision = 0
         self._moments: dict[int, Moment] = {}
         self._folding = asyncio.Lock()
@@ -130,17 +134,32 @@ class Past:
             except LogUnavailable:
                 return self._recent_at(time_ns)
             except HistoryTruncated:
-                start = await self._shared_start(self._newest())
-                if start is None:
-                    raise
-                self._indexed = start.state.position
-                await self._index()
-        for place in range(len(self._times) - 1, -1, -1):
-            if self._times[place] <= time_ns:
-                return self._revisions[place]
+                await self._index_truncated(time_ns)
+        found = self._indexed_at(time_ns)
+        if found is not None:
+            return found
         if self._base is not None and self._base.time_ns <= time_ns:
             return self._base.revision
         raise BeforeHistory("no record was written at or before that time")
+
+    async def _index_truncated(self, time_ns: int) -> None:
+        """From the shared checkpoint; from the first record where that is not old enough, or is none."""
+        start = await self._shared_start(self._newest())
+        if start is not None:
+            self._indexed = start.state.position
+            await self._index()
+            if self._indexed_at(time_ns) is not None:
+                return
+        del self._revisions[:], self._times[:]
+        self._indexed = Position()
+        await self._index(self._old_log)
+
+    def _indexed_at(self, time_ns: int) -> int | None:
+        """The last revision of this time or before, of those that are indexed."""
+        for place in range(len(self._times) - 1, -1, -1):
+            if self._times[place] <= time_ns:
+                return self._revisions[place]
+        return None
 
     def _recent_at(self, time_ns: int) -> int:
         """The same, among the records that this process holds itself."""
@@ -153,9 +172,23 @@ class Past:
 
     async def records(self, after: int, through: int) -> AsyncIterator[Record]:
         """Those with `after` < revision <= `through`, in order. Raises LogError."""
-        start = self.position_near(after)
-        async for record in self._read(start, through):
-            if record.revision > after:
+        async for record in self.records_from(self.position_near(after), after, through):
+            yield record
+
+    async def records_from(self, start: Position, after: int, through: int | None) -> AsyncIterator[Record]:
+        """The same, read from a place that is known, and not behind `after`; `through` None: up to the log's head."""
+        told = after
+        try:
+            async for record in self._read(start, through):
+                if record.revision > told:
+                    yield record
+                    told = record.revision
+            return
+        except HistoryTruncated:
+            if self._old_log is self._log:
+                raise
+        async for record in self._read(start, through, self._old_log):
+            if record.revision > told:
                 yield record
 
     def oldest(self, low: int) -> int:
@@ -165,6 +198,11 @@ class Past:
         known = [self._shared_revision, self._recent.start_revision if self._recent is not None else 0]
         return min((revision for revision in known if revision > 0), default=low + 1)
 
+    async def elsewhere(self) -> str:
+        """Where history is that cannot be asked for here, as an end of a sentence; "" if nobody knows."""
+        found = await self._whereabouts() if self._whereabouts else ""
+        return f"; {found}" if found else ""
+
     async def _folded(self, revision: int) -> Moment:
         start = self._nearest(revision)
         try:
@@ -173,16 +211,18 @@ class Past:
             held = await self._local_start(revision)
             if held is None and isinstance(error, HistoryTruncated):
                 held = await self._shared_start(revision)
-            if held is None or (start is not None and start.revision >= held.revision):
+            if held is not None and (start is None or start.revision < held.revision):
+                return await self._fold(held, revision)
+            if not isinstance(error, HistoryTruncated):
                 raise
-            return await self._fold(held, revision)
+        return await self._fold(start, revision, self._old_log)
 
-    async def _fold(self, start: Moment | None, revision: int) -> Moment:
+    async def _fold(self, start: Moment | None, revision: int, log: ReadableLog | None = None) -> Moment:
         state = State() if start is None else start.state.copy()
         origins = Origins() if start is None else start.origins.copy()
         time_ns = 0 if start is None else start.time_ns
         folded = 0
-        async for record in self._read(state.position, revision):
+        async for record in self._read(state.position, revision, log):
             origins.put(record, state.apply(record))
             time_ns = time_of(record)
             folded += 1
@@ -215,13 +255,15 @@ class Past:
         self._shared_revision = state.revision
         return Moment(state.revision, 0, state, Origins(state.revision))
 
-    async def _read(self, after: Position, through: int) -> AsyncIterator[Record]:
+    async def _read(
+        self, after: Position, through: int | None, log: ReadableLog | None = None
+    ) -> AsyncIterator[Record]:
         """From the log; from this process's memory where it holds all that is asked for."""
-        if self._recent is not None and self._recent.covers(after.revision, through):
+        if self._recent is not None and through is not None and self._recent.covers(after.revision, through):
             for record in self._recent.between(after.revision, through):
                 yield record
             return
-        async for record in self._log.read(after, Revision(through)):
+        async for record in (log or self._log).read(after, None if through is None else Revision(through)):
             yield record
 
     def position_near(self, after: int) -> Position:
@@ -231,11 +273,11 @@ class Past:
             known.append(self._base.state.position)
         return max(known, key=lambda each: each.revision, default=Position())
 
-    async def _index(self) -> None:
+    async def _index(self, log: ReadableLog | None = None) -> None:
         """Times of the records that came since the last time."""
         newest, seen = self._newest(), 0
         sequences = dict(self._indexed.sequences)
-        async for record in self._read(self._indexed, newest):
+        async for record in self._read(self._indexed, newest, log):
             self._revisions.append(record.revision)
             self._times.append(time_of(record))
             sequences[f"{record.cluster}/{record.writer}"] = record.sequence

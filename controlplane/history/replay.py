@@ -9,11 +9,11 @@ import msgspec
 
 from controlplane.codec import decode
 from controlplane.desired.derive import Deriver
+from controlplane.history.at import ReadableLog
 from controlplane.projections.state import State
 from datapath.codec import encode_rows
 from datapath.digest import digest_of
 from datapath.tables import TABLES
-from kvstore.api import EventLog
 from kvstore.types import Revision
 
 
@@ -46,7 +46,7 @@ def encoded_rows(state: State, cluster: str, node: str) -> EncodedRows:
     )
 
 
-async def replay(log: EventLog, through: int | None = None, start: State | None = None) -> ReplayResult:
+async def replay(log: ReadableLog, through: int | None = None, start: State | None = None) -> ReplayResult:
     """Fold every record (after `start`'s, where it is given; it is changed) up to `through`, or to the head seen now.
 
     Raises kvstore.errors.LogError; controlplane.codec.MalformedBatch is counted as no events, as the state does.

@@ -22,6 +22,7 @@ from controlplane.history.flows import FlowSummary
 from controlplane.history.replay import EncodedRows, encoded_rows
 from controlplane.model import EndpointKey, NodeKey
 from controlplane.runtime import status
+from controlplane.runtime.archives import reaching, whereabouts
 from controlplane.runtime.checkpoints import Checkpoints
 from controlplane.runtime.clock import Clock
 from controlplane.runtime.devices import Devices
@@ -87,7 +88,8 @@ class Node:
         self.page_records_max = parts.settings.log_page_records_max
         self.past = Past(
             parts.log, self.revision, parts.follower.recent, parts.checkpoints.start,
-            shared=partial(shared_state_at, parts.log),
+            shared=partial(shared_state_at, parts.log), old_log=reaching(parts.log),
+            whereabouts=partial(whereabouts, parts.log),
         )
         self.ready = False
         self.ready_after_s: float | None = None

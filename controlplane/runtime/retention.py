@@ -5,6 +5,7 @@ Belongs here: the order of these steps, and making room in a full etcd. Does not
 """
 
 import asyncio
+import os
 
 import msgspec
 import structlog
@@ -54,6 +55,8 @@ class Kept(msgspec.Struct, frozen=True):
     etcd_used_bytes: int
     retention_s: float
     retention_bytes_max: int
+    host: str = ""
+    """The machine that `archive` is a directory of."""
 
 
 def retention_key(cluster: str) -> str:
@@ -249,7 +252,7 @@ class Retention:
             packed_records=sum(each.records for each in packed),
             packed_bytes=sum(each.size for each in packed),
             packed_since_ns=min((each.packed_ns for each in packed), default=0),
-            archive=str(self._archive.directory),
+            archive=str(self._archive.directory.absolute()),
             archived_segments=len(archived),
             archived_records=sum(each.records for each in archived),
             archived_bytes=sum(each.size for each in own),
@@ -262,6 +265,7 @@ class Retention:
             etcd_used_bytes=space.used_bytes,
             retention_s=self._settings.retention_s,
             retention_bytes_max=self._settings.retention_bytes_max,
+            host=os.uname().nodename,
         )
         steady = msgspec.structs.replace(kept, time_ns=0, revision=0, etcd_file_bytes=0, etcd_used_bytes=0)
         if steady != self._published or kept.time_ns > self._publish_ns:

@@ -14,6 +14,7 @@ from controlplane.api import schema
 from controlplane.history.at import Past
 from controlplane.history.flows import FlowSummary
 from controlplane.runtime import status
+from controlplane.runtime.archives import reaching, whereabouts
 from controlplane.runtime.checkpoints import Checkpoints
 from controlplane.runtime.clock import Clock
 from controlplane.runtime.duties import Duties
@@ -55,7 +56,8 @@ class Warden:
         self.page_records_max = settings.log_page_records_max
         self.past = Past(
             log, self.revision, follower.recent, checkpoints.start,
-            shared=partial(shared_state_at, log),
+            shared=partial(shared_state_at, log), old_log=reaching(log),
+            whereabouts=partial(whereabouts, log),
         )
         self._clock = clock
         self._counters = counters
