@@ -17,14 +17,19 @@ HTTP_FIELDS = ("method", "path", "host", "headers")
 
 def answer(judge: Judge, flow: Any, number: int) -> dict[str, Any]:
     """The verdict on one flow, or {"error"}: which flow it is, the field, and what would be right."""
+    try:
+        return shown(judge.answer(question_of(flow)))
+    except FlowFault as fault:
+        return {"error": f"flow {number}: {fault}"}
+
+
+def question_of(flow: Any) -> Question:
+    """Raises FlowFault."""
     reading = Reading()
     question = _question(reading, flow)
     if reading.refusals:
-        return {"error": f"flow {number}: " + "; ".join(map(str, reading.refusals))}
-    try:
-        return _shown(judge.answer(question))
-    except FlowFault as fault:
-        return {"error": f"flow {number}: {fault}"}
+        raise FlowFault("; ".join(map(str, reading.refusals)))
+    return question
 
 
 def _question(reading: Reading, flow: Any) -> Question:
@@ -43,7 +48,8 @@ def _question(reading: Reading, flow: Any) -> Question:
     return Question(source, dest, l4, request)
 
 
-def _shown(verdict: Verdict) -> dict[str, Any]:
+def shown(verdict: Verdict) -> dict[str, Any]:
+    """The JSON of a verdict."""
     shown: dict[str, Any] = {"verdict": verdict.verdict}
     for name, side in (("egress", verdict.egress), ("ingress", verdict.ingress)):
         if side:

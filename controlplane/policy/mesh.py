@@ -86,14 +86,24 @@ class Question(msgspec.Struct, frozen=True):
     request: Request = NO_REQUEST
 
 
-class _Place(NamedTuple):
+class Place(NamedTuple):
     """A bare address, or an entity."""
 
     address: str
     entity: str = ""
 
 
-End = MeshEndpoint | MeshNode | _Place
+End = MeshEndpoint | MeshNode | Place
+
+
+class Ends(NamedTuple):
+    """What a question is about; `version` 4 or 6."""
+
+    source: End
+    dest: End
+    version: int
+    protocol: int
+    port: int
 
 
 class Judge:
@@ -119,9 +129,7 @@ class Judge:
 
     def answer(self, question: Question) -> Verdict:
         """Raises FlowFault."""
-        protocol, port = read_l4(question.l4)
-        source, dest = self._end(question.source), self._end(question.dest)
-        version = _version(protocol, source, dest)
+        source, dest, version, protocol, port = self.ends(question)
         named = dest.ports if isinstance(dest, MeshEndpoint) else NO_PORTS
         flow = (protocol, port, named, question.request)
         return joined(
@@ -135,7 +143,7 @@ class Judge:
 
     def place(self, address: str) -> End:
         """An address that nobody in the mesh has, or had at the time that is asked about."""
-        return _Place(address)
+        return Place(address)
 
     def side(self, direction: int, source: End, dest: End, protocol: int, port: int) -> Side | None:
         """What the policies of one end say; None where it has none."""
@@ -153,6 +161,12 @@ class Judge:
         """The policies that are about an endpoint, one for each spec."""
         return policies_of(end.labels, self._policies.get(end.cluster, []))
 
+    def ends(self, question: Question) -> Ends:
+        """Raises FlowFault."""
+        protocol, port = read_l4(question.l4)
+        source, dest = self._end(question.source), self._end(question.dest)
+        return Ends(source, dest, _version(protocol, source, dest), protocol, port)
+
     def _side(
         self,
         direction: int,
@@ -164,7 +178,7 @@ class Judge:
         named: NamedPorts,
         request: Request,
     ) -> Side | None:
-        if isinstance(own, _Place) or own.cluster not in self._mesh.clusters:
+        if isinstance(own, Place) or own.cluster not in self._mesh.clusters:
             return None
         settings = self._mesh.clusters[own.cluster].settings
         of_nodes = isinstance(own, MeshNode)
@@ -202,7 +216,7 @@ class Judge:
             found += [each for address in known for each in addresses.cidrs_of(address)]
         return tuple(sorted(set(found)))
 
-    def _place_seen(self, addresses: AddressLabels, place: _Place) -> Labels:
+    def _place_seen(self, addresses: AddressLabels, place: Place) -> Labels:
         if not place.address:
             prefix = WORLD_PREFIXES.get(place.entity)
             return addresses.of_prefix(prefix) if prefix else addresses.of_anywhere()
@@ -220,12 +234,12 @@ class Judge:
         kind, colon, rest = text.partition(":")
         if colon and kind == "ip":
             address = _canonical_address(text, rest)
-            return self._holders.get(address) or _Place(address)
+            return self._holders.get(address) or Place(address)
         if colon and kind == "entity":
             if rest not in ENTITIES or rest in NOT_ENDS:
                 right = ", ".join(entity for entity in ENTITIES if entity not in NOT_ENDS)
                 raise FlowFault(f"{text}: no end of a flow; right is one of {right}")
-            return _Place("", rest)
+            return Place("", rest)
         if colon and kind == "node":
             cluster, _, name = rest.rpartition(":")
             found = self._nodes.get((cluster or self._mesh.cluster, name))
@@ -262,7 +276,7 @@ def _canonical_address(text: str, address: str) -> str:
 
 
 def _addresses(end: End) -> tuple[str, ...]:
-    return ((end.address,) if end.address else ()) if isinstance(end, _Place) else end.addresses
+    return ((end.address,) if end.address else ()) if isinstance(end, Place) else end.addresses
 
 
 def _version(protocol: int, source: End, dest: End) -> int:
@@ -270,7 +284,7 @@ def _version(protocol: int, source: End, dest: End) -> int:
     if protocol == ICMPV6:
         return 6
     families = [{6 if ":" in address else 4 for address in _addresses(end)} or {4, 6} for end in (source, dest)]
-    if any(isinstance(end, _Place) and end.entity == "world-ipv6" for end in (source, dest)):
+    if any(isinstance(end, Place) and end.entity == "world-ipv6" for end in (source, dest)):
         return 6
     return 4 if all(4 in family for family in families) else 6
 

@@ -11,7 +11,7 @@ from tests.guards.sources import ROOMS, ROOT, name_of, python_files, tree_of
 PURE = (
     "kvstore/keys.py", "kvstore/types.py", "kvstore/watch.py", "kvstore/append.py", "kvstore/backoff.py",
     "datapath/tables.py", "datapath/codec.py", "datapath/delta.py", "datapath/plan.py", "datapath/digest.py",
-    "datapath/status.py",
+    "datapath/status.py", "datapath/frames.py",
     "controlplane/model.py", "controlplane/events.py", "controlplane/codec.py", "controlplane/labels.py",
     "controlplane/fields.py", "controlplane/addresses.py", "controlplane/commands", "controlplane/projections",
     "controlplane/desired", "controlplane/policy", "controlplane/history/replay.py",
@@ -22,6 +22,7 @@ PURE = (
     "controlplane/history/flows.py",
     "controlplane/history/nearest.py",
     "controlplane/history/pairs.py",
+    "controlplane/history/packets.py",
     "controlplane/history/points.py",
     "controlplane/history/provenance.py",
     "controlplane/history/pseudonyms.py",
