@@ -13,7 +13,7 @@ from pathlib import Path
 import structlog
 from aiohttp import web
 
-from controlplane.api import mesh_routes, node_routes
+from controlplane.api import mesh_routes, node_routes, rehearsal_routes
 from controlplane.api.schema import SOCKET_AGENT
 from controlplane.api.server import build_app, serving
 from controlplane.commands.types import Author
@@ -50,7 +50,6 @@ from kvstore.api import EventLog
 from kvstore.errors import LogError
 
 PROGRAM = "meshlog agent"
-OBJECTS_DIR = Path(__file__).resolve().parent.parent / "bpf"
 CONNTRACK_CHUNK = 4096
 NOTIFICATIONS = ("drops", "verdicts", "denials")
 """Entries removed in one kernel call: about 2 ms, so that rows are not kept waiting."""
@@ -104,7 +103,7 @@ def check_settings(settings: AgentSettings) -> None:
         raise NotRoot("an agent needs root (CAP_BPF, CAP_NET_ADMIN, CAP_SYS_ADMIN)")
     if not settings.etcd:
         raise SettingsError("--etcd: no endpoint of the log is given; right is unix:PATH or HOST:PORT")
-    objects = Path(settings.objects_dir) if settings.objects_dir else OBJECTS_DIR
+    objects = place.objects_dir(settings.objects_dir)
     if not list(objects.glob("*.bpf.o")):
         raise SettingsError(
             f"--objects-dir: there are no compiled objects in {objects}; build them with make -C bpf"
@@ -199,14 +198,15 @@ def build_node(
 
 def build_api(node: Node) -> web.Application:
     """The routes of an agent."""
-    routes = [*mesh_routes.routes(node), *node_routes.routes(node)]
+    objects = place.objects_dir(node.settings.objects_dir)
+    routes = [*mesh_routes.routes(node), *node_routes.routes(node), *rehearsal_routes.routes(node, objects)]
     return build_app(routes, node.revision, node.parts.settings.api_body_bytes_max)
 
 
 def build_kernel(settings: AgentSettings, underlay: Underlay) -> RealKernel:
     """The kernel of the namespace that this process is in."""
     pins = Path(settings.bpffs) / "meshlog" / settings.node
-    objects = Path(settings.objects_dir) if settings.objects_dir else OBJECTS_DIR
+    objects = place.objects_dir(settings.objects_dir)
     return RealKernel(
         pins,
         objects,

@@ -18,14 +18,19 @@ if TYPE_CHECKING:
     from controlplane.policy.settings import PolicySettings
 
 CLUSTER_DEFAULT = "default"
+VERDICT, VERDICT_PACKETS = "/v1/verdict", "/v1/verdict/datapath"
+PACKET_HEADER = ("DATAPATH", "AGREES", "WAY")
 HEADER = ("FROM", "TO", "L4", "VERDICT", "EGRESS", "INGRESS", "L7", "BY")
 EPILOG = """A flow is {"from": P, "to": P, "l4": "TCP/80"} and perhaps "http": {"method", "path", "host", "headers"},
 "dns": NAME or "sni": NAME;
 P is NS/POD, CLUSTER:NS/POD, ip:ADDR, entity:NAME or node:NAME; ICMP is "ICMP/8" or "ICMPv6/128".
 The answers come in the order of the flows; a flow that cannot be judged has "error", and the exit status is 1.
+With --datapath each has "datapath" as well: what the programs said of the flow's first packet, and its way; where that
+is not what the model says, "agrees" is false, and the exit status is 1.
 
 Examples:
   meshlog verdict -f flows.json --manifests deploy/ -o json
+  meshlog verdict -f flows.json --datapath --at=-10m
   meshlog verdict -f - --manifests east=east/ --manifests west=west/ --settings settings.yaml < flows.json"""
 
 
@@ -40,6 +45,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--names", metavar="FILE", help='resolved names: {"www.example.com": ["192.0.2.1"]}')
     parser.add_argument("--ip-labels", metavar="FILE", help='{"203.0.113.10": ["reserved:kube-apiserver"]}')
     parser.add_argument("-o", "--output", choices=FORMATS, default="table", help="how to print (default: table)")
+    parser.add_argument("--datapath", action="store_true",
+                        help="run each flow as a packet through the programs too, on copies of the nodes' rows")
     add_at(parser)
     add_target(parser)
     parser.set_defaults(run=run)
@@ -52,16 +59,18 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.output in ("json", "yaml"):
         print_document(arguments.output, answers)
     else:
-        print_table([HEADER], [_row(flow, answer) for flow, answer in zip(flows, answers, strict=True)])
-    return FAILED if any("error" in answer for answer in answers) else OK
+        header = (*HEADER, *PACKET_HEADER) if arguments.datapath else HEADER
+        pairs = zip(flows, answers, strict=True)
+        print_table([header], [_row(flow, answer, arguments.datapath) for flow, answer in pairs])
+    return FAILED if any("error" in answer or not answer.get("agrees", True) for answer in answers) else OK
 
 
 def _from_manifests(arguments: argparse.Namespace, flows: list[Any]) -> list[dict[str, Any]]:
     from controlplane.policy.answers import answer
     from controlplane.policy.mesh import Judge
 
-    if arguments.at or arguments.node or arguments.socket:
-        raise UsageError("--manifests asks no mesh; leave out --at, --node and --socket")
+    if arguments.at or arguments.node or arguments.socket or arguments.datapath:
+        raise UsageError("--manifests asks no mesh; leave out --at, --node, --socket and --datapath")
     judge = Judge(mesh_from_manifests(arguments))
     return [answer(judge, flow, number) for number, flow in enumerate(flows)]
 
@@ -70,7 +79,8 @@ def _from_agent(arguments: argparse.Namespace, flows: list[Any]) -> list[dict[st
     for name in ("settings", "names", "ip_labels"):
         if getattr(arguments, name):
             raise UsageError(f"--{name.replace('_', '-')} goes with --manifests; a running mesh has its own")
-    found = ask(connect(arguments), asked("/v1/verdict", {"at": arguments.at}), "POST", {"flows": flows})
+    route = VERDICT_PACKETS if arguments.datapath else VERDICT
+    found = ask(connect(arguments), asked(route, {"at": arguments.at}), "POST", {"flows": flows})
     say_at(arguments, found)
     answers: list[dict[str, Any]] = found["answers"]
     return answers
@@ -156,8 +166,22 @@ def _flows(path: str) -> list[Any]:
     return found
 
 
-def _row(flow: Any, answer: dict[str, Any]) -> list[Any]:
+def _row(flow: Any, answer: dict[str, Any], is_tried: bool) -> list[Any]:
     given = flow if isinstance(flow, dict) else {}
     ends = [str(given.get(name, "")) for name in ("from", "to", "l4")]
     said = [str(answer.get(name, "")) for name in ("verdict", "egress", "ingress", "l7")]
-    return [*ends, *said, answer.get("error") or ", ".join(answer["by"])]
+    row = [*ends, *said, answer.get("error") or ", ".join(answer["by"])]
+    return [*row, *_packet_cells(answer)] if is_tried else row
+
+
+def _packet_cells(answer: dict[str, Any]) -> list[Any]:
+    """DATAPATH, AGREES, WAY."""
+    packet = answer.get("datapath", {"error": ""})
+    if "error" in packet:
+        return [packet["error"], "", ""]
+    done = packet["verdict"]
+    if "reason" in packet:
+        done += f": {packet['reason']['name']} ({packet['reason']['code']})"
+    if "backend" in packet:
+        done += f", backend {packet['backend']}"
+    return [done, "yes" if answer["agrees"] else "NO", ", ".join(packet["way"])]

@@ -12,6 +12,7 @@ from pathlib import Path
 RUNTIME_ROOT = Path("/run/meshlog")
 STATE_ROOT = Path("/var/lib/meshlog")
 LOCK_FILE = "lock"
+OBJECTS_DIR = Path(__file__).resolve().parents[2] / "bpf"
 
 
 class PlaceTaken(Exception):
@@ -26,6 +27,11 @@ def runtime_dir(given: str, name: str) -> Path:
 def state_dir(given: str, name: str) -> Path:
     """Checkpoints; they outlive a reboot."""
     return Path(given) if given else STATE_ROOT / name
+
+
+def objects_dir(given: str) -> Path:
+    """The compiled BPF objects."""
+    return Path(given) if given else OBJECTS_DIR
 
 
 def made(directory: Path) -> Path:
