@@ -139,6 +139,9 @@ class OperatorSettings(CommonSettings, frozen=True, kw_only=True):
     """How long history stays in etcd; older segments are in the archive only."""
     retention_bytes_max: Count = 512 * 1024 * 1024
     """What a cluster's packed history may take in etcd: a quarter of the embedded etcd's quota."""
+    segment_age_s: Seconds = 3600.0
+    """An open segment with records is sealed when it is older than this or than `retention_s`, so that the history of a
+    mesh that rests is packed, archived and taken out by age too."""
     retention_round_s: Seconds = 5.0
     """Pause between two looks at what is to be packed, archived and taken out."""
     shared_checkpoint_s: Seconds = 300.0

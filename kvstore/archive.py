@@ -30,12 +30,28 @@ _DIGEST = 32
 HEADER_BYTES_MAX = 16 * 1024 * 1024
 
 
+SCRUB_S = 86_400.0
+"""Each file is read whole this often."""
+
+
 class Held(msgspec.Struct, frozen=True):
     """One file of the archive. `reason`: why it cannot be used, ""; a damaged one has no manifest."""
 
     path: str
     size: int
+    cluster: str
+    segment: int
     manifest: Manifest | None
+    reason: str = ""
+
+
+class _Seen(msgspec.Struct):
+    """What is known of one file while it stays as it is: its header, when it was read whole, what was wrong then."""
+
+    modified_ns: int
+    size: int
+    manifest: Manifest
+    scrubbed_s: float | None = None
     reason: str = ""
 
 
@@ -45,7 +61,7 @@ class Archive:
     def __init__(self, directory: Path) -> None:
         """Made when the first segment is kept."""
         self.directory = directory
-        self._headers: dict[Path, tuple[int, int, Manifest]] = {}
+        self._seen: dict[Path, _Seen] = {}
 
     def path(self, store_id: int, cluster: str, segment: int) -> Path:
         """Where a segment's file is."""
@@ -83,16 +99,52 @@ class Archive:
         return path
 
     def held(self, store_id: int) -> Sequence[Held]:
-        """Every file of one store, damaged ones too, by cluster and segment. Only headers are read. Raises OSError."""
+        """Every file of one store, damaged ones too, and those that are missing between others, by cluster and segment.
+        Only headers are read; what `scrub` has found is told. Raises OSError."""
         folder = self.directory / f"{store_id:016x}"
-        found = []
-        for path in sorted(folder.glob(f"*/*{SUFFIX}")):
+        found: list[Held] = []
+        for path in sorted(folder.glob(f"*/{'[0-9a-f]' * 8}{SUFFIX}")):
+            cluster, segment = path.parent.name, int(path.stem, 16)
+            if found and found[-1].cluster == cluster:
+                for gone in range(found[-1].segment + 1, segment):
+                    absent = self.path(store_id, cluster, gone)
+                    found.append(Held(str(absent), 0, cluster, gone, None, "the file is not there"))
+            size = path.stat().st_size
             try:
-                size = path.stat().st_size
-                found.append(Held(str(path), size, self._header(path)))
+                seen = self._header(path)
+                reason = seen.reason
             except ArchiveDamaged as damage:
-                found.append(Held(str(path), size, None, damage.reason))
+                reason = damage.reason
+            manifest = None if reason else seen.manifest
+            found.append(Held(str(path), size, cluster, segment, manifest, reason))
         return found
+
+    def fault(self, store_id: int, cluster: str, after: int) -> ArchiveDamaged | None:
+        """The first damaged or missing file of a cluster that a reader from revision `after` needs. Raises OSError."""
+        own = [each for each in self.held(store_id) if each.cluster == cluster]
+        behind = [-1]
+        for each in own:
+            if each.manifest is not None and each.manifest.opened <= after + 1:
+                behind.append(each.segment - (each.manifest.last_revision > after))
+        last = max(behind)
+        faulty = (each for each in own if each.reason and each.segment > last)
+        return next((ArchiveDamaged(each.path, each.reason) for each in faulty), None)
+
+    def scrub(self, store_id: int, now_s: float) -> None:
+        """Read one file whole, the one that waits longest, if it has not been for a day. Raises OSError."""
+        waiting = [
+            (seen.scrubbed_s or 0.0, path)
+            for path in (Path(each.path) for each in self.held(store_id) if each.manifest is not None)
+            if (seen := self._seen[path]).scrubbed_s is None or now_s - seen.scrubbed_s > SCRUB_S
+        ]
+        if not waiting:
+            return
+        path = min(waiting)[1]
+        try:
+            self._read(path)
+        except ArchiveDamaged as damage:
+            self._seen[path].reason = damage.reason
+        self._seen[path].scrubbed_s = now_s
 
     def manifests(self, store_id: int) -> Sequence[Manifest]:
         """Of the files whose headers are whole. Raises OSError."""
@@ -104,27 +156,28 @@ class Archive:
         return self._read(path)[1] if path.exists() else None
 
     def verify(self, store_id: int) -> Sequence[ArchiveDamaged]:
-        """Every file read whole; those that are damaged. Raises OSError."""
+        """Every file read whole; those that are damaged or missing. Raises OSError."""
         found = []
         for each in self.held(store_id):
             try:
+                if each.reason:
+                    raise ArchiveDamaged(each.path, each.reason)
                 self._read(Path(each.path))
             except ArchiveDamaged as damage:
                 found.append(damage)
         return found
 
-    def _header(self, path: Path) -> Manifest:
+    def _header(self, path: Path) -> _Seen:
         about = path.stat()
-        known = self._headers.get(path)
-        if known is not None and known[:2] == (about.st_mtime_ns, about.st_size):
-            return known[2]
+        known = self._seen.get(path)
+        if known is not None and (known.modified_ns, known.size) == (about.st_mtime_ns, about.st_size):
+            return known
         with path.open("rb") as file:
             start = file.read(len(MAGIC) + _LENGTH)
             length = int.from_bytes(start[len(MAGIC) :], "big")
             header = file.read(min(length, HEADER_BYTES_MAX) + _DIGEST)
-        manifest = _manifest(path, start, header)
-        self._headers[path] = (about.st_mtime_ns, about.st_size, manifest)
-        return manifest
+        self._seen[path] = _Seen(about.st_mtime_ns, about.st_size, _manifest(path, start, header))
+        return self._seen[path]
 
     def _read(self, path: Path) -> tuple[Manifest, Sequence[Record]]:
         content = path.read_bytes()

@@ -50,8 +50,7 @@ class Archives:
     def records(self, store_id: int, cluster: str, segment: int) -> Sequence[Record] | None:
         """From the first directory that has the segment whole; None if none has it. Raises ArchiveDamaged, OSError."""
         damage: ArchiveDamaged | None = None
-        own = [archive for (named, _), archive in self._found.items() if named == cluster]
-        for archive in (*self._any, *own):
+        for archive in self._of(cluster):
             try:
                 records = archive.records(store_id, cluster, segment)
             except ArchiveDamaged as error:
@@ -62,3 +61,11 @@ class Archives:
         if damage is not None:
             raise damage
         return None
+
+    def fault(self, store_id: int, cluster: str, after: int) -> ArchiveDamaged | None:
+        """The first damaged or missing file that a reader from revision `after` needs. Raises OSError."""
+        faults = (archive.fault(store_id, cluster, after) for archive in self._of(cluster))
+        return next((fault for fault in faults if fault is not None), None)
+
+    def _of(self, cluster: str) -> Sequence[Archive]:
+        return [*self._any, *(archive for (named, _), archive in self._found.items() if named == cluster)]

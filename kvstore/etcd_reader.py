@@ -158,22 +158,27 @@ class Shelf:
         self._manifests: Sequence[Manifest] = ()
 
     async def missing(self, after: int, lows: Mapping[str, int]) -> Sequence[int]:
-        """The lows above `after` of clusters whose records before them are not in the archive either."""
+        """The lows above `after` of clusters whose records before them are not in the archive either. Raises
+        ArchiveDamaged where they would be, but for a file that is damaged or gone."""
         wanted = {cluster: low for cluster, low in lows.items() if low > after}
         if not wanted:
             return []
         missing = await self._missing(after, wanted)
         if missing and await self._archive.widened():
             missing = await self._missing(after, wanted)
-        return missing
+        for cluster in missing:
+            fault = await asyncio.to_thread(self._archive.fault, self._store_id, cluster, after)
+            if fault is not None:
+                raise fault
+        return list(missing.values())
 
-    async def _missing(self, after: int, wanted: Mapping[str, int]) -> Sequence[int]:
+    async def _missing(self, after: int, wanted: Mapping[str, int]) -> Mapping[str, int]:
         self._manifests = await asyncio.to_thread(self._archive.manifests, self._store_id)
-        return [
-            low
+        return {
+            cluster: low
             for cluster, low in wanted.items()
             if not covers([each for each in self._manifests if each.cluster == cluster], after, low)
-        ]
+        }
 
     def added(self, markers: Sequence[tuple[str, int, int]], after: int) -> Sequence[tuple[str, int, int]]:
         """The segments of etcd, and those of the archive alone that end above `after`."""

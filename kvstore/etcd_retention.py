@@ -84,6 +84,24 @@ class Retention:
             dict(self._packed),
         )
 
+    async def seal(self, segment: int) -> bool:
+        """Open the next segment if this one is open and has records; True if so. A writer meets it at its next append,
+        as when another writer found the segment full."""
+        head_key = keys.head_key(self.cluster)
+        start, end = keys.log_segment(self.cluster, segment)
+        reads = [get(head_key), rpc.RequestOp(request_range=rpc.RangeRequest(key=start, range_end=end))]
+        answer = await self._client.call(TXN, rpc.TxnRequest(success=reads))
+        head, known = first(answer.responses[0]), await self._vouchers()
+        written = _records(answer.responses[1].response_range.kvs)
+        revision = answer.header.revision
+        if int(head.value or b"0") != segment or not any(stands(each, known, revision) for each in written):
+            return False
+        opening = [put(head_key, b"%d" % (segment + 1)), put(keys.segment_key(self.cluster, segment + 1), b"")]
+        done = await self._client.call(
+            TXN, rpc.TxnRequest(compare=[modified(head_key, head.mod_revision)], success=opening)
+        )
+        return bool(done.succeeded)
+
     async def pack(self, segment: int, opened: int, now_ns: int) -> tuple[Manifest, bytes] | None:
         """Repack a sealed segment; None if another did, or it has nothing. The transaction that shows the packed form
         takes the records away, but for each writer's last batch, by which it may still settle an append in doubt."""

@@ -124,7 +124,7 @@ def covers(archived: Sequence[Manifest], after: int, low: int) -> bool:
         return False
     first = needed[0]
     before = (each for each in archived if each.segment == first.segment - 1)
-    return first.segment == 1 or first.opened <= after or any(each.last_revision <= after for each in before)
+    return first.segment == 1 or first.opened <= after + 1 or any(each.last_revision <= after for each in before)
 
 
 def due(

@@ -43,13 +43,15 @@ def _rows(kept: Kept) -> list[list[Any]]:
     rows: list[list[Any]] = [
         [kept.cluster, "etcd, packed", kept.packed_segments, kept.packed_records, budget, kept.low + 1,
          _age(kept, kept.packed_since_ns), f"at most {_span(kept.retention_s)}"],
-        [kept.cluster, "etcd, as written", open_segments, "-", "-", "-", "-", "-"],
+        [kept.cluster, "etcd, as written", open_segments, "-", "-", "-", _age(kept, kept.open_since_ns),
+         f"sealed after {_span(kept.segment_age_s)}" if kept.segment_age_s else "-"],
         [kept.cluster, "etcd, checkpoint", "-", "-", _size(kept.checkpoint_bytes), kept.checkpoint_revision,
          _age(kept, kept.checkpoint_ns), "-"],
         [kept.cluster, "etcd, whole file", "-", "-", f"{_size(kept.etcd_used_bytes)} of {_size(kept.etcd_file_bytes)}",
          "-", "-", "all clusters"],
-        [kept.cluster, "archive", kept.archived_segments, kept.archived_records, _size(kept.archived_bytes), "-",
-         _age(kept, kept.archived_since_ns), f"{kept.host}:{kept.archive}" if kept.host else kept.archive],
+        [kept.cluster, "archive", kept.archived_segments, kept.archived_records, _size(kept.archived_bytes),
+         kept.archived_from or "-", _age(kept, kept.archived_since_ns),
+         f"{kept.host}:{kept.archive}" if kept.host else kept.archive],
     ]  # fmt: skip
     return rows
 

@@ -17,7 +17,7 @@ from controlplane.runtime.shared_checkpoint import shared_state
 from controlplane.runtime.telemetry import Counters
 from controlplane.settings import CommonSettings
 from kvstore.api import EventLog
-from kvstore.errors import HistoryTruncated, LogError, LogRewound, LogUnavailable, SequenceGap
+from kvstore.errors import ArchiveDamaged, HistoryTruncated, LogError, LogRewound, LogUnavailable, SequenceGap
 from kvstore.types import Bookmark, Record
 
 Refold = Callable[[LogError], Awaitable[State]]
@@ -69,7 +69,7 @@ class Follower:
                 await self._follow()
             except LogUnavailable:
                 pass
-            except (SequenceGap, HistoryTruncated, LogRewound) as error:
+            except (SequenceGap, HistoryTruncated, LogRewound, ArchiveDamaged) as error:
                 await self._repair(error)
             moved = self.applied_revision > before
             delay_s = self._settings.retry_s if moved else min(delay_s * 2, self._settings.retry_s_max)

@@ -5,7 +5,9 @@ Belongs here: the order of these steps, and making room in a full etcd. Does not
 """
 
 import asyncio
+import contextlib
 import os
+from collections.abc import Sequence
 
 import msgspec
 import structlog
@@ -18,7 +20,7 @@ from controlplane.runtime.telemetry import Counters
 from controlplane.runtime.writer import Writer
 from controlplane.settings import OperatorSettings
 from kvstore import checkpoint_parts
-from kvstore.archive import Archive
+from kvstore.archive import Archive, Held
 from kvstore.errors import Fenced, LogError, LogFull
 from kvstore.etcd import EtcdLog
 from kvstore.etcd_retention import Segments, Space
@@ -57,6 +59,19 @@ class Kept(msgspec.Struct, frozen=True):
     retention_bytes_max: int
     host: str = ""
     """The machine that `archive` is a directory of."""
+    open_segment: int = 0
+    open_since_ns: int = 0
+    segment_age_s: float = 0.0
+    archived_from: int = 0
+
+
+def _faults(own: Sequence[Held], found: Segments) -> list[str]:
+    """What is wrong with the archive of a cluster, in words."""
+    faults = [f"{each.path}: {each.reason}" for each in own if each.reason]
+    last = max((each.segment for each in own), default=0)
+    if last < found.low_segment:
+        faults.append(f"segments {last + 1} to {found.low_segment} have left etcd, and are not in the archive")
+    return faults
 
 
 def retention_key(cluster: str) -> str:
@@ -90,6 +105,8 @@ class Retention:
         self._keep = log.retention(settings.cluster)
         self._published: Kept | None = None
         self._publish_ns = 0
+        self._open = (0, 0)
+        """The open segment, and since when it was seen to be."""
         self._logger = structlog.get_logger()
 
     async def run(self) -> None:
@@ -119,11 +136,38 @@ class Retention:
         space = await self._keep.space()
         if space.is_full:
             space = await self.relieve()
-        found = await self._pack(await self._keep.segments())
+        found = await self._pack(await self._seal(await self._keep.segments()))
         archived = await self._archived(found)
         through = await self._checkpoint(found, archived)
         await self._take_out(found, archived, through)
         await self._publish(space)
+
+    async def _seal(self, found: Segments) -> Segments:
+        """With the open segment sealed if it is old. How old it is survives in what is published: its records say only
+        what their writers' clocks were."""
+        if not found.opened:
+            return found
+        number, now_ns = max(found.opened), self._clock.time_ns()
+        if not self._open[0]:
+            self._open = await self._known_open()
+        if number != self._open[0]:
+            self._open = (number, now_ns)
+        age_s = min(self._settings.segment_age_s, self._settings.retention_s)
+        if now_ns - self._open[1] <= age_s * 1e9 or not await self._keep.seal(number):
+            return found
+        self._open = (number + 1, now_ns)
+        self._counters.add("log_segments_sealed_by_age_total")
+        return await self._keep.segments()
+
+    async def _known_open(self) -> tuple[int, int]:
+        """As whoever held the duty before has published it."""
+        key = retention_key(self._keep.cluster)
+        for each in await self._log.list(key):
+            if each.key == key:
+                with contextlib.suppress(msgspec.MsgspecError):
+                    kept = msgspec.json.decode(each.value, type=Kept)
+                    return kept.open_segment, kept.open_since_ns
+        return 0, 0
 
     async def _pack(self, found: Segments) -> Segments:
         fresh = dict(found.packed)
@@ -237,8 +281,9 @@ class Retention:
     async def _publish(self, space: Space) -> None:
         """For people; a checkpoint's age and a directory's size interest no machine."""
         found = await self._keep.segments()
+        await asyncio.to_thread(self._archive.scrub, found.store_id, self._clock.monotonic_s())
         held = await asyncio.to_thread(self._archive.held, found.store_id)
-        own = [each for each in held if each.path.rsplit("/", 2)[-2] == self._keep.cluster]
+        own = [each for each in held if each.cluster == self._keep.cluster]
         archived = [each.manifest for each in own if each.manifest is not None]
         known = (await checkpoint_parts.manifests(self._log)).get(self._keep.cluster)
         packed = list(found.packed.values())
@@ -257,7 +302,7 @@ class Retention:
             archived_records=sum(each.records for each in archived),
             archived_bytes=sum(each.size for each in own),
             archived_since_ns=min((each.packed_ns for each in archived), default=0),
-            damaged=[f"{each.path}: {each.reason}" for each in own if each.reason],
+            damaged=_faults(own, found),
             checkpoint_revision=known.position.revision if known else 0,
             checkpoint_bytes=known.size if known else 0,
             checkpoint_ns=known.time_ns if known else 0,
@@ -266,6 +311,10 @@ class Retention:
             retention_s=self._settings.retention_s,
             retention_bytes_max=self._settings.retention_bytes_max,
             host=os.uname().nodename,
+            open_segment=self._open[0],
+            open_since_ns=self._open[1],
+            segment_age_s=min(self._settings.segment_age_s, self._settings.retention_s),
+            archived_from=min((each.first_revision for each in archived), default=0),
         )
         steady = msgspec.structs.replace(kept, time_ns=0, revision=0, etcd_file_bytes=0, etcd_used_bytes=0)
         if steady != self._published or kept.time_ns > self._publish_ns:

@@ -166,20 +166,30 @@ async def test_history_that_left_is_read_from_the_archive(log, etcd, folder):
     await reaching.close()
 
 
-async def test_a_damaged_archive_file_stops_only_those_who_need_it(log, etcd, folder):
-    """It is named; what lies behind it is read."""
+def flip_a_byte(path: Path) -> None:
+    """As a disk does."""
+    content = path.read_bytes()
+    path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+
+
+def cut(path: Path) -> None:
+    """As a full disk does."""
+    path.write_bytes(path.read_bytes()[:100])
+
+
+@pytest.mark.parametrize("damage", [flip_a_byte, cut, Path.unlink], ids=["a flipped byte", "cut short", "gone"])
+async def test_a_damaged_archive_file_stops_only_those_who_need_it(log, etcd, folder, damage):
+    """It is named; what lies behind it is read; a process that lives behind it starts from the checkpoint in etcd."""
     await fill(log)
     before = await read_all(log)
     archive = Archive(folder / "archive")
     await pack_all(log, "east", archive)
-    await truncate(log, "east", 2)
-    damaged = archive.path(log.cluster_id, "east", 1)
-    content = damaged.read_bytes()
-    damaged.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    await truncate(log, "east", 3)
+    damage(archive.path(log.cluster_id, "east", 2))
     reaching = await EtcdLog.connect([etcd.endpoint], limits=FAST, archive=archive.directory)
-    with pytest.raises(ArchiveDamaged, match=r"00000001\.segment"):
+    with pytest.raises(ArchiveDamaged, match=r"00000002\.segment"):
         await read_all(reaching)
-    last = max(each.revision for each in before if each.segment == 1)
+    last = max(each.revision for each in before if each.segment == 2)
     assert await read_all(reaching, Position(last, learns=True)) == [each for each in before if each.revision > last]
     await reaching.close()
 

@@ -132,6 +132,39 @@ async def test_an_agent_without_a_checkpoint_begins_with_the_shared_one(folder):
         await etcd.stop()
 
 
+async def test_an_agent_that_meets_a_damaged_archive_begins_with_the_shared_checkpoint(folder):
+    """Its own state ends before the damage: it cannot fold on, and takes the state that stands behind it."""
+    etcd = await EmbeddedEtcd.start(folder / "etcd")
+    try:
+        async with operating(folder, etcd.endpoint, retention_s=0.001) as warden:
+            await write(warden, 60)
+            keep = warden.log.retention("east")
+
+            async def has_left() -> bool:
+                return (await keep.segments()).low_segment >= 4
+
+            await wait_until(has_left)
+            archive = Archive(folder / "archive")
+            first, *_ = archive.manifests(warden.log.cluster_id)
+            state = await fold(warden.log, State(), first.last_revision)
+            archive.path(warden.log.cluster_id, "east", 3).write_bytes(b"nonsense")
+            log = await EtcdLog.connect([etcd.endpoint], archive=folder / "archive")
+            settings = AgentSettings(cluster="east", node="n1", retry_s=0.05)
+            checkpoints = Checkpoints(folder / "agent")
+            follower = Follower(
+                log, state, SystemClock(), settings, Counters(), lambda error: checkpoints.refold(log, error)
+            )
+            running = asyncio.create_task(follower.run())
+            await follower.wait_in_sync(WAIT_S)
+            await follower.wait_applied(warden.follower.state.revision, WAIT_S)
+            assert follower.state.digest() == warden.follower.state.digest()
+            running.cancel()
+            await asyncio.gather(running, return_exceptions=True)
+            await log.close()
+    finally:
+        await etcd.stop()
+
+
 async def test_nothing_leaves_while_it_is_young_and_small(folder):
     """It is packed and archived at once, and etcd keeps it; what is kept is published for people."""
     etcd = await EmbeddedEtcd.start(folder / "etcd")
@@ -150,7 +183,42 @@ async def test_nothing_leaves_while_it_is_young_and_small(folder):
             kept = last[-1]
             assert (kept.low, kept.packed_segments, kept.damaged) == (0, kept.archived_segments, [])
             assert kept.etcd_file_bytes >= kept.etcd_used_bytes > 0
+            assert kept.open_since_ns > 0
+        async with operating(folder, etcd.endpoint) as warden:
+
+            async def has_seen() -> bool:
+                return bool(warden._retention._open[0])
+
+            await wait_until(has_seen)
+            assert warden._retention._open == (kept.open_segment, kept.open_since_ns)
             await log.close()
+    finally:
+        await etcd.stop()
+
+
+async def test_a_resting_cluster_ages_too(folder):
+    """Three records, and then none: the open segment is sealed by age, packed, archived and taken out; an empty one is
+    not. The next record goes on."""
+    etcd = await EmbeddedEtcd.start(folder / "etcd")
+    try:
+        ages = {"segment_age_s": 0.3, "retention_s": 0.4}
+        async with operating(folder, etcd.endpoint, **ages) as warden:
+            await write(warden, 3)
+            before = [record async for record in warden.log.read(Position())]
+        async with operating(folder, etcd.endpoint, **ages) as warden:
+            keep = warden.log.retention("east")
+
+            async def has_left() -> bool:
+                found = await keep.segments()
+                return found.low >= before[-1].revision and len(found.opened) == 1
+
+            await wait_until(has_left)
+            opened = (await keep.segments()).opened
+            await asyncio.sleep(0.5)
+            assert (await keep.segments()).opened == opened
+            written = await warden.writer.submit(ApplyWorkload("shop", "late", {}))
+            records = [record async for record in warden.log.read(Position())]
+            assert records[: len(before)] == before and records[-1].revision == written.revision
     finally:
         await etcd.stop()
 

@@ -1,10 +1,11 @@
 """The archive directory: what is kept comes back; what is damaged is named, and costs its own segment only."""
 
+import os
 from pathlib import Path
 
 import pytest
 
-from kvstore.archive import Archive
+from kvstore.archive import SCRUB_S, Archive
 from kvstore.errors import ArchiveDamaged
 from kvstore.packed import pack
 from kvstore.types import Record, Revision
@@ -78,6 +79,43 @@ def test_damage_is_contained(archive):
     assert [bool(each.reason) for each in other.held(STORE)] == [False, True, False]
     assert [Path(damage.path).name for damage in other.verify(STORE)] == ["00000002.segment"]
     assert list(other.records(STORE, "east", 3)) == segment(3)
+
+
+def test_a_file_that_is_gone_is_named(archive):
+    """Between others it must have been; a reader who begins behind it does not need it."""
+    archive.path(STORE, "east", 2).unlink()
+    assert [each.reason for each in archive.held(STORE)] == ["", "the file is not there", ""]
+    assert archive.fault(STORE, "east", 5).path.endswith("00000002.segment")
+    assert archive.fault(STORE, "east", 39) is None
+
+
+def test_scrubbing_finds_what_no_reader_has_met(archive):
+    """One file at a time, each once a day: damage behind a whole header is told, and mended by who has the segment."""
+    path = archive.path(STORE, "east", 2)
+    content = path.read_bytes()
+    other = Archive(archive.directory)
+    path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    assert [each.reason for each in other.held(STORE)] == ["", "", ""]
+    for turn in range(3):
+        other.scrub(STORE, 100.0 + turn)
+    assert [bool(each.reason) for each in other.held(STORE)] == [False, True, False]
+    assert [each.segment for each in other.manifests(STORE)] == [1, 3]
+    other.keep(STORE, *pack(segment(2), 20, 2))
+    assert [each.segment for each in other.manifests(STORE)] == [1, 2, 3]
+
+
+def test_a_file_is_scrubbed_again_after_a_day(archive):
+    """What was whole yesterday may be damaged today, without a change that the file system tells."""
+    for turn in range(3):
+        archive.scrub(STORE, 100.0 + turn)
+    path = archive.path(STORE, "east", 1)
+    about, content = path.stat(), path.read_bytes()
+    path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    os.utime(path, ns=(about.st_atime_ns, about.st_mtime_ns))
+    archive.scrub(STORE, 200.0)
+    assert not any(each.reason for each in archive.held(STORE))
+    archive.scrub(STORE, 200.0 + SCRUB_S)
+    assert [bool(each.reason) for each in archive.held(STORE)] == [True, False, False]
 
 
 def test_a_damaged_file_is_written_anew_and_kept_aside(archive):
