@@ -8,7 +8,7 @@ The cluster of an event is its record's cluster; who may write what is checked b
 
 import msgspec
 
-from controlplane.model import Backend, Device, Labels, ServicePort
+from controlplane.model import Backend, Device, Labels, ServicePort, Tunnel
 
 SCHEMA_VERSION = 1
 
@@ -24,6 +24,9 @@ class ClusterJoined(Event, frozen=True):
     pod_cidrs: tuple[str, ...]
     block_prefixes: tuple[int, ...]
     service_cidrs: tuple[str, ...]
+    routing_mode: str = "native"
+    tunnel_protocol: str = "vxlan"
+    tunnel_port: int = 8472
 
 
 class ClusterLeft(Event, frozen=True):
@@ -37,6 +40,7 @@ class NodeJoined(Event, frozen=True):
     addresses: tuple[str, ...]
     device: Device
     labels: Labels = ()
+    tunnel: Tunnel | None = None
 
 
 class AddressBlockAssigned(Event, frozen=True):

@@ -67,18 +67,35 @@ class Device(msgspec.Struct, frozen=True, array_like=True, gc=False):
     host_mac: str = ""
 
 
+class Tunnel(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """A node's device that wraps packets for other nodes: "vxlan" or "geneve", and its UDP port."""
+
+    protocol: str
+    port: int
+    device: Device
+
+
 class Cluster(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """`pod_cidrs`: what nodes' blocks are cut from; `block_prefixes`: the prefix length of a block, per family."""
+    """`pod_cidrs`: what nodes' blocks are cut from; `block_prefixes`: the prefix length of a block, per family.
+
+    `routing_mode` "native": nodes route each other's endpoints; "tunnel": they wrap them, by `tunnel_protocol`.
+    """
 
     name: str
     cluster_id: int
     pod_cidrs: tuple[str, ...]
     block_prefixes: tuple[int, ...]
     service_cidrs: tuple[str, ...]
+    routing_mode: str = "native"
+    tunnel_protocol: str = "vxlan"
+    tunnel_port: int = 8472
 
 
 class Node(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """A cluster machine. `addresses` are its underlay addresses, `blocks` its pod CIDRs ("" family absent)."""
+    """A cluster machine. `addresses` are its underlay addresses, `blocks` its pod CIDRs ("" family absent).
+
+    `tunnel` is None where packets for it are not wrapped.
+    """
 
     cluster: str
     name: str
@@ -87,6 +104,7 @@ class Node(msgspec.Struct, frozen=True, array_like=True, gc=False):
     labels: Labels = ()
     blocks: tuple[str, ...] = ()
     session: str = ""
+    tunnel: Tunnel | None = None
 
 
 class Endpoint(msgspec.Struct, frozen=True, array_like=True, gc=False):

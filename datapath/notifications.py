@@ -14,7 +14,7 @@ from datapath.codec import address_text
 
 _KINDS = {"u8": "u1", "u16": "=u2", "u32": "=u4", "u64": "=u8", "be16": ">u2", "be32": ">u4", "be64": ">u8"}
 
-PROGRAM_FILES = (abi.FILE_ENDPOINT, abi.FILE_HOST)
+PROGRAM_FILES = (abi.FILE_ENDPOINT, abi.FILE_HOST, abi.FILE_OVERLAY)
 FILE_NAMES = {
     value: f"{name.removeprefix('FILE_').lower()}{'.bpf.c' if value in PROGRAM_FILES else '.h'}"
     for name, value in abi.ENUMS["source_file"].items()

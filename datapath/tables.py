@@ -149,6 +149,16 @@ class NodeStateRow(NamedTuple):
     policy_epoch: int
 
 
+class TunnelKey(NamedTuple):
+    index: int  # type: ignore[assignment]  # the ABI's name; it hides tuple.index, which nobody needs
+
+
+class TunnelRow(NamedTuple):
+    """The node's device that wraps packets for other nodes."""
+
+    ifindex: int
+
+
 class AttachmentKey(NamedTuple):
     """A hook of a device: "ingress" or "egress"."""
 
@@ -210,6 +220,7 @@ TABLES: Mapping[str, Table] = {
         Table("source_ranges", SourceRangeKey, SourceRangeRow, "source_ranges"),
         Table("affinity_backends", AffinityBackendKey, AffinityBackendRow, "affinity_backends"),
         Table("node_state", NodeStateKey, NodeStateRow, "node_state"),
+        Table("tunnel", TunnelKey, TunnelRow, "tunnel"),
         Table("attachments", AttachmentKey, AttachmentRow, ""),
         Table("routes", RouteKey, RouteRow, ""),
         Table("neighbours", NeighbourKey, NeighbourRow, ""),

@@ -7,6 +7,7 @@
 #include "../maps.h"
 #include "packet.h"
 #include "parse.h"
+#include "tunnel.h"
 
 #define ADDRESS_FAMILY_IPV4 2 /* AF_INET and AF_INET6, whose header is not for programs */
 #define ADDRESS_FAMILY_IPV6 10
@@ -128,12 +129,34 @@ static __always_inline int forward_to_node(struct __sk_buff *skb, struct packet 
 	return (int)bpf_redirect_neigh(config_underlay_ifindex, &next_hop, sizeof(next_hop), 0);
 }
 
+/* To another node's endpoint, or to that node, inside a packet between the nodes. */
+static __always_inline int forward_to_tunnel(struct __sk_buff *skb, struct packet *packet,
+					     const struct ipcache_row *row)
+{
+	__u32 ifindex = tunnel_ifindex();
+	struct address node = row->node;
+	int result;
+
+	if (!ifindex)
+		return DROP(packet, FILE_FORWARD, NO_TUNNEL_OR_ENCAPSULATION_ENDPOINT);
+	/* The host stack tells the endpoint that it does not fit, or cuts it, and sends the pieces the same way. */
+	if (tunnel_is_too_narrow(skb, ifindex))
+		return TC_ACT_OK;
+	result = ttl_decrement(skb, packet);
+	if (result)
+		return result;
+	result = tunnel_set(skb, packet, &node);
+	return result ? result : (int)bpf_redirect(ifindex, 0);
+}
+
 /* `local` and `remote` are the rows of the packet's destination, either may be 0. */
 static __always_inline int forward(struct __sk_buff *skb, struct packet *packet,
 				   const struct endpoint_row *local, const struct ipcache_row *remote)
 {
 	if (local && !(local->flags & ENDPOINT_HOST))
 		return forward_to_endpoint(skb, packet, local);
+	if (!local && remote && remote->flags & IPCACHE_TUNNEL)
+		return forward_to_tunnel(skb, packet, remote);
 	if (!local && remote && remote->flags & IPCACHE_REMOTE_ENDPOINT) {
 		if (!config_underlay_ifindex || address_is_zero(&remote->node))
 			return DROP(packet, FILE_FORWARD, STALE_OR_UNROUTABLE_IP);

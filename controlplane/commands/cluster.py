@@ -17,6 +17,9 @@ class JoinCluster(msgspec.Struct, frozen=True):
     pod_cidrs: tuple[str, ...]
     block_prefixes: tuple[int, ...]
     service_cidrs: tuple[str, ...]
+    routing_mode: str = "native"
+    tunnel_protocol: str = "vxlan"
+    tunnel_port: int = 8472
 
 
 class LeaveCluster(msgspec.Struct, frozen=True):
@@ -24,14 +27,16 @@ class LeaveCluster(msgspec.Struct, frozen=True):
 
 
 def join_cluster(state: State, author: Author, command: JoinCluster) -> Decision | Rejection:
-    """Once per cluster; its number and address ranges stay what they are."""
-    wanted = Cluster(
-        author.cluster, command.cluster_id, command.pod_cidrs, command.block_prefixes, command.service_cidrs
-    )
+    """Once per cluster; its number and address ranges stay what they are. How its nodes route may change."""
+    facts = (
+        command.cluster_id, command.pod_cidrs, command.block_prefixes, command.service_cidrs,
+        command.routing_mode, command.tunnel_protocol, command.tunnel_port,
+    )  # fmt: skip
+    wanted = Cluster(author.cluster, *facts)
     fault = cluster_fault(state, wanted)
     if fault:
         return Rejection(fault)
-    event = ClusterJoined(command.cluster_id, command.pod_cidrs, command.block_prefixes, command.service_cidrs)
+    event = ClusterJoined(*facts)
     own = state.clusters.get(author.cluster)
     if own is None:
         return Decision((event,), (Claim(cluster_claim(command.cluster_id)),))

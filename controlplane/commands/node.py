@@ -9,7 +9,7 @@ from controlplane.commands.cluster import cluster_claim
 from controlplane.commands.types import Author, Decision, Rejection
 from controlplane.events import AddressBlockAssigned, NodeJoined, NodeLeft
 from controlplane.labels import SOURCE_KUBERNETES, label_fault
-from controlplane.model import Cluster, Device, Labels, NodeKey
+from controlplane.model import Cluster, Device, Labels, NodeKey, Tunnel
 from controlplane.projections.nodes import node_fault
 from controlplane.projections.state import State
 from kvstore.types import Claim, Want
@@ -25,6 +25,7 @@ class JoinNode(msgspec.Struct, frozen=True):
     addresses: tuple[str, ...]
     device: Device
     labels: Labels = ()
+    tunnel: Tunnel | None = None
 
 
 class AssignAddressBlock(msgspec.Struct, frozen=True):
@@ -45,17 +46,17 @@ def join_node(state: State, author: Author, command: JoinNode) -> Decision | Rej
     key = NodeKey(author.cluster, command.node)
     known = state.nodes.get(key)
     labels = sourced_labels(command.labels)
-    facts = (command.addresses, command.device, labels)
-    if known is not None and (known.addresses, known.device, known.labels) == facts:
+    facts = (command.addresses, command.device, labels, command.tunnel)
+    if known is not None and (known.addresses, known.device, known.labels, known.tunnel) == facts:
         return Decision()
-    fault = node_fault(state, key, command.addresses, command.device) or label_fault(labels)
+    fault = node_fault(state, key, command.addresses, command.device, command.tunnel) or label_fault(labels)
     if fault:
         return Rejection(f"node {command.node}: {fault}")
     claims = [Claim(node_claim(*key), Want.TAKEN if known is None else Want.HELD)]
     cluster = state.clusters.get(author.cluster)
     if known is None and cluster is not None:
         claims.append(Claim(cluster_claim(cluster.cluster_id), Want.HELD))
-    return Decision((NodeJoined(command.node, command.addresses, command.device, labels),), tuple(claims))
+    return Decision((NodeJoined(command.node, *facts),), tuple(claims))
 
 
 def sourced_labels(labels: Labels) -> Labels:

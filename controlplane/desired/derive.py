@@ -12,7 +12,7 @@ from controlplane.desired.local import LocalTables
 from controlplane.desired.policy import PolicyCompiler
 from controlplane.desired.services import ServiceCompiler
 from controlplane.desired.underlay import next_hops, node_addresses
-from controlplane.model import NodeKey
+from controlplane.model import Node, NodeKey
 from controlplane.projections.change import Change
 from controlplane.projections.state import State
 from datapath import tables as t
@@ -74,7 +74,7 @@ class Deriver:
                     if endpoint is not None:
                         addresses[endpoint.ipv4] = addresses[endpoint.ipv6] = None
             elif change.kind == "node":
-                addresses.update(_reached_by_node(state, change))
+                addresses.update(_reached_by_node(state, self._node, change))
         addresses.pop("", None)
         prefixes = dict.fromkeys((*map(ipcache.host_prefix, addresses), *self._policies.changed_prefixes))
         numbers = self._policies.prefixes.numbers
@@ -83,16 +83,30 @@ class Deriver:
         }
 
 
-def _reached_by_node(state: State, change: Change) -> dict[str, None]:
-    """The addresses whose row a change of a node can reach: its own, and its endpoints' where the way there changes."""
+def _reached_by_node(state: State, own: NodeKey, change: Change) -> dict[str, None]:
+    """The addresses whose row a change of a node can reach: its own, its endpoints' where the way there changes, and
+    everyone's where the way from here does."""
+    if change.key == own and _wraps_otherwise(change.old, change.new):
+        return dict.fromkeys((*state.addresses, *(node_addresses(change.old) if change.old else ())))
     addresses: dict[str, None] = {}
     for node in (change.old, change.new):
         if node is not None:
             addresses.update(dict.fromkeys(node_addresses(node)))
-    if change.old is not None and change.new is not None and next_hops(change.old) != next_hops(change.new):
+    if change.old is not None and change.new is not None and _is_reached_otherwise(change.old, change.new):
         for endpoint in state.endpoints_of(change.key):
             addresses[endpoint.ipv4] = addresses[endpoint.ipv6] = None
     return addresses
+
+
+def _wraps_otherwise(old: Node | None, new: Node | None) -> bool:
+    """Only a node with a tunnel reaches others by way of its own facts."""
+    tunnels = [node.tunnel if node else None for node in (old, new)]
+    addresses = [node.addresses if node else () for node in (old, new)]
+    return tunnels[0] != tunnels[1] or (tunnels[0] is not None and addresses[0] != addresses[1])
+
+
+def _is_reached_otherwise(old: Node, new: Node) -> bool:
+    return next_hops(old) != next_hops(new) or old.tunnel != new.tunnel
 
 
 def _node_state(state: State) -> NodeStateRows:

@@ -7,7 +7,7 @@ Belongs here: the tables endpoints, devices, attachments. Does not belong here: 
 from collections.abc import Mapping
 
 from controlplane.desired.underlay import mac_bytes
-from controlplane.model import Endpoint, EndpointKey, NodeKey
+from controlplane.model import Endpoint, EndpointKey, Node, NodeKey
 from controlplane.projections.state import State
 from datapath import tables as t
 from datapath.abi.types import ENDPOINT_HOST, IDENTITY_HOST
@@ -16,6 +16,7 @@ from datapath.codec import address_bytes
 HOOKS = ("ingress", "egress")
 PROGRAMS_OF_ENDPOINT = {"ingress": "from_endpoint", "egress": "to_endpoint"}
 PROGRAMS_OF_UNDERLAY = {"ingress": "from_network"}
+PROGRAMS_OF_TUNNEL = {"ingress": "from_overlay", "egress": "to_overlay"}
 """By hook. What comes in at the host side of a device comes from its endpoint."""
 
 HOST_ROW = t.EndpointRow(0, IDENTITY_HOST, 0, ENDPOINT_HOST, bytes(6), bytes(6))
@@ -75,12 +76,14 @@ def device_row(endpoint: Endpoint) -> t.DeviceRow:
 
 
 def attachment_rows(
-    endpoint: Endpoint | None, is_underlay: bool, ifindex: int
+    endpoint: Endpoint | None, own: Node, ifindex: int
 ) -> dict[t.AttachmentKey, t.AttachmentRow | None]:
-    """What runs at each hook of a device; None: nothing of ours."""
+    """What runs at each hook of a device of the node `own`; None: nothing of ours."""
     programs: Mapping[str, str] = {}
-    if is_underlay:
+    if ifindex == own.device.ifindex:
         programs = PROGRAMS_OF_UNDERLAY
+    elif own.tunnel is not None and ifindex == own.tunnel.device.ifindex:
+        programs = PROGRAMS_OF_TUNNEL
     elif endpoint is not None:
         programs = PROGRAMS_OF_ENDPOINT
     return {

@@ -6,10 +6,16 @@ under which numbers (prefixes.py). Each row is a function of the state and its a
 
 from collections.abc import Mapping
 
-from controlplane.desired.underlay import next_hops
+from controlplane.desired.underlay import Way, way_to
 from controlplane.model import EndpointKey, NodeKey
 from controlplane.projections.state import State
-from datapath.abi.types import IDENTITY_HOST, IDENTITY_REMOTE_NODE, IDENTITY_WORLD, IPCACHE_REMOTE_ENDPOINT
+from datapath.abi.types import (
+    IDENTITY_HOST,
+    IDENTITY_REMOTE_NODE,
+    IDENTITY_WORLD,
+    IPCACHE_REMOTE_ENDPOINT,
+    IPCACHE_TUNNEL,
+)
 from datapath.codec import address_bytes, prefix_bytes
 from datapath.tables import NO_ADDRESS, IpcacheKey, IpcacheRow
 
@@ -32,12 +38,20 @@ def ipcache_row(state: State, node: NodeKey, address: str) -> IpcacheRow | None:
     if holder is None:
         return None
     if isinstance(holder, NodeKey):
-        return OWN_NODE if holder == node else OTHER_NODE
+        return OWN_NODE if holder == node else _node_row(way_to(state.nodes.get(node), state.nodes[holder]))
     identity = state.endpoints[holder].identity
     if (holder.cluster, holder.node) == node:
         return IpcacheRow(NO_ADDRESS, identity, 0)
-    hops = next_hops(state.nodes[NodeKey(holder.cluster, holder.node)])
-    return IpcacheRow(hops[":" in address], identity, IPCACHE_REMOTE_ENDPOINT)
+    way = way_to(state.nodes.get(node), state.nodes[NodeKey(holder.cluster, holder.node)])
+    return IpcacheRow(way.hops[":" in address], identity, _remote_flags(way))
+
+
+def _remote_flags(way: Way) -> int:
+    return IPCACHE_REMOTE_ENDPOINT | (IPCACHE_TUNNEL if way.is_tunnel else 0)
+
+
+def _node_row(way: Way) -> IpcacheRow:
+    return IpcacheRow(way.hops[0], IDENTITY_REMOTE_NODE, IPCACHE_TUNNEL) if way.is_tunnel else OTHER_NODE
 
 
 def prefix_key(prefix: str) -> IpcacheKey:
@@ -62,7 +76,10 @@ def all_rows(state: State, node: NodeKey, numbers: Mapping[str, int]) -> Ipcache
     rows = dict(WORLD_ROWS)
     for prefix, number in numbers.items():
         rows[prefix_key(prefix)] = IpcacheRow(NO_ADDRESS, number, 0)
-    hops = {key: next_hops(state.nodes[key]) for key in state.nodes}
+    own = state.nodes.get(node)
+    ways = {key: way_to(own, state.nodes[key]) for key in state.nodes}
+    hops = {key: way.hops for key, way in ways.items()}
+    flags = {key: _remote_flags(way) for key, way in ways.items()}
     endpoints, packed = state.endpoints, address_bytes
     for address, holder in state.addresses.items():
         key = IpcacheKey(128, packed(address))
@@ -74,8 +91,8 @@ def all_rows(state: State, node: NodeKey, numbers: Mapping[str, int]) -> Ipcache
                 rows[key] = IpcacheRow(
                     hops[place][":" in address],  # type: ignore[index]
                     endpoints[holder].identity,
-                    IPCACHE_REMOTE_ENDPOINT,
+                    flags[place],  # type: ignore[index]
                 )
         else:
-            rows[key] = OWN_NODE if holder == node else OTHER_NODE
+            rows[key] = OWN_NODE if holder == node else _node_row(ways[holder])  # type: ignore[index]
     return rows

@@ -1,4 +1,4 @@
-"""The tables that are about the node itself: its endpoints, devices, programs, routes and neighbours.
+"""The tables that are about the node itself: its endpoints, devices, tunnel, programs, routes and neighbours.
 
 Belongs here: putting them together, in full and after changes. Does not belong here: the rows (endpoints.py,
 routes.py), and tables about the whole mesh (ipcache.py, services.py, policy.py). Pure.
@@ -16,11 +16,12 @@ from controlplane.desired.underlay import node_addresses
 from controlplane.model import Endpoint, EndpointKey, Node, NodeKey
 from controlplane.projections.change import Change
 from controlplane.projections.state import State
+from datapath import tables as t
 from datapath.codec import address_bytes
 from datapath.tables import DeviceKey
 from datapath.tables import EndpointKey as AddressKey
 
-LOCAL_TABLES = ("endpoints", "devices", "attachments", "routes", "neighbours")
+LOCAL_TABLES = ("endpoints", "devices", "tunnel", "attachments", "routes", "neighbours")
 
 Tables = dict[str, dict[Any, Any]]
 
@@ -84,6 +85,9 @@ class LocalTables:
             return tables
         addresses = dict.fromkeys(node_addresses(own))
         ifindexes = {own.device.ifindex: None}
+        if own.tunnel is not None:
+            ifindexes[own.tunnel.device.ifindex] = None
+            tables["tunnel"][t.TunnelKey(0)] = t.TunnelRow(own.tunnel.device.ifindex)
         for endpoint in state.endpoints_of(self._node):
             self._devices.put(EndpointKey(*self._node, endpoint.endpoint_id), endpoint.device.ifindex)
             ifindexes[endpoint.device.ifindex] = None
@@ -126,7 +130,7 @@ class LocalTables:
         for ifindex in ifindexes:
             endpoint = self._devices.endpoint_at(state, ifindex)
             tables["devices"][DeviceKey(ifindex)] = None if endpoint is None else device_row(endpoint)
-            tables["attachments"].update(attachment_rows(endpoint, ifindex == own.device.ifindex, ifindex))
+            tables["attachments"].update(attachment_rows(endpoint, own, ifindex))
 
 
 def _follow_node(own: Node, change: Change, changed: Tables) -> None:

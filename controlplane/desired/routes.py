@@ -3,7 +3,7 @@
 Belongs here: those two tables. Does not belong here: packets that the programs forward themselves. Pure.
 """
 
-from controlplane.desired.underlay import address_of_family, mac_bytes, share_link
+from controlplane.desired.underlay import address_of_family, mac_bytes, share_link, tunnel_address
 from controlplane.model import Endpoint, Node
 from datapath import tables as t
 from datapath.codec import address_bytes, prefix_bytes
@@ -29,7 +29,11 @@ def endpoint_neighbours(endpoint: Endpoint) -> NeighbourRows:
 
 
 def node_routes(node: Node, other: Node) -> RouteRows:
-    """From `node` to the blocks of another. A block of a family in which the other has no address gets no route."""
+    """From `node` to the blocks of another. A block of a family in which the other has no address gets no route, unless
+    what goes there is wrapped."""
+    if node.tunnel is not None and tunnel_address(node, other) != t.NO_ADDRESS:
+        row = t.RouteRow(node.tunnel.device.ifindex, t.NO_ADDRESS)
+        return {t.RouteKey(*prefix_bytes(block)): row for block in other.blocks}
     rows = {}
     for block in other.blocks:
         gateway = address_of_family(other, ":" in block)

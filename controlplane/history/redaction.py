@@ -32,7 +32,7 @@ ADDRESS_FIELDS = frozenset(
 )  # fmt: skip
 LABEL_FIELDS = frozenset(("labels", "selector", "annotations"))
 MAC_FIELDS = frozenset(("mac", "host_mac"))
-KEPT_FIELDS = frozenset(("kind", "protocol", "event", "unknown_tags"))
+KEPT_FIELDS = frozenset(("kind", "protocol", "event", "unknown_tags", "routing_mode", "tunnel_protocol"))
 DNS_NOUNS = frozenset(("ResolvedName", "NameResolved", "NameExpired"))
 
 

@@ -199,6 +199,10 @@ def _epoch(mesh: Mesh, where: NodeKey, key: Any, row: Any) -> Answer:
     return [reason], found
 
 
+def _tunnel(mesh: Mesh, where: NodeKey, key: Any, row: Any) -> Answer:
+    return [f"ifindex {row.ifindex} wraps packets for other nodes"], [("node", where)]
+
+
 def _link(mesh: Mesh, where: NodeKey, key: Any, row: Any) -> Answer:
     reasons, things = _by_device(mesh, where, key, row)
     for name in ("address", "gateway"):
@@ -233,6 +237,7 @@ _REFERENTS: Mapping[str, Referents] = {
     "source_ranges": _by_set,
     "affinity_backends": _backend_by_address,
     "node_state": _epoch,
+    "tunnel": _tunnel,
     "attachments": _link,
     "routes": _route,
     "neighbours": _link,

@@ -6,7 +6,7 @@ from controlplane.addresses import Span, is_ipv6, length_of, span_of
 from controlplane.events import ClusterJoined, ClusterLeft
 from controlplane.model import CLUSTER_ID_MAX, Cluster
 from controlplane.projections.change import Change
-from controlplane.projections.nodes import remove_node
+from controlplane.projections.nodes import remove_node, tunnel_fault
 from datapath.codec import address_bytes
 from kvstore.types import Record
 
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from controlplane.projections.state import State
 
 OPERATOR = "operator"
+ROUTING_MODES = ("native", "tunnel")
 BLOCK_LENGTH_MAX = {False: 30, True: 126}
 """By "is IPv6": a block needs a network address, a router and at least one endpoint."""
 
@@ -21,7 +22,10 @@ BLOCK_LENGTH_MAX = {False: 30, True: 126}
 def cluster_joined(state: "State", record: Record, event: ClusterJoined, changes: list[Change]) -> str:
     if record.writer != OPERATOR:
         return f"only {OPERATOR} may write it"
-    new = Cluster(record.cluster, event.cluster_id, event.pod_cidrs, event.block_prefixes, event.service_cidrs)
+    new = Cluster(
+        record.cluster, event.cluster_id, event.pod_cidrs, event.block_prefixes, event.service_cidrs,
+        event.routing_mode, event.tunnel_protocol, event.tunnel_port,
+    )  # fmt: skip
     fault = cluster_fault(state, new)
     if fault:
         return fault
@@ -40,7 +44,7 @@ def cluster_fault(state: "State", new: Cluster) -> str:
     for prefix in (*new.pod_cidrs, *new.service_cidrs):
         if span_of(prefix) is None:
             return f"prefix {prefix!r}: right is for example 10.1.0.0/16, without bits beyond the length"
-    fault = _block_fault(new)
+    fault = _block_fault(new) or _routing_fault(new)
     if fault:
         return fault
     spans = [*_spans(new.pod_cidrs), *_spans(new.service_cidrs)]
@@ -48,6 +52,12 @@ def cluster_fault(state: "State", new: Cluster) -> str:
         if any(span.meets(other) for other in spans[:number]):
             return f"the prefixes {', '.join((*new.pod_cidrs, *new.service_cidrs))} overlap"
     return _others_fault(state, new) or _nodes_fault(state, new)
+
+
+def _routing_fault(new: Cluster) -> str:
+    if new.routing_mode not in ROUTING_MODES:
+        return f"routing_mode {new.routing_mode!r}: right is {' or '.join(ROUTING_MODES)}"
+    return tunnel_fault(new.tunnel_protocol, new.tunnel_port)
 
 
 def _nodes_fault(state: "State", new: Cluster) -> str:

@@ -7,7 +7,7 @@ import msgspec
 from controlplane.addresses import Span, is_mac, length_of, packed_address, router_address, span_of
 from controlplane.events import AddressBlockAssigned, NodeJoined, NodeLeft
 from controlplane.labels import label_fault
-from controlplane.model import Device, EndpointKey, Node, NodeKey
+from controlplane.model import Device, EndpointKey, Node, NodeKey, Tunnel
 from controlplane.projections.change import Change
 from controlplane.projections.endpoints import remove_endpoint
 from kvstore.types import Record
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 OPERATOR = "operator"
 IFINDEX_MAX = 2**31 - 1
 DEVICE_NAME_MAX = 15
+TUNNEL_PROTOCOLS = ("vxlan", "geneve")
+PORT_MAX = 65535
 
 
 def device_fault(device: Device) -> str:
@@ -32,18 +34,28 @@ def device_fault(device: Device) -> str:
     return ""
 
 
+def tunnel_fault(protocol: str, port: int) -> str:
+    """What is wrong with a way to wrap packets; "" if nothing is."""
+    if protocol not in TUNNEL_PROTOCOLS:
+        return f"tunnel_protocol {protocol!r}: right is {' or '.join(TUNNEL_PROTOCOLS)}"
+    return "" if 1 <= port <= PORT_MAX else f"tunnel_port {port}: right is 1 to {PORT_MAX}"
+
+
 def node_joined(state: "State", record: Record, event: NodeJoined, changes: list[Change]) -> str:
     if record.writer != f"node.{event.node}":
         return f"only node.{event.node} may write it"
     key = NodeKey(record.cluster, event.node)
-    fault = node_fault(state, key, event.addresses, event.device)
+    fault = node_fault(state, key, event.addresses, event.device, event.tunnel)
     if fault:
         return fault
     old = state.nodes.get(key)
     fault = label_fault(event.labels)
     if fault:
         return fault
-    new = Node(record.cluster, event.node, event.addresses, event.device, event.labels, old.blocks if old else ())
+    blocks = old.blocks if old else ()
+    new = Node(
+        record.cluster, event.node, event.addresses, event.device, event.labels, blocks, tunnel=event.tunnel
+    )
     if old == new:
         return ""
     for address in old.addresses if old else ():
@@ -58,8 +70,10 @@ def node_joined(state: "State", record: Record, event: NodeJoined, changes: list
     return ""
 
 
-def node_fault(state: "State", key: NodeKey, addresses: tuple[str, ...], device: Device) -> str:
-    """Why a node cannot have these addresses and this device; "" if it can."""
+def node_fault(
+    state: "State", key: NodeKey, addresses: tuple[str, ...], device: Device, tunnel: Tunnel | None = None
+) -> str:
+    """Why a node cannot have these addresses and these devices; "" if it can."""
     if not addresses:
         return "addresses: a node needs at least one"
     for address in addresses:
@@ -73,7 +87,11 @@ def node_fault(state: "State", key: NodeKey, addresses: tuple[str, ...], device:
             return f"address {address} is that of {holder_text(holder)}"
     if len(dict.fromkeys(addresses)) != len(addresses):
         return f"addresses {', '.join(addresses)}: each stands once"
-    return device_fault(device)
+    if tunnel is None:
+        return device_fault(device)
+    if tunnel.device.ifindex == device.ifindex:
+        return f"ifindex {device.ifindex} is that of {device.name!r} and of the tunnel {tunnel.device.name!r}"
+    return device_fault(device) or device_fault(tunnel.device) or tunnel_fault(tunnel.protocol, tunnel.port)
 
 
 def holder_text(holder: NodeKey | EndpointKey) -> str:

@@ -19,8 +19,8 @@ class RowFailure(NamedTuple):
 class Kernel(Protocol):
     """One node: its maps, links, routes and neighbours. Only what carries our mark is dumped, changed or removed.
 
-    A row of zeros in node_state, an array, counts as absent: it can be put, and is not dumped. `attach_mode`: how
-    programs are attached, "tcx" or "clsact"; "" before the first open.
+    A row of zeros in an array, node_state or tunnel, counts as absent: it can be put, and is not dumped.
+    `attach_mode`: how programs are attached, "tcx" or "clsact"; "" before the first open.
     """
 
     attach_mode: str

@@ -15,7 +15,7 @@ from datapath.tables import RUNTIME_MAPS, TABLES
 
 Observer = Callable[[str, str, bytes], None]
 
-ARRAYS = ("node_state",)
+ARRAYS = ("node_state", "tunnel")
 """Tables that the kernel holds in an array, in which a row of zeros is no row."""
 
 

@@ -24,7 +24,7 @@ from datapath.kernel import libbpf, uapi
 from datapath.kernel.maps import Map, close_all
 from datapath.tables import TABLES
 
-OBJECTS = ("endpoint.bpf.o", "host.bpf.o")
+OBJECTS = ("endpoint.bpf.o", "host.bpf.o", "overlay.bpf.o")
 CONSTANTS_SECTION = ".rodata"
 CONTENT_ID_CHARACTERS = 16
 PARTIAL_SUFFIX = "-partial"

@@ -12,7 +12,7 @@ import socket
 import struct
 import sys
 import threading
-from typing import Any
+from typing import Any, NamedTuple
 
 from datapath.errors import KernelError
 from datapath.kernel import uapi
@@ -29,8 +29,8 @@ GET_LINK, GET_ROUTE, GET_NEIGHBOUR, GET_QDISC, GET_FILTER = 18, 26, 30, 38, 46
 STRICT = 270, 12
 """SOL_NETLINK and NETLINK_GET_STRICT_CHK: the kernel looks at what a dump asks for, such as one table of routes."""
 
-NEW_LINK, NEW_ADDRESS, NEW_ROUTE, NEW_NEIGHBOUR, NEW_QDISC, NEW_FILTER = 16, 20, 24, 28, 36, 44
-UP = 0x1
+NEW_LINK, DELETE_LINK, NEW_ADDRESS, NEW_ROUTE, NEW_NEIGHBOUR, NEW_QDISC, NEW_FILTER = 16, 17, 20, 24, 28, 36, 44
+UP, NOARP = 0x1, 0x80
 NODAD = 0x02
 """IFA_F_NODAD: usable at once. With duplicate detection an address waits 2 s."""
 
@@ -64,6 +64,32 @@ Attributes = dict[int, bytes]
 """An object's attributes by kind, as the kernel gave them."""
 
 
+class TunnelForm(NamedTuple):
+    """A kind of device that wraps packets, and the numbers of its options (IFLA_VXLAN_*, IFLA_GENEVE_*). `external`:
+    programs set its keys; of Geneve that option has no value. `learning`: 0 where there is none."""
+
+    kind: str
+    port: int
+    external: int
+    external_value: bytes
+    learning: int
+
+
+TUNNEL_FORMS = {form.kind: form for form in (TunnelForm("vxlan", 15, 25, b"\1", 7), TunnelForm("geneve", 5, 6, b"", 0))}
+
+
+def tunnel_options(info: bytes) -> tuple[str, int, bool]:
+    """Of a device's LINK_INFO: its kind, and of a tunnel its port and whether programs set its keys."""
+    held = _attributes(info, 0, len(info))
+    kind = held[1].rstrip(b"\0").decode()
+    form = TUNNEL_FORMS.get(kind)
+    if form is None:
+        return kind, 0, False
+    options = _attributes(held.get(2, b""), 0, len(held.get(2, b"")))
+    port = int.from_bytes(options.get(form.port, b""), "big")
+    return kind, port, options.get(form.external) == form.external_value
+
+
 class Requests:
     """A socket to the network namespace of the thread that makes it; any thread may use it. Every request gives the
     errno, or 0."""
@@ -91,6 +117,24 @@ class Requests:
         info = _attribute(1, "veth") + _attribute(2, peer)
         wanted = _attribute(NAME, name) + _attribute(MAC, mac) + sized + _attribute(LINK_INFO, info)
         return self._send(NEW_LINK, CREATE | EXCLUSIVE, LINK.pack(0, 0, 0, 0, 0) + wanted)
+
+    def create_tunnel(self, name: str, form: TunnelForm, port: int, mtu: int) -> int:
+        """A device, down, whose packets say themselves where they go. It asks nobody for MACs: its neighbours have its
+        own."""
+        options = _attribute(form.port, struct.pack(">H", port)) + _attribute(form.external, form.external_value)
+        if form.learning:
+            options += _attribute(form.learning, b"\0")
+        info = _attribute(1, form.kind) + _attribute(2, options)
+        wanted = _attribute(NAME, name) + _attribute(MTU, mtu) + _attribute(LINK_INFO, info)
+        return self._send(NEW_LINK, CREATE | EXCLUSIVE, LINK.pack(0, 0, 0, NOARP, NOARP) + wanted)
+
+    def delete_link(self, ifindex: int) -> int:
+        """Any device."""
+        return self._send(DELETE_LINK, 0, LINK.pack(0, 0, ifindex, 0, 0))
+
+    def set_mtu(self, ifindex: int, mtu: int) -> int:
+        """Of any device."""
+        return self._send(NEW_LINK, 0, LINK.pack(0, 0, ifindex, 0, 0) + _attribute(MTU, mtu))
 
     def set_up(self, ifindex: int, alias: str = "") -> int:
         """A device, with an alias if one is given."""

@@ -11,7 +11,11 @@ from tests.bpf import node as nodes
 
 pytestmark = pytest.mark.kernel("bpf_redirect_peer")
 
-PROGRAMS = {"endpoint.bpf.o": {"from_endpoint", "to_endpoint"}, "host.bpf.o": {"from_network", "from_network_guarded", "to_network"}}
+PROGRAMS = {
+    "endpoint.bpf.o": {"from_endpoint", "to_endpoint"},
+    "host.bpf.o": {"from_network", "from_network_guarded", "to_network"},
+    "overlay.bpf.o": {"from_overlay", "to_overlay"},
+}
 EXCLUDED = tuple(f"10.{number}.0.0/16" for number in range(PREFIXES_MAX))
 NODES = ((), ("192.168.9.1",), ("fd00:9::1",), ("192.168.9.1", "fd00:9::1"))
 """The node's addresses: what is masqueraded, of which family."""

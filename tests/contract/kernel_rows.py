@@ -12,7 +12,7 @@ def address(text: str) -> bytes:
 
 
 def rows_of(table: str, ifindexes: tuple[int, int]) -> list[tuple[Any, Any]]:
-    """Two rows of a table (of node_state the one that there is), in both address families."""
+    """Two rows of a table (of an array the one that there is), in both address families."""
     first, second = address("10.0.0.1"), address("fd00::1")
     one, two = ifindexes
     mac = b"\x02\x00\x00\x00\x00\x01"
@@ -58,6 +58,7 @@ def rows_of(table: str, ifindexes: tuple[int, int]) -> list[tuple[Any, Any]]:
             (tables.AffinityBackendKey(5, second, 8081), tables.AffinityBackendRow(0)),
         ],
         "node_state": [(tables.NodeStateKey(0), tables.NodeStateRow(42))],
+        "tunnel": [(tables.TunnelKey(0), tables.TunnelRow(one))],
         "attachments": [
             (tables.AttachmentKey(one, "ingress"), tables.AttachmentRow("from_endpoint")),
             (tables.AttachmentKey(one, "egress"), tables.AttachmentRow("to_endpoint")),
@@ -81,7 +82,7 @@ def other_row(table: str, ifindexes: tuple[int, int]) -> Any:
         "endpoints": {"identity": 9}, "devices": {"identity": 9}, "ipcache": {"identity": 9},
         "policy_subjects": {"egress_enforced": 1}, "policy": {"verdict": 2}, "services": {"count": 9},
         "backends": {"port": 9}, "maglev": {"slots": b"\5\6" * 512}, "source_ranges": {"contained": 9},
-        "affinity_backends": {"slot": 9}, "node_state": {"policy_epoch": 43},
+        "affinity_backends": {"slot": 9}, "node_state": {"policy_epoch": 43}, "tunnel": {"ifindex": ifindexes[1]},
         "attachments": {"program": "from_network"},
         "routes": {"ifindex": ifindexes[1]}, "neighbours": {"mac": b"\x02\x00\x00\x00\x00\x09"},
     }  # fmt: skip

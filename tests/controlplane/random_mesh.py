@@ -21,7 +21,7 @@ from controlplane.commands.service import ApplyService, RemoveService, ReportBac
 from controlplane.commands.types import Decision
 from controlplane.commands.workload import ApplyWorkload, RemoveWorkload
 from controlplane.events import Batch, Event
-from controlplane.model import Backend, Device, ServicePort
+from controlplane.model import Backend, Device, ServicePort, Tunnel
 from controlplane.projections.state import State
 from kvstore.types import Record, Revision
 
@@ -76,7 +76,8 @@ def _join(cluster: int, node: str, variant: int) -> JoinNode:
     place = cluster * 50 + int(node[1:]) * 10 + variant
     ipv4, ipv6 = f"192.168.0.{place}", f"fd02::{place}"
     addresses = ((ipv4, ipv6), (ipv6,), (ipv4,), (ipv6, ipv4))[variant]
-    return JoinNode(node, addresses, device(2 if variant < 2 else 3))
+    tunnel = (None, Tunnel("vxlan", 8472, device(4)), Tunnel("vxlan", 8472, device(4)), None)[(variant + cluster) % 4]
+    return JoinNode(node, addresses, device(2 if variant < 2 else 3), (), tunnel)
 
 
 def wish(step: Step) -> tuple[Author, Any]:
