@@ -32,6 +32,7 @@ from controlplane.runtime.flows import FlowRecorder
 from controlplane.runtime.follower import Follower
 from controlplane.runtime.monitor import Monitor, Ring
 from controlplane.runtime.node import Node, NodeParts
+from controlplane.runtime.overlay import Overlay
 from controlplane.runtime.process import complain, run_process
 from controlplane.runtime.relabelling import Relabelling
 from controlplane.runtime.reports import Reporter
@@ -75,7 +76,7 @@ HELPS = {
     "masquerade": "on: endpoints leave the mesh with the node's address; off: with their own",
     "non_masquerade_cidr": "prefix outside the mesh for which endpoints keep their own address",
     "notify": "what the programs tell: drops, verdicts, denials (the verdict beside a drop), or none",
-    "mtu_bytes": "MTU of endpoint devices; 0: that of --device",
+    "mtu_bytes": "MTU of endpoint devices; 0: that of --device, less what a tunnel adds",
     "log_format": "console or json",
     "log_level": "debug, info, warning or error",
 }
@@ -167,7 +168,10 @@ def build_node(
     reconciler = Reconciler(kernel, clock.monotonic_s, worker=worker)
     where = NodeKey(settings.cluster, settings.node)
     relabelling = Relabelling(where, follower, writer, clock, settings)
-    endpoints = build_endpoints(settings, underlay, clock, follower, writer, reconciler, devices, counters)
+    overlay = Overlay(settings, underlay, follower, reconciler, devices, clock)
+    endpoints = Endpoints(
+        settings, follower, writer, reconciler, devices, clock, counters, overlay.mtu_bytes
+    )
     directory = place.state_dir(settings.state_dir, settings.node)
     flows = FlowRecorder(directory, log, writer, follower, clock, settings, counters)
     parts = NodeParts(
@@ -185,6 +189,7 @@ def build_node(
         relabelling=relabelling,
         devices=devices,
         endpoints=endpoints,
+        overlay=overlay,
         settling=Settling(kernel, reconciler.worker, endpoints, clock, settings),
         reporter=Reporter(log, writer, follower, reconciler, clock, settings),
         monitor=Monitor(settings.monitor_queue_max, counters, flows.take),
@@ -247,21 +252,6 @@ def build_follower(
         return await checkpoints.refold(log, error)
 
     return Follower(log, state, clock, settings, counters, refold)
-
-
-def build_endpoints(
-    settings: AgentSettings,
-    underlay: Underlay,
-    clock: Clock,
-    follower: Follower,
-    writer: Writer,
-    reconciler: Reconciler,
-    devices: Devices,
-    counters: Counters,
-) -> Endpoints:
-    """Devices get the underlay's MTU unless another is set."""
-    mtu_bytes = settings.mtu_bytes or underlay.mtu_bytes
-    return Endpoints(settings, follower, writer, reconciler, devices, clock, counters, mtu_bytes)
 
 
 def build_collector(

@@ -38,6 +38,7 @@ from kvstore.etcd import EtcdLog
 
 PROGRAM = "meshlog operator"
 WRITER = "operator"
+TUNNEL_PORTS = {"vxlan": 8472, "geneve": 6081}
 
 HELPS = {
     "cluster": "name of the cluster",
@@ -45,6 +46,9 @@ HELPS = {
     "pod_cidr": "prefix that nodes' address blocks are cut from",
     "block_size": "prefix length of a node's block, one for each --pod-cidr",
     "service_cidr": "prefix of the cluster's service addresses",
+    "routing_mode": "native: nodes route each other's endpoints; tunnel: they wrap packets for them",
+    "tunnel_protocol": "vxlan or geneve; geneve needs a kernel that has it on every node",
+    "tunnel_port": "UDP port of the tunnel; 0: 8472 of vxlan, 6081 of geneve",
     "etcd": "endpoint of the log, unix:PATH or HOST:PORT",
     "embedded_etcd": "run an etcd of its own in this directory, and end it with this process",
     "etcd_ca": "file with the authority of etcd's certificate, PEM",
@@ -144,6 +148,9 @@ def build_wish(settings: OperatorSettings) -> JoinCluster:
         pod_cidrs=settings.pod_cidr,
         block_prefixes=block_prefixes(settings),
         service_cidrs=settings.service_cidr,
+        routing_mode=settings.routing_mode,
+        tunnel_protocol=settings.tunnel_protocol,
+        tunnel_port=settings.tunnel_port or TUNNEL_PORTS[settings.tunnel_protocol],
     )
 
 

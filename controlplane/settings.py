@@ -82,7 +82,7 @@ class AgentSettings(CommonSettings, frozen=True, kw_only=True):
     labels: tuple[str, ...] = ()
     """Labels of the node, "key=value"."""
     mtu_bytes: Annotated[int, Meta(ge=0, le=65535)] = 0
-    """MTU of endpoint devices; 0 takes the underlay device's."""
+    """MTU of endpoint devices; 0 takes the underlay device's, less what a tunnel adds where the cluster has one."""
 
     masquerade: Annotated[str, Meta(pattern="^(on|off)$")] = "on"
     """Whether endpoints leave the mesh with the node's address; "off": with their own, which needs routes back."""
@@ -100,6 +100,8 @@ class AgentSettings(CommonSettings, frozen=True, kw_only=True):
     settle_quiet_s: Seconds = 1.0
     """How long no endpoint may have been created before TCX links replace the filters that stand in for them: each
     holds up every change of a device for some 15 ms."""
+    tunnel_drain_s: Seconds = 2.0
+    """How long a tunnel device stays when nothing here leads into it any more: other nodes learn it later."""
     kernel_retry_s: Seconds = 0.5
     monitor_queue_max: Count = 4096
     """Notifications kept for one slow monitor; what is more is counted as lost."""
@@ -128,6 +130,11 @@ class OperatorSettings(CommonSettings, frozen=True, kw_only=True):
     service_cidr: tuple[str, ...] = ()
     block_size: tuple[Annotated[int, Meta(ge=1, le=128)], ...] = ()
     """Prefix length of a node's block, per pod_cidr; default /24, or 8 bits below a longer one; /64 for IPv6."""
+    routing_mode: Annotated[str, Meta(pattern="^(native|tunnel)$")] = "native"
+    """How the cluster's nodes send to each other's endpoints: by their addresses, or wrapped; Cilium's names."""
+    tunnel_protocol: Annotated[str, Meta(pattern="^(vxlan|geneve)$")] = "vxlan"
+    tunnel_port: Annotated[int, Meta(ge=0, le=65535)] = 0
+    """UDP port of the tunnel; 0: 8472 of VXLAN, 6081 of Geneve."""
     embedded_etcd: str = ""
     """Directory in which the operator runs an etcd of its own; "" uses the endpoints given."""
 

@@ -109,6 +109,7 @@ class Status(msgspec.Struct, frozen=True):
 
     `ready` means: the kernel held the whole desired state once since the start. `ready_after_s` is null before.
     `attach_mode`: how programs are attached to devices, "tcx" or "clsact"; "" before the kernel is open.
+    `routing_mode`: how packets go to other nodes, "native" or "tunnel [vxlan]".
     """
 
     kind: str
@@ -131,6 +132,7 @@ class Status(msgspec.Struct, frozen=True):
     write_mode: str
     start_source: str
     attach_mode: str
+    routing_mode: str = ""
 
 
 class ReportItem(msgspec.Struct, frozen=True):

@@ -23,14 +23,27 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     verbs = parser.add_subparsers(metavar="VERB", title="verbs")
     up = _verb(verbs, "up", "build it; a second run fills what is missing", "meshlog lab up", run_up)
     up.add_argument("--no-pods", action="store_true", help="nodes and agents only, without the shop")
+    _add_tunnel(up)
     _verb(verbs, "down", "remove every trace, also of a broken one", "meshlog lab down", run_down)
     status = _verb(verbs, "status", "what of it runs", "meshlog lab status", run_status)
     add_output(status)
     story = _verb(verbs, "story", "show the mesh at work, with a verdict for each step", "meshlog lab story", run_story)
     add_output(story)
+    _add_tunnel(story)
     execute = _verb(verbs, "exec", "run a command in a node or a pod", "meshlog lab exec east-1 -- ip route", run_exec)
     execute.add_argument("place", help="a node (east-1) or a pod (east/shop/frontend, shop/frontend)")
     execute.add_argument("command", nargs="+", help="after --")
+
+
+def _add_tunnel(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--tunnel", choices=("off", "vxlan", "geneve"),
+        help="how nodes wrap packets for each other; a running lab is switched over; off in a new one",
+    )  # fmt: skip
+
+
+def _tunnel(arguments: argparse.Namespace) -> str | None:
+    return "" if arguments.tunnel == "off" else arguments.tunnel
 
 
 def _verb(verbs: Any, name: str, text: str, example: str, run: Any) -> argparse.ArgumentParser:
@@ -57,7 +70,7 @@ def run_up(arguments: argparse.Namespace) -> int:
     from controlplane.lab.up import build, progress_to_stderr
 
     try:
-        built = build(progress_to_stderr(), with_pods=not arguments.no_pods)
+        built = build(progress_to_stderr(), with_pods=not arguments.no_pods, tunnel=_tunnel(arguments))
     except LabFailure as error:
         raise _failure(error) from None
     print(f"The lab runs: {len(built.nodes)} nodes, {len(built.pods)} pods.")
@@ -130,7 +143,7 @@ def run_story(arguments: argparse.Namespace) -> int:
 
     for_people = arguments.output in ("table", "wide")
     try:
-        told = tell(sys.stdout if for_people else sys.stderr)
+        told = tell(sys.stdout if for_people else sys.stderr, _tunnel(arguments))
     except LabFailure as error:
         raise _failure(error) from None
     if not for_people:

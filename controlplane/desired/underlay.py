@@ -3,12 +3,17 @@
 Belongs here: which underlay address stands for a node, and whether two nodes share a link. Does not belong here: rows.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from controlplane.addresses import router_address
-from controlplane.model import Node
+from controlplane.model import Node, NodeKey
+from controlplane.projections.state import State
 from datapath.codec import address_bytes
 from datapath.tables import NO_ADDRESS
+
+TUNNEL = "tunnel"
+TUNNEL_OVERHEAD_IPV4, TUNNEL_OVERHEAD_IPV6 = 50, 70
 
 
 def address_of_family(node: Node, ipv6: bool) -> bytes:
@@ -44,6 +49,31 @@ def tunnel_address(node: Node, other: Node) -> bytes:
         if NO_ADDRESS not in (address_of_family(node, ipv6), address_of_family(other, ipv6)):
             return address_of_family(other, ipv6)
     return NO_ADDRESS
+
+
+def tunnel_wish(state: State, cluster: str) -> tuple[str, int] | None:
+    """The protocol and UDP port by which a cluster's nodes are to wrap packets; None: they are not to."""
+    found = state.clusters.get(cluster)
+    if found is None or found.routing_mode != TUNNEL:
+        return None
+    return found.tunnel_protocol, found.tunnel_port
+
+
+def natively_reached(state: State, where: NodeKey) -> list[NodeKey]:
+    """The nodes that a node with a tunnel does not reach by it."""
+    own = state.nodes.get(where)
+    if own is None or own.tunnel is None:
+        return []
+    return [
+        key for key in sorted(state.nodes) if key != where and tunnel_address(own, state.nodes[key]) == NO_ADDRESS
+    ]
+
+
+def tunnel_mtu(underlay_mtu_bytes: int, addresses: Sequence[str]) -> int:
+    """What fits a packet of the underlay once it is wrapped, in VXLAN or in Geneve without options: each adds an
+    Ethernet header of 14 bytes, its own of 8, UDP's of 8, and an IP header. IPv4 carries it where the node has it."""
+    has_ipv4 = any(":" not in address for address in addresses)
+    return underlay_mtu_bytes - (TUNNEL_OVERHEAD_IPV4 if has_ipv4 else TUNNEL_OVERHEAD_IPV6)
 
 
 class Way(NamedTuple):

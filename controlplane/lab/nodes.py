@@ -91,11 +91,14 @@ def ensure_etcd() -> bool:
     return True
 
 
-def ensure_operator(cluster: LabCluster) -> bool:
-    """True if it was started now."""
+def ensure_operator(cluster: LabCluster, tunnel: str) -> bool:
+    """True if it was started now. One that runs with another `tunnel`, "" for none, is started anew."""
     name = f"operator-{cluster.name}"
-    if processes.find(name):
+    routing = ["--routing-mode", "tunnel", "--tunnel-protocol", tunnel] if tunnel else ["--routing-mode", "native"]
+    running = processes.find(name)
+    if running and " ".join(routing) in processes.command_line(running.pid):
         return False
+    processes.stop(name)
     run_dir = Path(topology.operator_socket(cluster.name)).parent
     run_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
     argv = [meshlog_program(), "operator", "--cluster", cluster.name, "--cluster-id", str(cluster.cluster_id)]
@@ -104,6 +107,7 @@ def ensure_operator(cluster: LabCluster) -> bool:
         argv += ["--pod-cidr", cidr, "--block-size", str(length)]
     for cidr in cluster.service_cidrs:
         argv += ["--service-cidr", cidr]
+    argv += routing
     processes.start(name, argv, topology.WIRE, f"{topology.CGROUP}/{name}")
     return True
 

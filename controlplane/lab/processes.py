@@ -96,6 +96,14 @@ def start_time(pid: int) -> int | None:
     return None if fields[0] in "ZX" else int(fields[19])
 
 
+def command_line(pid: int) -> str:
+    """Its arguments with a blank between them; "" where there is no such process."""
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+    except OSError:
+        return ""
+
+
 def log_path(name: str) -> Path:
     path = Path(topology.LOGS)
     path.mkdir(parents=True, exist_ok=True)

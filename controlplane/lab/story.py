@@ -80,13 +80,14 @@ class Story:
             self.give(step, title, False, str(error), look_at)
 
 
-def tell(stream: TextIO) -> dict[str, Any]:
-    """The whole story as values: {"ok", "seconds", "verdicts", "figures"}. Raises LabFailure if nothing can run."""
+def tell(stream: TextIO, tunnel: str | None = None) -> dict[str, Any]:
+    """The whole story as values: {"ok", "seconds", "verdicts", "figures"}; `tunnel` as in up.build. Raises LabFailure
+    if nothing can run."""
     started = time.monotonic()
     story = Story(stream)
     story.heading(1, "Two clusters of two nodes, one log")
     progress = Progress(stream)
-    built = up.build(progress)
+    built = up.build(progress, tunnel=tunnel)
     _show_nodes(story, built)
     story.heading(2, "A small shop, from Kubernetes manifests")
     _show_pods(story, built)

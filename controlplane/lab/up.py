@@ -29,6 +29,7 @@ class LabTopology(msgspec.Struct, frozen=True):
 
     nodes: tuple[LabNode, ...]
     pods: tuple[LabPod, ...]
+    tunnel: str = ""
 
 
 class Progress:
@@ -54,9 +55,13 @@ class Progress:
         print(text, file=self._stream, flush=True)
 
 
-def build(progress: Progress, with_pods: bool = True) -> LabTopology:
-    """The whole lab. Raises LabFailure; what was built stays for a look, and `lab down` removes it."""
+def build(progress: Progress, with_pods: bool = True, tunnel: str | None = None) -> LabTopology:
+    """The whole lab. `tunnel`: how nodes wrap packets for each other, "" for not at all; None: as it is now.
+
+    Raises LabFailure; what was built stays for a look, and `lab down` removes it.
+    """
     check_machine()
+    wrapped = tunnel if tunnel is not None else _tunnel_there()
     with progress.step(f"joining {len(topology.NODES)} nodes by a bridge"):
         machine.ensure_bpffs(topology.BPFFS)
         nodes.build_wire()
@@ -65,9 +70,10 @@ def build(progress: Progress, with_pods: bool = True) -> LabTopology:
     with progress.step("starting etcd"):
         nodes.ensure_etcd()
     with progress.step(f"starting {len(topology.CLUSTERS)} operators"):
-        _start_operators()
+        _start_operators(wrapped)
     with progress.step(f"starting {len(topology.NODES)} agents"):
         start_agents()
+    wait_routing(wrapped)
     found = _pods_there()
     if with_pods:
         found = [pod for cluster in topology.CLUSTERS for pod in pods.pods_of(cluster.name)]
@@ -76,7 +82,7 @@ def build(progress: Progress, with_pods: bool = True) -> LabTopology:
                 apply_manifests(cluster.name)
         with progress.step(f"attaching {len(found)} pods through the CNI plugin"):
             attach_pods(found)
-    built = LabTopology(topology.NODES, tuple(found))
+    built = LabTopology(topology.NODES, tuple(found), wrapped)
     TOPOLOGY_FILE.write_bytes(msgspec.json.format(msgspec.json.encode(built)))
     return built
 
@@ -87,6 +93,13 @@ def _pods_there() -> list[LabPod]:
         return list(read_topology().pods)
     except machine.LabFailure:
         return []
+
+
+def _tunnel_there() -> str:
+    try:
+        return read_topology().tunnel
+    except machine.LabFailure:
+        return ""
 
 
 def read_topology() -> LabTopology:
@@ -111,9 +124,9 @@ def check_machine() -> None:
     machine.cgroup_root()
 
 
-def _start_operators() -> None:
+def _start_operators(tunnel: str) -> None:
     for cluster in topology.CLUSTERS:
-        nodes.ensure_operator(cluster)
+        nodes.ensure_operator(cluster, tunnel)
     for cluster in topology.CLUSTERS:
         nodes.wait_ready(f"operator-{cluster.name}", topology.operator_socket(cluster.name))
 
@@ -124,6 +137,21 @@ def start_agents() -> None:
         nodes.ensure_agent(node)
     for node in topology.NODES:
         nodes.wait_ready(nodes.agent_name(node), node.socket)
+
+
+def wait_routing(tunnel: str) -> None:
+    """Wait until every node sends to every other as it should. Raises LabFailure."""
+    wanted = f"tunnel [{tunnel}]" if tunnel else "native"
+    for node in topology.NODES:
+        status: dict[str, Any] = {}
+
+        def is_so(node: LabNode = node, status: dict[str, Any] = status) -> bool:
+            status.update(nodes.status_of(node.socket) or {})
+            return status.get("routing_mode") == wanted and "natively" not in " ".join(status.get("problems", ()))
+
+        if not machine.wait_for(is_so, REALIZED_S_MAX):
+            problems = "; ".join(status.get("problems", ())) or f"its routing is {status.get('routing_mode')}"
+            raise machine.LabFailure(f"{node.name} does not route by {wanted}: {problems}")
 
 
 def apply_manifests(cluster: str) -> int:

@@ -1,6 +1,6 @@
-"""The endpoint devices of this node, off the event loop.
+"""The endpoint devices of this node and its tunnel, off the event loop.
 
-Belongs here: asyncio around datapath/kernel/netlink.py for endpoint devices. Does not belong here: which endpoint gets
+Belongs here: asyncio around datapath/kernel/netlink.py for these devices. Does not belong here: which endpoint gets
 which device (endpoints.py).
 """
 
@@ -11,6 +11,7 @@ from controlplane.model import Device
 from datapath.codec import address_bytes
 from datapath.kernel import netlink
 from datapath.kernel.endpoint_side import EndpointSide
+from datapath.kernel.tunnels import TunnelDevices
 from datapath.reconciler import KernelWorker
 
 
@@ -33,6 +34,14 @@ class Devices(Protocol):
 
     async def list(self) -> dict[str, int]:
         """Our devices here: name -> ifindex."""
+        ...
+
+    async def ensure_tunnel(self, protocol: str, port: int, mtu_bytes: int) -> Device:
+        """The device that wraps packets for other nodes. Raises FeatureUnsupported where the kernel has none."""
+        ...
+
+    async def remove_tunnels(self, but: str) -> Sequence[str]:
+        """Those of ours, all but the one of this name; the names of those that went."""
         ...
 
     async def close(self) -> None:
@@ -77,6 +86,24 @@ class NetlinkDevices:
         found = await self._worker.call(lambda: self._netlink().list_devices())
         prefix = f"{self._owner_prefix}:"
         return {device.ifname: device.ifindex for device in found if device.owner.startswith(prefix)}
+
+    async def ensure_tunnel(self, protocol: str, port: int, mtu_bytes: int) -> Device:
+        """See Devices."""
+
+        def ensure() -> Device:
+            with TunnelDevices() as tunnels:
+                return Device(*tunnels.ensure(protocol, port, mtu_bytes, self._owner_prefix))
+
+        return await self._worker.call(ensure)
+
+    async def remove_tunnels(self, but: str) -> Sequence[str]:
+        """See Devices."""
+
+        def remove() -> Sequence[str]:
+            with TunnelDevices() as tunnels:
+                return tunnels.remove(but)
+
+        return await self._worker.call(remove)
 
     async def configure_node(self) -> None:
         """Forwarding on, loopback up."""

@@ -6,7 +6,7 @@ Belongs here: the order of the steps, and undoing them when one fails. Does not 
 
 import asyncio
 import errno
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
 import structlog
@@ -50,7 +50,7 @@ class Endpoints:
         devices: Devices,
         clock: Clock,
         counters: Counters,
-        mtu_bytes: int,
+        mtu_bytes: Callable[[], int],
     ) -> None:
         self._settings = settings
         self._follower = follower
@@ -202,7 +202,7 @@ class Endpoints:
 
     async def _create_device(self, key: str, request: schema.EndpointRequest) -> Device:
         owner = f"{request.namespace}/{request.workload}"
-        mtu_bytes = request.mtu or self._mtu_bytes
+        mtu_bytes = request.mtu or self._mtu_bytes()
         try:
             return await self._devices.create(key, request.netns, request.interface, mtu_bytes, owner)
         except DatapathError as error:
@@ -304,7 +304,7 @@ class Endpoints:
             host_mac=endpoint.device.host_mac,
             device=request.interface,
             mac=endpoint.device.mac,
-            mtu=request.mtu or self._mtu_bytes,
+            mtu=request.mtu or self._mtu_bytes(),
             revision=revision,
             already_there=already_there,
         )

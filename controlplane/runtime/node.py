@@ -31,6 +31,7 @@ from controlplane.runtime.feed import Feed
 from controlplane.runtime.flows import FlowRecorder, gathered_flows
 from controlplane.runtime.follower import Follower
 from controlplane.runtime.monitor import Monitor, Ring
+from controlplane.runtime.overlay import Overlay
 from controlplane.runtime.relabelling import Relabelling
 from controlplane.runtime.reports import Reporter
 from controlplane.runtime.settling import Settling
@@ -65,6 +66,7 @@ class NodeParts(msgspec.Struct, frozen=True):
     relabelling: Relabelling
     devices: Devices
     endpoints: Endpoints
+    overlay: Overlay
     settling: Settling
     reporter: Reporter
     monitor: Monitor
@@ -178,7 +180,7 @@ class Node:
         connection = status.log_connection(parts.log, follower)
         kernel = status.kernel_status(parts.reconciler, state.revision, self.writes_at_start)
         problems = status.log_problems(connection, follower.in_sync) + status.state_problems(state)
-        problems += status.node_problems(state.nodes.get(self.where), kernel)
+        problems += status.node_problems(state.nodes.get(self.where), kernel) + parts.overlay.problems()
         return schema.Status(
             kind="agent",
             name=f"{parts.settings.cluster}/{parts.settings.node}",
@@ -200,6 +202,7 @@ class Node:
             write_mode="log" if connection.connected and follower.in_sync else "read-only",
             start_source=parts.start_source,
             attach_mode=parts.kernel.attach_mode,
+            routing_mode=parts.overlay.mode(),
         )
 
     # --- start ------------------------------------------------------------------------------------------------
@@ -215,6 +218,7 @@ class Node:
                 group.create_task(parts.feed.run())
                 group.create_task(parts.reporter.run())
                 group.create_task(parts.relabelling.run())
+                group.create_task(parts.overlay.run(self._tell))
                 await self._wait_ready()
                 await self._start_monitor()
                 await joining
@@ -255,21 +259,28 @@ class Node:
 
     async def _join_once(self) -> None:
         parts = self.parts
+        revision = await self._tell()
+        gone, orphans = await parts.endpoints.remove_stale()
+        self.joined = True
+        self._logger.info(
+            "joined", revision=revision, endpoints_removed=gone, devices_removed=orphans
+        )
+
+    async def _tell(self) -> int:
+        """What this node is, if the log does not say so yet; the revision. Raises WriterFailed, KernelError."""
+        parts = self.parts
         outcome = await parts.writer.submit(
             JoinNode(
                 node=parts.settings.node,
                 addresses=parts.underlay.addresses,
                 device=parts.underlay.device,
                 labels=tuple(sorted(parts.settings.labels)),
+                tunnel=await parts.overlay.tunnel(),
             )
         )
         if isinstance(outcome, Rejection):
             raise WriterFailed(f"this node may not join: {outcome.reason}")
-        gone, orphans = await parts.endpoints.remove_stale()
-        self.joined = True
-        self._logger.info(
-            "joined", revision=outcome.revision, endpoints_removed=gone, devices_removed=orphans
-        )
+        return outcome.revision
 
     async def _wait_block(self) -> None:
         """Without addresses for its endpoints a node cannot do its work."""

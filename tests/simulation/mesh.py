@@ -73,6 +73,12 @@ class FakeDevices:
     async def list(self) -> dict[str, int]:
         return dict(self.found)
 
+    async def ensure_tunnel(self, protocol: str, port: int, mtu_bytes: int) -> Device:
+        return Device(f"mesh_{protocol}", 99, "02:00:00:00:00:99")
+
+    async def remove_tunnels(self, but: str) -> Sequence[str]:
+        return ()
+
     async def close(self) -> None:
         """Devices stay."""
 

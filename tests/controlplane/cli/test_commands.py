@@ -22,7 +22,7 @@ STATUS: dict[str, Any] = {
     "kernel": {"generation": 50, "realized": 50, "in_sync": True, "rows": {"done": 5, "pending": 0, "error": 0},
                "failed": [], "writes_at_start": {"ipcache": 0}, "writes": {}},
     "counts": {"endpoints": 2}, "unknown_events": 0, "refused_events": [], "write_mode": "batch",
-    "start_source": "checkpoint", "attach_mode": "clsact",
+    "start_source": "checkpoint", "attach_mode": "clsact", "routing_mode": "native",
 }
 VERIFICATION: dict[str, Any] = {
     "revision": 50, "equal": False, "differences": [{"table": "ipcache", "key": "prefix=10.1.0.5/32",
