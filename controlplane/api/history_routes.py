@@ -14,7 +14,7 @@ from aiohttp import web
 from controlplane.api import kernel_views, schema
 from controlplane.api.asking import asked_moment, asked_node, asked_point, moment_at
 from controlplane.api.reading_routes import Readable
-from controlplane.api.server import Refused, json_response
+from controlplane.api.server import Refused, json_response, query_int
 from controlplane.history import changes
 from controlplane.history.at import Moment, Past
 from controlplane.history.capsule import Capsule, Report, pack
@@ -22,6 +22,7 @@ from controlplane.history.ends import End, Mesh, NoSuchEnd
 from controlplane.history.exporting import export
 from controlplane.history.records import log_record, time_text
 from controlplane.history.replay import encoded_rows
+from controlplane.history.told import Told, explain_told, reason_named
 from controlplane.history.why import PortError, explain, read_port
 from controlplane.history.why_row import NoSuchRow, explain_row
 from controlplane.model import NodeKey
@@ -78,6 +79,23 @@ def _end(mesh: Mesh, query: dict[str, str], name: str) -> End:
         raise Refused(404, str(error), name) from None
 
 
+def _port(query: dict[str, str]) -> tuple[int, int]:
+    try:
+        return read_port(query["port"])
+    except PortError as error:
+        raise Refused(400, str(error), "port") from None
+
+
+def _told(request: web.Request) -> Told:
+    """What a line of the monitor says besides its flow. Raises Refused 400."""
+    reason = request.query.get("reason", "")
+    code = reason_named(reason) if reason else 0
+    if reason and not code:
+        raise Refused(400, f"{reason!r} is no drop reason", "reason")
+    numbers = {name: query_int(request, name, 0) for name in ("source_identity", "target_identity", "epoch")}
+    return Told(reason=code, node=request.query.get("node", ""), **numbers)
+
+
 class _HistoryRoutes:
     def __init__(self, mesh: Readable) -> None:
         self._mesh = mesh
@@ -128,21 +146,41 @@ class _HistoryRoutes:
         return json_response(schema.Difference(standing(before), standing(after), things, rows))
 
     async def why(self, request: web.Request) -> web.Response:
+        told = _told(request)
         moment = await self._asked(request, "at")
         realized = {} if request.query.get("at") else await self._realized()
         query = {name: request.query.get(name, "") for name in ("from", "to", "port")}
         for name, text in query.items():
             if not text:
                 raise Refused(400, "is missing", name)
+        if told != Told():
+            then = moment if request.query.get("at") else await self._stood_at(told.epoch, moment)
+            return json_response(await asyncio.to_thread(self._explained_told, then, moment, query, told))
         return json_response(await asyncio.to_thread(self._explained, moment, query, realized))
+
+    async def _stood_at(self, epoch: int, newest: Moment) -> Moment:
+        """The mesh that a kernel stood at when it told; the newest where that is not known, or not kept."""
+        if not 0 < epoch < newest.revision:
+            return newest
+        try:
+            return await self._mesh.past.moment(epoch)
+        except LogError:
+            return newest
+
+    def _explained_told(
+        self, then: Moment, newest: Moment, query: dict[str, str], told: Told
+    ) -> schema.Explanation:
+        stood, now = (Mesh(each.state, each.origins, self._mesh.cluster) for each in (then, newest))
+        protocol, port = _port(query)
+        try:
+            return explain_told(stood, now, query["from"], query["to"], protocol, port, told, then.time_ns)
+        except NoSuchEnd as error:
+            raise Refused(404, str(error), "from") from None
 
     def _explained(self, moment: Moment, query: dict[str, str], realized: dict[NodeKey, int]) -> schema.Explanation:
         mesh = Mesh(moment.state, moment.origins, self._mesh.cluster)
         source, target = _end(mesh, query, "from"), _end(mesh, query, "to")
-        try:
-            protocol, port = read_port(query["port"])
-        except PortError as error:
-            raise Refused(400, str(error), "port") from None
+        protocol, port = _port(query)
         return explain(mesh, source, target, protocol, port, realized, moment.time_ns)
 
     async def _realized(self) -> dict[NodeKey, int]:

@@ -61,4 +61,5 @@ def notification(found: Notification, names: Names, where: NodeKey) -> schema.No
         tcp_flags=",".join(as_json(found)["tcp_flags"]) if found.protocol == TCP else "",
         file=FILE_NAMES.get(found.file, str(found.file)),
         line=found.line,
+        policy_epoch=found.policy_epoch,
     )

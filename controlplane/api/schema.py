@@ -355,6 +355,7 @@ class Notification(msgspec.Struct, frozen=True, omit_defaults=True):
     file: str = ""
     line: int = 0
     lost: int = 0
+    policy_epoch: int = 0
 
 # --- log ---
 

@@ -52,7 +52,8 @@ def line(notification: dict[str, Any]) -> str:
     get = notification.get
     flow = f"{_side(notification, 'source')} -> {_side(notification, 'target')} {get('protocol', '').lower()}"
     flow = f"{flow} {get('tcp_flags', '')}".rstrip()
-    identities = f"identity {get('source_identity', 0)}->{get('target_identity', 0)}"
+    epoch = f"epoch {notification['policy_epoch']}, " if get("policy_epoch") else ""
+    identities = f"{epoch}identity {get('source_identity', 0)}->{get('target_identity', 0)}"
     if notification["type"] == "drop":
         place = f", file {get('file')}:{get('line', 0)}" if get("file") else ""
         return coloured(f"xx drop ({get('reason', '')})", RED) + (

@@ -20,6 +20,12 @@ COLOURS = {"allow": GREEN, "deny": RED}
 HEADER = ("REVISION", "EVENT", "WRITER", "TIME", "ABOUT")
 SIDE = r"(?:\[(?P<{0}6>[0-9a-f:.]+)\]|(?P<{0}4>[0-9.]+)):(?P<{0}port>\d+)(?: \((?P<{0}name>[^)]*)\))?"
 FLOW = re.compile(SIDE.format("a") + " -> " + SIDE.format("b") + r" (?P<protocol>[a-z0-9]+)")
+BARE = r"(?P<{0}>[0-9a-f:.]+)"
+ICMP_FLOW = re.compile(BARE.format("a") + " -> " + BARE.format("b") + r" (?P<protocol>icmp|icmpv6) type (?P<type>\d+)")
+DROP = re.compile(r"drop \((?P<reason>.*?)\)(?: to endpoint|,| flow)")
+IDENTITIES = re.compile(r"identity (?P<source>\d+)->(?P<target>\d+)")
+EPOCH = re.compile(r"epoch (?P<epoch>\d+)")
+ICMP_NAMES = ("ICMP", "ICMPV6")
 EXAMPLES = """Examples:
   meshlog why --from shop/frontend --to shop/payment --port 8080/TCP
   meshlog why --from west:shop/client --to service:shop/payment --port 80/TCP --at=-10m
@@ -34,7 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "Why a flow is allowed or denied, with the records behind it: `why --from END --to END --port PORT/PROTOCOL`; "
         "the same of a line of the monitor, as text or JSON: `why LINE`, or `-` for standard input; "
         "or why a row of a kernel table is there: `why map TABLE KEY`. "
-        "An END is NS/POD, CLUSTER:NS/POD, service:NS/NAME, ip:ADDRESS or entity:NAME."
+        "An END is NS/POD, CLUSTER:NS/POD, service:NS/NAME, node:NAME, ip:ADDRESS or entity:NAME."
     )
     parser.epilog = EXAMPLES
     parser.add_argument("words", nargs="*", metavar="LINE | map TABLE KEY", help="instead of the flags")
@@ -100,22 +106,49 @@ _PLACES = {"from": "source", "to": "target", "port": "port"}
 
 
 def flow_of_line(line: str) -> dict[str, str]:
-    """The flow of a notification, as `meshlog monitor` prints it. Raises UsageError."""
+    """The flow of a notification, as `meshlog monitor` prints it, and what else it says. Raises UsageError."""
     written = line.strip()
     if written.startswith("{"):
         try:
             found = json.loads(written)
             source, target = found["source"], found["target"]
-            port, protocol = found.get("target_port", 0), found["protocol"]
+            port, protocol = found.get("target_port", 0), str(found["protocol"])
         except (ValueError, KeyError, TypeError):
             raise UsageError(f"no notification of the monitor: {written[:100]!r}") from None
-        return {"from": f"ip:{source}", "to": f"ip:{target}", "port": f"{port}/{protocol}"}
-    match = FLOW.search(written)
+        told = {name: found[name] for name in ("reason", "source_identity", "target_identity") if found.get(name)}
+        told |= {"epoch": found["policy_epoch"]} if found.get("policy_epoch") else {}
+        told |= {"node": f"{found['cluster']}/{found['node']}"} if found.get("node") else {}
+        return {**_flow(source, target, _icmp_type(port, protocol), protocol), **told}
+    bare, match = ICMP_FLOW.search(written), FLOW.search(written)
+    if bare is not None:
+        return {**_flow(bare["a"], bare["b"], bare["type"], bare["protocol"]), **_told(written)}
     if match is None:
         right = "right is a line with `ADDRESS:PORT -> ADDRESS:PORT tcp`"
         raise UsageError(f"no line of the monitor: {written[:100]!r}; {right}")
     source, target = (match[f"{side}6"] or match[f"{side}4"] for side in "ab")
-    return {"from": f"ip:{source}", "to": f"ip:{target}", "port": f"{match['bport']}/{match['protocol'].upper()}"}
+    port = _icmp_type(int(match["bport"]), match["protocol"])
+    return {**_flow(source, target, port, match["protocol"]), **_told(written)}
+
+
+def _flow(source: str, target: str, port: Any, protocol: str) -> dict[str, str]:
+    return {"from": f"ip:{source}", "to": f"ip:{target}", "port": f"{port}/{protocol.upper()}"}
+
+
+def _icmp_type(port: int, protocol: str) -> int:
+    """Of ICMP a notification has type and code where others have the port."""
+    return port >> 8 if protocol.upper() in ICMP_NAMES else port
+
+
+def _told(line: str) -> dict[str, str]:
+    """What a line of text says besides its flow."""
+    found: dict[str, str] = {}
+    for pattern, names in ((DROP, ("reason",)), (EPOCH, ("epoch",))):
+        match = pattern.search(line)
+        found |= {name: match[name] for name in names} if match else {}
+    numbers = IDENTITIES.search(line)
+    if numbers:
+        found |= {"source_identity": numbers["source"], "target_identity": numbers["target"]}
+    return {name: value for name, value in found.items() if value != "0"}
 
 
 def _print(answer: dict[str, Any]) -> None:

@@ -4,21 +4,27 @@ Belongs here: "shop/cart", "ip:10.1.0.5", "entity:world" to an identity and its 
 Does not belong here: the verdict (why.py).
 """
 
+from collections.abc import Mapping
 from ipaddress import ip_address
 
 import msgspec
 
+from controlplane.desired.members import Members
 from controlplane.desired.policy_inputs import PolicyInputs
+from controlplane.desired.prefixes import PrefixIdentities, prefix_identities
 from controlplane.history.provenance import Origins
 from controlplane.model import RESERVED_IDENTITIES, Endpoint, EndpointKey, Labels, NodeKey, ObjectKey
 from controlplane.policy.prefixes import AddressLabels
-from controlplane.policy.rules import ParsedPolicy
+from controlplane.policy.rules import NamedPorts, ParsedPolicy
 from controlplane.policy.verdict import policies_of
 from controlplane.projections.services import service_key
 from controlplane.projections.state import State
+from datapath.addressing import protocol_name
 
-RIGHT = "right is NS/POD, CLUSTER:NS/POD, service:NS/NAME, ip:ADDRESS or entity:NAME"
+RIGHT = "right is NS/POD, CLUSTER:NS/POD, service:NS/NAME, node:NAME, ip:ADDRESS or entity:NAME"
 ENDPOINT, NODE, SERVICE, WORLD, ENTITY = "endpoint", "node", "service", "world", "entity"
+
+RESERVED_LABELS: Mapping[int, Labels] = {number: (f"reserved:{name}",) for name, number in RESERVED_IDENTITIES.items()}
 
 
 class NoSuchEnd(ValueError):
@@ -51,6 +57,23 @@ class Mesh:
         self.cluster = cluster
         self._inputs: dict[str, PolicyInputs] = {}
         self._addresses: dict[str, AddressLabels] = {}
+        self._members: Members | None = None
+        self._prefixes: dict[str, PrefixIdentities] = {}
+
+    @property
+    def members(self) -> Members:
+        """The endpoints of each identity: rows are by identity, so a fact holds for all of them or does not count."""
+        if self._members is None:
+            self._members = Members()
+            self._members.fill(self.state)
+        return self._members
+
+    def named_ports(self, end: End) -> NamedPorts:
+        """Those that all endpoints of the end's identity give the same number."""
+        if not isinstance(end.key, EndpointKey):
+            return {}
+        agreed = self.members.ports(self.state, end.identity).agreed
+        return {name: (number, protocol_name(protocol)) for (protocol, name), number in agreed.items()}
 
     def inputs(self, cluster: str) -> PolicyInputs:
         """The policies of a cluster as they are meant in this state."""
@@ -69,20 +92,36 @@ class Mesh:
             self._addresses[cluster] = self.inputs(cluster).address_labels(self.state)
         return self._addresses[cluster]
 
+    def prefixes(self, cluster: str) -> PrefixIdentities:
+        """The numbers of the prefixes that a cluster's policies name."""
+        if cluster not in self._prefixes:
+            self._prefixes[cluster] = prefix_identities(self.state, cluster)
+        return self._prefixes[cluster]
+
+    def labels_of(self, number: int, where: NodeKey) -> Labels:
+        """What selectors see of an identity in a node's rows; () where the number is none there."""
+        prefix = self.prefixes(where.cluster).labels.get(number)
+        if prefix is not None:
+            return prefix
+        identity = self.state.identities.get(number)
+        labels = identity.labels if identity else RESERVED_LABELS.get(number, ())
+        blocks = self.addresses(where.cluster).of_mesh(self.members.addresses(self.state, number, where))
+        return tuple(sorted({*labels, *blocks}))
+
     def seen(self, own: End, end: End) -> Labels:
-        """The labels by which the policies about `own` see the other end. The node that `own` is on is its host."""
+        """The labels by which the rows of `own` see the other end. The node that `own` is on is its host."""
         addresses = self.addresses(own.cluster)
-        if isinstance(end.key, EndpointKey):
-            endpoint = self.state.endpoints[end.key]
-            held = [each for each in (endpoint.ipv4, endpoint.ipv6) if each]
-            return tuple(sorted({*end.labels, *addresses.of_mesh(held)}))
-        if isinstance(end.key, NodeKey):
-            is_own = isinstance(own.key, EndpointKey) and own.key[:2] == end.key
-            labels = (f"reserved:{'host' if is_own else 'remote-node'}",)
-            return tuple(sorted({*labels, *addresses.of_mesh([end.address])}))
         if end.what == WORLD:
             return addresses.of_world(end.address)
-        return addresses.of_anywhere() if end.text == "entity:world" else end.labels
+        if end.text == "entity:world":
+            return addresses.of_anywhere()
+        node = own.key
+        where = NodeKey(node.cluster, node.node) if isinstance(node, (EndpointKey, NodeKey)) else NodeKey("", "")
+        if isinstance(end.key, NodeKey):
+            name = "host" if end.key == where else "remote-node"
+            return self.labels_of(RESERVED_IDENTITIES[name], NodeKey(own.cluster, where.node))
+        blocks = addresses.of_mesh(self.members.addresses(self.state, end.identity, where))
+        return tuple(sorted({*end.labels, *blocks}))
 
     def end(self, text: str) -> End:
         """Raises NoSuchEnd."""
@@ -91,6 +130,8 @@ class Mesh:
             return self.at_address(rest, text)
         if colon and scheme == "entity":
             return self._entity(rest, text)
+        if colon and scheme == "node":
+            return self._node(rest, text)
         if colon and scheme == "service":
             cluster, colon, name = rest.partition(":") if ":" in rest else (self.cluster, ":", rest)
             return self._service(cluster, name, text)
@@ -126,6 +167,13 @@ class Mesh:
         what = name if not text or text.startswith("ip:") else text
         return End(what, ENDPOINT, endpoint.cluster, key, endpoint.identity, labels, addresses[0] if addresses else "")
 
+    def _node(self, rest: str, text: str) -> End:
+        cluster, _, name = rest.rpartition(":")
+        key = NodeKey(cluster or self.cluster, name)
+        if key not in self.state.nodes:
+            raise NoSuchEnd(f"there was no node {name!r} in cluster {key.cluster}{self._gone('node', key)}")
+        return msgspec.structs.replace(self.at_address(self.state.nodes[key].addresses[0]), text=text)
+
     def _entity(self, name: str, text: str) -> End:
         if name not in RESERVED_IDENTITIES:
             raise NoSuchEnd(f"no entity is called {name!r}; there are: {', '.join(RESERVED_IDENTITIES)}")
@@ -159,6 +207,6 @@ class Mesh:
         )
         return "; the workload is declared, and no node has attached it" if declared else ""
 
-    def _gone(self, kind: str, key: ObjectKey) -> str:
+    def _gone(self, kind: str, key: ObjectKey | NodeKey) -> str:
         origin = self.origins.gone.get((kind, key))
         return f"; it went at revision {origin.revision}" if origin else ""

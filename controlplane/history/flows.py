@@ -22,6 +22,7 @@ from datapath.abi.types import (
     POLICY_DENY,
     POLICY_EGRESS,
     VERDICT_ALLOW,
+    VERDICT_AUDIT,
 )
 from datapath.codec import address_text
 from datapath.notifications import ICMP, Notification
@@ -120,7 +121,7 @@ class FlowTable:
             self._give_up(now_ns)
 
     def _verdict(self, told: Notification) -> str:
-        if told.type == NOTIFICATION_VERDICT and told.verdict == VERDICT_ALLOW:
+        if told.type == NOTIFICATION_VERDICT and told.verdict in (VERDICT_ALLOW, VERDICT_AUDIT):
             return ALLOW
         return DENY if told.type == self._denials and told.drop_reason in POLICY_DROPS else ""
 

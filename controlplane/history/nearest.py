@@ -7,11 +7,28 @@ from collections.abc import Sequence
 
 import msgspec
 
+from controlplane.policy.clauses import (
+    CIDR_GROUP_NAME,
+    SOURCE_CIDR,
+    SOURCE_CIDR_GROUP,
+    SOURCE_NAME,
+    SOURCE_TOUCHES,
+    SOURCE_WITHIN,
+)
 from controlplane.policy.rules import NamedPorts, ParsedPolicy, PortRange, Rule
-from controlplane.policy.selectors import LabelIndex, Requirement, Selector
+from controlplane.policy.selectors import DOES_NOT_EXIST, NOT_IN, LabelIndex, Requirement, Selector
 from controlplane.policy.verdict import NO_PORTS, rule_matches
 from datapath.abi.types import POLICY_INGRESS
 from datapath.addressing import protocol_name
+
+ADDRESS_TEXTS = {
+    SOURCE_CIDR: "in {}",
+    SOURCE_WITHIN: "in {}",
+    SOURCE_TOUCHES: "in {}",
+    SOURCE_CIDR_GROUP: "in a prefix of group {}",
+    SOURCE_NAME: "of a resolved name that matches {}",
+}
+"""Labels that stand for what policies say of addresses, as a person says it."""
 
 
 class Nearest(msgspec.Struct, frozen=True):
@@ -71,6 +88,11 @@ def _failing(selector: Selector, remote: LabelIndex) -> list[Requirement]:
 
 
 def _requirement_text(who: str, requirement: Requirement, remote: LabelIndex) -> str:
+    source, _, key = requirement.key.partition(":")
+    if source in ADDRESS_TEXTS:
+        inside = requirement.operator in (DOES_NOT_EXIST, NOT_IN)
+        what = ADDRESS_TEXTS[source].format(key.removeprefix(CIDR_GROUP_NAME))
+        return f"{who}'s address is {what}, which the rule excepts" if inside else f"{who}'s address is not {what}"
     has = remote.get(requirement.key)
     held = f"is {' and '.join(has) or 'present'}" if has is not None else "is absent"
     return f"{who}'s label {requirement.key} {held}, the rule wants {Selector((requirement,))}"

@@ -5,6 +5,7 @@ by an end (ends.py), the rule that came closest (nearest.py), rows of a kernel (
 """
 
 from collections.abc import Iterable, Mapping, Sequence
+from ipaddress import ip_address, ip_network
 from typing import Any
 
 import msgspec
@@ -18,7 +19,7 @@ from controlplane.history.rows import thing_name
 from controlplane.model import EndpointKey, Labels, NodeKey, ObjectKey, Service, Workload
 from controlplane.policy.rules import ICMP, ICMPV6, PORT_MAX, PROTOCOLS, NamedPorts, ParsedPolicy, Rule
 from controlplane.policy.selectors import index_labels
-from controlplane.policy.verdict import NO_PORTS, Side, judge_side, rule_matches
+from controlplane.policy.verdict import HOST_LABEL, REDIRECT, Side, enforces, judge_side, rule_matches
 from controlplane.projections.namespaces import namespace_key
 from controlplane.projections.workloads import workload_key
 from datapath.abi.types import POLICY_EGRESS, POLICY_INGRESS
@@ -118,6 +119,19 @@ def _gather_end(mesh: Mesh, end: End, found: _Found) -> None:
         found.things["node", end.key] = None
     elif end.key is not None:
         found.things["service", end.key] = None
+    elif end.address:
+        _gather_address(mesh, end.address, found)
+
+
+def _gather_address(mesh: Mesh, address: str, found: _Found) -> None:
+    """The groups and names by which policies know an address outside the mesh."""
+    number = ip_address(address)
+    for key, group in sorted(mesh.state.cidr_groups.items()):
+        if any(number in ip_network(prefix) for prefix in group.prefixes):
+            found.things["cidr_group", key] = None
+    for key, name in sorted(mesh.state.resolved_names.items()):
+        if address in name.addresses:
+            found.things["name", key] = None
 
 
 # --- policies -----------------------------------------------------------------------------------------------------
@@ -125,11 +139,7 @@ def _gather_end(mesh: Mesh, end: End, found: _Found) -> None:
 
 def _judged(mesh: Mesh, source: End, target: End, protocol: int, port: int, found: _Found) -> str:
     """Both sides; the first that denies decides."""
-    named: NamedPorts = NO_PORTS
-    if isinstance(target.key, EndpointKey):
-        endpoint = mesh.state.endpoints[target.key]
-        workload = mesh.state.workloads.get(workload_key(endpoint.cluster, endpoint.namespace, endpoint.workload))
-        named = workload.ports if workload else NO_PORTS
+    named = mesh.named_ports(target)
     denied: list[str] = []
     allowed: list[str] = []
     for direction, own, remote in ((POLICY_EGRESS, source, target), (POLICY_INGRESS, target, source)):
@@ -139,7 +149,8 @@ def _judged(mesh: Mesh, source: End, target: End, protocol: int, port: int, foun
         settings = mesh.inputs(own.cluster).settings
         side = judge_side(direction, about, seen, protocol, port, named, settings=settings)
         reasons = _side_reasons(mesh, direction, own, seen, about, side, protocol, port, named, found)
-        (denied if side.denies else allowed).extend(reasons)
+        is_closed = side.denies or found.sides[-1].verdict == REDIRECT
+        (denied if is_closed else allowed).extend(reasons)
     if not found.sides:
         allowed.append("neither end is an endpoint of the mesh: no policy is about this flow")
     found.reasons += [*denied, *allowed]
@@ -161,6 +172,8 @@ def _side_reasons(
     where = f"{DIRECTIONS[direction]} of {own.name}"
     rules = [f"{rule.origin} of {policy.name}" for policy, rule in deciding]
     view = SideView(DIRECTIONS[direction], side.verdict, rules, list(side.enforced_by))
+    if side.verdict == REDIRECT:
+        view = _without_proxy(mesh, direction, own, seen, about, deciding, view)
     _gather_policies(mesh, about, deciding, side, found)
     closest = nearest_rule(direction, about, index, protocol, port, named) if side.denies and not rules else None
     if closest is not None:
@@ -176,7 +189,25 @@ def _side_reasons(
     return reasons
 
 
+def _without_proxy(
+    mesh: Mesh, direction: int, own: End, seen: Labels, about: Sequence[ParsedPolicy],
+    deciding: Sequence[tuple[ParsedPolicy, Rule]], view: SideView,
+) -> SideView:  # fmt: skip
+    """What the programs make of rules that look at requests: such a rule has no row (policy/resolve.py)."""
+    settings = mesh.inputs(own.cluster).settings
+    plain = [f"{rule.origin} of {policy.name}" for policy, rule in deciding if rule.requests is None]
+    is_localhost = direction == POLICY_INGRESS and HOST_LABEL in seen and settings.allow_localhost != "policy"
+    if plain or is_localhost or not enforces(about, direction, settings):
+        return msgspec.structs.replace(view, verdict=ALLOW, rules=plain)
+    return view
+
+
 def _reason(where: str, view: SideView) -> str:
+    if view.verdict == REDIRECT:
+        return (
+            f"{where}: {', '.join(view.rules)} allows only certain requests, which a proxy must look at; there is none "
+            "yet, so the packet is dropped"
+        )
     if view.rules:
         return f"{where}: {view.verdict} by {', '.join(view.rules)}"
     if not view.enforced_by:

@@ -13,10 +13,11 @@ from controlplane.history.records import time_text
 from controlplane.history.rows import row_fields, row_name
 from controlplane.history.why import evidence_of
 from controlplane.model import EndpointKey, NodeKey
-from controlplane.policy.selectors import index_labels
-from controlplane.policy.verdict import rule_matches
+from controlplane.policy.rules import Rule
+from controlplane.policy.selectors import LabelIndex, index_labels
 from controlplane.projections.namespaces import namespace_key
 from controlplane.projections.workloads import workload_key
+from datapath.abi.types import POLICY_INGRESS, POLICY_VERDICT_DENY
 from datapath.codec import address_text
 from datapath.tables import TABLES
 
@@ -131,21 +132,34 @@ def _policy_subject(mesh: Mesh, where: NodeKey, key: Any, row: Any) -> Answer:
 def _policy(mesh: Mesh, where: NodeKey, key: Any, row: Any) -> Answer:
     reasons, things = _subject(mesh, where, key.subject_identity)
     subject = mesh.state.identities.get(key.subject_identity)
-    remote = mesh.state.identities.get(key.remote_identity)
-    if remote is not None:
+    remote = mesh.labels_of(key.remote_identity, where) if key.remote_identity else ()
+    if key.remote_identity:
+        reasons.append(f"the other end has identity {key.remote_identity} ({','.join(remote) or 'not known'})")
+    if key.remote_identity in mesh.state.identities:
         things.append(("identity", key.remote_identity))
-        reasons.append(f"the other end has identity {key.remote_identity} ({','.join(remote.labels)})")
-    index = index_labels(remote.labels if remote else ())
+    index, closing = index_labels(remote), row.verdict == POLICY_VERDICT_DENY
     for policy in mesh.about(where.cluster, subject.labels if subject else ()):
         for rule in policy.rules:
-            known = rule.peers is None or remote is None or rule_matches(rule, index, key.protocol, key.port)
-            ports = rule.ports is None if key.protocol == 0 else rule.ports is not None
-            fits = ports and (key.protocol == 0 or any(p.contains(key.protocol, key.port) for p in rule.ports or ()))
-            everyone = (key.remote_identity == 0) == (rule.peers is None)
-            if rule.direction == key.direction and known and everyone and (fits or rule.named):
+            if rule.direction == key.direction and rule.deny == closing and _asks(mesh, rule, key, index):
                 reasons.append(f"{rule.origin} of {policy.name} asks for it")
                 things.append(("policy", policy.key))
     return reasons, things
+
+
+def _asks(mesh: Mesh, rule: Rule, key: Any, remote: LabelIndex) -> bool:
+    """Whether a rule covers all that the row does."""
+    if rule.requests is not None and not rule.deny:
+        return False
+    if rule.peers is not None and not any(selector.matches_index(remote) for selector in rule.peers):
+        return False
+    if rule.ports is None:
+        return True
+    last = key.port | (0xFFFF >> key.port_prefix)
+    if key.protocol and any(each.contains(key.protocol, key.port) and each.last >= last for each in rule.ports):
+        return True
+    target = key.subject_identity if key.direction == POLICY_INGRESS else key.remote_identity
+    known = mesh.members.ports(mesh.state, target).known
+    return any(key.port in known.get((named.protocol, named.name), ()) for named in rule.named)
 
 
 def _service(mesh: Mesh, where: NodeKey, key: Any, row: Any) -> Answer:

@@ -30,6 +30,7 @@ PURE = (
     "controlplane/history/records.py",
     "controlplane/history/redaction.py",
     "controlplane/history/rows.py",
+    "controlplane/history/told.py",
     "controlplane/history/what_if.py",
     "controlplane/history/why.py",
     "controlplane/history/why_row.py",

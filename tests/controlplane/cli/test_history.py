@@ -58,13 +58,33 @@ def test_log_filters_reach_the_agent(agent: FakeAgent, run: Run) -> None:
 @pytest.mark.parametrize("text", [line(DROP), json.dumps(DROP)])
 def test_lines_of_the_monitor_are_understood(text: str) -> None:
     """As text and as JSON, as `meshlog monitor` prints them."""
-    assert flow_of_line(text) == FLOW
+    assert flow_of_line(text) == {**FLOW, "reason": "Policy denied"}
 
 
 def test_lines_of_the_monitor_about_ipv6_are_understood() -> None:
     """Addresses stand in brackets there."""
     drop = {**DROP, "source": "fd00:1::5", "target": "fd00:1::7"}
-    assert flow_of_line(line(drop)) == {"from": "ip:fd00:1::5", "to": "ip:fd00:1::7", "port": "80/TCP"}
+    found = flow_of_line(line(drop))
+    assert {name: found[name] for name in FLOW} == {"from": "ip:fd00:1::5", "to": "ip:fd00:1::7", "port": "80/TCP"}
+
+
+def test_what_else_a_line_says_is_asked_with_it() -> None:
+    """Reason, identities and epoch, of the text too; the node only of JSON, which has it."""
+    drop = {**DROP, "source_identity": 2, "target_identity": 65793, "policy_epoch": 41, "endpoint_id": 3}
+    told = {"reason": "Policy denied", "source_identity": 2, "target_identity": 65793, "epoch": 41}
+    assert flow_of_line(line(drop)) == FLOW | {name: str(value) for name, value in told.items()}
+    in_json = json.dumps({**drop, "cluster": "east", "node": "n1"})
+    assert flow_of_line(in_json) == FLOW | told | {"node": "east/n1"}
+
+
+@pytest.mark.parametrize("text", [
+    "xx drop (Policy denied) flow 0x0 to endpoint 3, identity 7->8: 10.1.0.5 -> 10.1.0.7 icmp type 8 code 0",
+    line({**DROP, "protocol": "ICMP", "source_port": 0, "target_port": 8 << 8, "tcp_flags": ""}),
+    json.dumps({**DROP, "protocol": "ICMP", "source_port": 0, "target_port": 8 << 8}),
+])  # fmt: skip
+def test_lines_about_icmp_are_understood(text: str) -> None:
+    """The type is what policies are asked about, as the programs' own lines, the monitor's and JSON have it."""
+    assert flow_of_line(text)["port"] == "8/ICMP"
 
 
 @pytest.mark.parametrize("text", ["", "nonsense", "{}", '{"source": 3}', "{"])
