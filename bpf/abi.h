@@ -320,7 +320,7 @@ enum conntrack_flag {
 	CONNTRACK_CLOSING_FORWARD = 16, /* FIN seen from the initiator */
 	CONNTRACK_CLOSING_REPLY = 32,
 	CONNTRACK_RESET = 64,
-	CONNTRACK_MASQUERADED = 128, /* leaves the mesh with the node's address: the ports stand in `nat` */
+	CONNTRACK_MASQUERADED = 128, /* leaves the node with the node's address: the ports stand in `nat` */
 	CONNTRACK_HAIRPIN = 256,     /* an endpoint talks to itself: the client's side has the hairpin address */
 	CONNTRACK_AUDITED = 512,     /* when it was judged last, it would have been denied without audit */
 };
@@ -458,6 +458,7 @@ enum source_file {
 	FILE_FORWARD = 8,
 	FILE_MASQUERADE = 9,
 	FILE_OVERLAY = 10,
+	FILE_NODEPORT = 11,
 };
 
 /* notifications: one ring buffer, records of one size, so that a reader is one array view. A reply that was refused

@@ -29,12 +29,17 @@ const volatile struct address config_hairpin_ipv4 = {
 const volatile struct address config_hairpin_ipv6 = {
 	{__bpf_constant_htonl(0xfd6d6573), __bpf_constant_htonl(0x686c0000), 0, __bpf_constant_htonl(1)}};
 
+/* The node's addresses on the underlay, which clients of a service take on the way to a backend elsewhere; all zero: the
+ * node has none of that family. */
+const volatile struct address config_node_ipv4 = {};
+const volatile struct address config_node_ipv6 = {};
+
 /* The node's addresses on the underlay, which endpoints take on their way out of the mesh; all zero: they keep
  * their own. */
 const volatile struct address config_masquerade_ipv4 = {};
 const volatile struct address config_masquerade_ipv6 = {};
 
-/* The ports for that: not those which the node's own stack hands out. */
+/* The ports for both: not those which the node's own stack hands out. */
 const volatile __u32 config_masquerade_port_first = 0;
 const volatile __u32 config_masquerade_port_count = 1;
 

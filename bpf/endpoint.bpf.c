@@ -20,6 +20,7 @@
 #include "lib/policy.h"
 #include "lib/related.h"
 #include "lib/service.h"
+#include "lib/service_error.h"
 
 /* Where a packet goes: rows of its final destination. */
 struct target {
@@ -85,8 +86,14 @@ static __always_inline int outbound_new(struct __sk_buff *skb, struct packet *pa
 	struct address_port frontend = {.address = packet->dest, .port = packet->dest_port};
 	int translated = 0, result = 0;
 
+	if (is_icmp_error(packet)) {
+		result = service_error(skb, packet, 1);
+		target_find(packet, target);
+		if (result)
+			return result < 0 ? result : 0;
+	}
 	if (!is_icmp(packet->protocol))
-		translated = service_translate(packet);
+		translated = service_translate(packet, SERVICE_SCOPE_INTERNAL);
 	if (translated < 0)
 		return translated;
 	target_find(packet, target);
@@ -136,11 +143,16 @@ static __always_inline int outbound_established(struct __sk_buff *skb, struct pa
 		conntrack_confirm(packet, entry);
 	}
 	conntrack_keep(skb, packet, entry, tracking->is_reply);
-	packet->masquerade = !tracking->is_reply && entry->flags & CONNTRACK_MASQUERADED;
+	packet->masquerade =
+		!tracking->is_reply && entry->flags & CONNTRACK_MASQUERADED ? MASQUERADE_ENDPOINT : MASQUERADE_NONE;
 	if (dnat)
 		return nat_rewrite_dest(skb, packet, &wire);
-	if (tracking->is_reply && entry->flags & CONNTRACK_REVERSE_DNAT)
-		return reverse_translate(skb, packet, entry);
+	if (tracking->is_reply && entry->flags & CONNTRACK_REVERSE_DNAT) {
+		packet->answers = 1;
+		result = reverse_translate(skb, packet, entry);
+		packet->source = entry->translated;
+		return result;
+	}
 	return 0;
 }
 
@@ -178,7 +190,9 @@ static __always_inline int outbound(struct __sk_buff *skb, struct packet *packet
 		return result;
 	if (packet->masquerade)
 		return masquerade(skb, packet);
-	return forward(skb, packet, target.local, target.remote);
+	result = forward(skb, packet, target.local, target.remote);
+	/* The host stack would refuse a source that is its own. */
+	return result == TC_ACT_OK && packet->answers && !target.local ? forward_by_route(skb, packet) : result;
 }
 
 /* Ingress of the device: what the endpoint sends. */

@@ -14,8 +14,10 @@
 #include "lib/inbound.h"
 #include "lib/ipcache.h"
 #include "lib/masquerade.h"
+#include "lib/nodeport.h"
 #include "lib/notify.h"
 #include "lib/parse.h"
+#include "lib/scratch.h"
 
 /* By the address alone, well formed or not: only an endpoint's packets are ours to refuse. */
 static __always_inline struct endpoint_row *local_endpoint(struct packet *packet)
@@ -53,23 +55,28 @@ static __always_inline int admit(struct __sk_buff *skb, struct packet *packet, c
 	return forward_to_endpoint(skb, packet, row);
 }
 
-/* An answer to an endpoint that left the mesh with the node's address: the endpoint's row. `result` is that of
- * the rewriting. */
-static __always_inline struct endpoint_row *answered_endpoint(struct __sk_buff *skb, struct packet *packet,
-							      int *result)
+/* To an address that no endpoint has. 0: the host stack's; a TC_ACT_*; or a drop. */
+static __always_inline int for_the_node(struct __sk_buff *skb, struct packet *packet)
 {
+	struct endpoint_row *row;
 	struct address node;
+	int result = 0;
 
-	masquerade_address(packet->family, &node);
-	if (address_is_zero(&node) || !address_equal(&packet->dest, &node))
-		return 0;
-	if (parse_l4(skb, packet))
-		return 0;
-	*result = is_icmp_error(packet) ? unmasquerade_error(skb, packet) : unmasquerade(skb, packet);
-	if (*result == 0)
-		return 0;
-	packet->masquerade = 1;
-	return endpoint_find(&packet->dest);
+	node_address(packet->family, &node);
+	if (address_equal(&packet->dest, &node))
+		result = is_icmp_error(packet) ? unmasquerade_error(skb, packet) : unmasquerade(skb, packet);
+	if (result < 0)
+		return result;
+	if (result) {
+		row = endpoint_find(&packet->dest);
+		if (row) {
+			packet->masquerade = MASQUERADE_ENDPOINT;
+			return admit(skb, packet, row, 0);
+		}
+	}
+	if (is_icmp_error(packet))
+		return nodeport_error(skb, packet);
+	return result ? nodeport_answer(skb, packet) : nodeport(skb, packet);
 }
 
 /* From the network to this node itself. */
@@ -98,6 +105,9 @@ static __always_inline int firewall_out(struct __sk_buff *skb, struct packet *pa
 	/* An endpoint's, under the node's address: it has been judged as the endpoint's. */
 	if (is_masqueraded(skb, packet))
 		return TC_ACT_OK;
+	result = nodeport_outgoing(skb, packet);
+	if (result)
+		return result < 0 ? result : TC_ACT_OK;
 	packet->source_side = SIDE_HOST;
 	packet->source_identity = IDENTITY_HOST;
 	packet->dest_identity = ipcache_identity(&packet->dest);
@@ -106,26 +116,27 @@ static __always_inline int firewall_out(struct __sk_buff *skb, struct packet *pa
 
 static __always_inline int inbound(struct __sk_buff *skb, int is_guarded)
 {
-	struct packet packet = {.traffic_direction = TRAFFIC_INGRESS, .policy_direction = POLICY_INGRESS};
+	struct packet *packet = packet_in(TRAFFIC_INGRESS, POLICY_INGRESS);
 	struct endpoint_row *row;
 	int parsed, result = 0;
 
 	if (skb->pkt_type != PACKET_HOST)
 		return TC_ACT_OK;
-	parsed = parse_l3(skb, &packet);
-	row = local_endpoint(&packet);
-	if (!row && !parsed) {
-		row = answered_endpoint(skb, &packet, &result);
-		parsed = result < 0 ? result : 0;
-	}
-	if (!row && !is_guarded)
-		return TC_ACT_OK;
-	if (!row && (!packet.family || !is_of_host(&packet, &packet.dest)))
-		return TC_ACT_OK;
-	packet_begin(&packet);
+	if (!packet)
+		return TC_ACT_SHOT;
+	parsed = parse_l3(skb, packet);
+	row = local_endpoint(packet);
+	packet_begin(packet);
 	if (row)
-		return finish(skb, &packet, admit(skb, &packet, row, parsed));
-	return finish(skb, &packet, firewall_in(skb, &packet, parsed));
+		return finish(skb, packet, admit(skb, packet, row, parsed));
+	if (!parsed && !parse_l4(skb, packet))
+		result = for_the_node(skb, packet);
+	if (result)
+		return finish(skb, packet, result);
+	/* What is the host stack's is not ours to count, unless host policies are in force. */
+	if (!is_guarded || !packet->family || !is_of_host(packet, &packet->dest))
+		return TC_ACT_OK;
+	return finish(skb, packet, firewall_in(skb, packet, parsed));
 }
 
 /* Ingress of the underlay device. */
@@ -142,17 +153,21 @@ int from_network_guarded(struct __sk_buff *skb)
 	return inbound(skb, 1);
 }
 
-/* Egress of the underlay device, where host policies are in force. */
+/* Egress of the underlay device, where host policies are in force, or where a service has a backend in the node's own
+ * network. */
 SEC("tc")
 int to_network(struct __sk_buff *skb)
 {
-	struct packet packet = {.traffic_direction = TRAFFIC_EGRESS, .policy_direction = POLICY_EGRESS};
-	int parsed = parse_l3(skb, &packet);
+	struct packet *packet = packet_in(TRAFFIC_EGRESS, POLICY_EGRESS);
+	int parsed;
 
-	if (!packet.family || !is_of_host(&packet, &packet.source))
+	if (!packet)
+		return TC_ACT_SHOT;
+	parsed = parse_l3(skb, packet);
+	if (!packet->family || !is_of_host(packet, &packet->source))
 		return TC_ACT_OK;
-	packet_begin(&packet);
-	return finish(skb, &packet, firewall_out(skb, &packet, parsed));
+	packet_begin(packet);
+	return finish(skb, packet, firewall_out(skb, packet, parsed));
 }
 
 char program_license[] SEC("license") = "Dual BSD/GPL";

@@ -163,4 +163,17 @@ struct {
 	__uint(pinning, LIBBPF_PIN_BY_NAME);
 } notifications SEC(".maps");
 
+/* lib/scratch.h */
+struct scratch {
+	__u64 words[18];
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, 2);
+	__type(key, __u32);
+	__type(value, struct scratch);
+	__uint(pinning, LIBBPF_PIN_BY_NAME);
+} scratch SEC(".maps");
+
 #endif /* MESHLOG_MAPS_H */

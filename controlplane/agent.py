@@ -45,7 +45,7 @@ from datapath.conntrack_gc import ConntrackCollector
 from datapath.errors import NotRoot
 from datapath.kernel.api import Kernel
 from datapath.kernel.real import RealKernel
-from datapath.masquerade import masquerade_constants, spare_ports
+from datapath.masquerade import masquerade_constants, node_constants, spare_ports
 from datapath.reconciler import KernelWorker, Reconciler
 from kvstore.api import EventLog
 from kvstore.errors import LogError
@@ -228,7 +228,8 @@ def load_time_constants(settings: AgentSettings, underlay: Underlay) -> dict[str
     addresses = underlay.addresses if settings.masquerade == "on" else ()
     try:
         ports = spare_ports(underlay.local_ports)
-        return {**told, **masquerade_constants(addresses, ports, settings.non_masquerade_cidr)}
+        masquerade = masquerade_constants(addresses, ports, settings.non_masquerade_cidr)
+        return {**told, **node_constants(underlay.addresses), **masquerade}
     except ValueError as error:
         raise SettingsError(f"--non-masquerade-cidr: {error}") from None
 

@@ -1,4 +1,5 @@
-"""Load-time configuration of masquerade: which address and which ports endpoints take on their way out of the mesh.
+"""Load-time configuration of masquerade: which address and which ports endpoints take on their way out of the mesh, and
+clients of a service on their way to a backend of another node.
 
 Belongs here: from settings to the constants of bpf/config.h. Does not belong here: reading the settings, or the
 system's port range. Pure.
@@ -47,8 +48,19 @@ def masquerade_constants(
             codec.encode_key("ipcache", IpcacheKey(*codec.prefix_bytes(prefix))) for prefix in excluded
         ),
     }
+    return constants | _by_family("config_masquerade", addresses)
+
+
+def node_constants(addresses: Sequence[str]) -> dict[str, int | bytes]:
+    """The node's own addresses, one of a family or none. Raises ValueError for what is no address."""
+    return dict(_by_family("config_node", addresses))
+
+
+def _by_family(name: str, addresses: Sequence[str]) -> dict[str, int | bytes]:
+    """The first address of each family."""
+    found: dict[str, int | bytes] = {}
     for address in addresses:
         packed = codec.address_bytes(address)
         family = 4 if packed.startswith(IPV4_PREFIX) else 6
-        constants.setdefault(f"config_masquerade_ipv{family}", packed)
-    return constants
+        found.setdefault(f"{name}_ipv{family}", packed)
+    return found

@@ -149,6 +149,47 @@ static __always_inline int forward_to_tunnel(struct __sk_buff *skb, struct packe
 	return result ? result : (int)bpf_redirect(ifindex, 0);
 }
 
+/* A question to the host's routes about the packet, as if it had come in by the device. */
+static __always_inline void route_question(struct bpf_fib_lookup *lookup, const struct packet *packet, __u32 ifindex)
+{
+	lookup->ifindex = ifindex;
+	if (packet->family == 4) {
+		lookup->family = ADDRESS_FAMILY_IPV4;
+		lookup->ipv4_src = packet->source.words[3];
+		lookup->ipv4_dst = packet->dest.words[3];
+		return;
+	}
+	lookup->family = ADDRESS_FAMILY_IPV6;
+	for (int word = 0; word < 4; word++) {
+		lookup->ipv6_src[word] = packet->source.words[word];
+		lookup->ipv6_dst[word] = packet->dest.words[word];
+	}
+}
+
+/* Out by the host's routes, but not through its stack: that refuses a source which is its own, and one that it would
+ * not route back this way. */
+STEP forward_by_route(struct __sk_buff *skb, struct packet *packet)
+{
+	struct bpf_fib_lookup lookup = {};
+	long found;
+	int result;
+
+	if (!packet)
+		return 0;
+	result = ttl_decrement(skb, packet);
+	if (result)
+		return result;
+	route_question(&lookup, packet, config_underlay_ifindex);
+	found = bpf_fib_lookup(skb, &lookup, sizeof(lookup), 0);
+	if (found == BPF_FIB_LKUP_RET_NO_NEIGH)
+		return (int)bpf_redirect_neigh(lookup.ifindex, 0, 0, 0);
+	if (found != BPF_FIB_LKUP_RET_SUCCESS)
+		return DROP(packet, FILE_FORWARD, FIB_LOOKUP_FAILED);
+	if (macs_write(skb, lookup.dmac, lookup.smac))
+		return DROP(packet, FILE_FORWARD, INVALID_PACKET_DROPPED);
+	return (int)bpf_redirect(lookup.ifindex, 0);
+}
+
 /* `local` and `remote` are the rows of the packet's destination, either may be 0. */
 static __always_inline int forward(struct __sk_buff *skb, struct packet *packet,
 				   const struct endpoint_row *local, const struct ipcache_row *remote)

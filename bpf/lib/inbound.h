@@ -8,6 +8,7 @@
 #include "nat.h"
 #include "policy.h"
 #include "related.h"
+#include "service_error.h"
 
 /* Reads what every later step needs once. */
 static __always_inline void packet_begin(struct packet *packet)
@@ -62,6 +63,11 @@ static __always_inline int inbound_admit(struct __sk_buff *skb, struct packet *p
 	packet->dest_endpoint_id = (__u16)endpoint_id;
 	if (source_is_hairpin(packet))
 		return DROP(packet, FILE_CONNTRACK, INVALID_SOURCE_IP);
+	if (is_icmp_error(packet)) {
+		result = service_error(skb, packet, 0);
+		if (result)
+			return result < 0 ? result : 0;
+	}
 	entry = conntrack_find(packet, &tracking);
 	/* An answer to a flow that has ended; the port is not given to another one yet. */
 	if (!entry && packet->masquerade && !is_icmp_error(packet))

@@ -25,6 +25,11 @@ static __always_inline void masquerade_address(__u8 family, struct address *addr
 	address_from_config(address, family == 4 ? &config_masquerade_ipv4 : &config_masquerade_ipv6);
 }
 
+static __always_inline void node_address(__u8 family, struct address *address)
+{
+	address_from_config(address, family == 4 ? &config_node_ipv4 : &config_node_ipv6);
+}
+
 static __always_inline void nat_key_set(struct nat_key *key, const struct packet *packet, __u8 direction)
 {
 	__builtin_memset(key, 0, sizeof(*key));
@@ -66,20 +71,10 @@ static __always_inline int next_hop_is_node(const struct bpf_fib_lookup *lookup)
  * no further than this node, is the host stack's. */
 static __always_inline int leaves_the_mesh(struct __sk_buff *skb, const struct packet *packet)
 {
-	struct bpf_fib_lookup lookup = {.ifindex = skb->ifindex};
+	struct bpf_fib_lookup lookup = {};
 	long result;
 
-	if (packet->family == 4) {
-		lookup.family = ADDRESS_FAMILY_IPV4;
-		lookup.ipv4_src = packet->source.words[3];
-		lookup.ipv4_dst = packet->dest.words[3];
-	} else {
-		lookup.family = ADDRESS_FAMILY_IPV6;
-		for (int word = 0; word < 4; word++) {
-			lookup.ipv6_src[word] = packet->source.words[word];
-			lookup.ipv6_dst[word] = packet->dest.words[word];
-		}
-	}
+	route_question(&lookup, packet, skb->ifindex);
 	result = bpf_fib_lookup(skb, &lookup, sizeof(lookup), 0);
 	return (result == BPF_FIB_LKUP_RET_SUCCESS || result == BPF_FIB_LKUP_RET_NO_NEIGH) &&
 	       lookup.ifindex == config_underlay_ifindex && !next_hop_is_node(&lookup);
@@ -88,13 +83,13 @@ static __always_inline int leaves_the_mesh(struct __sk_buff *skb, const struct p
 /* Whether an ICMP error is about a masqueraded flow, whose way it then goes. */
 STEP masquerade_wants_error(struct __sk_buff *skb, const struct packet *packet)
 {
-	struct packet quoted = {};
+	struct packet *quoted = scratch_packet(SCRATCH_QUOTE);
 	struct nat_key key;
 
-	if (!packet || !quote_read(skb, packet, &quoted))
+	if (!packet || !quoted || !quote_read(skb, packet, quoted))
 		return 0;
-	packet_turn(&quoted);
-	nat_key_set(&key, &quoted, NAT_OUTBOUND);
+	packet_turn(quoted);
+	nat_key_set(&key, quoted, NAT_OUTBOUND);
 	return !!bpf_map_lookup_elem(&nat, &key);
 }
 
@@ -166,7 +161,10 @@ STEP nat_allocate(struct packet *packet, struct address_port *row)
 	own.address = packet->source;
 	own.port = packet->source_port;
 	nat_key_set(&key, packet, NAT_INBOUND);
-	masquerade_address(packet->family, &key.near);
+	if (packet->masquerade == MASQUERADE_CLIENT)
+		node_address(packet->family, &key.near);
+	else
+		masquerade_address(packet->family, &key.near);
 	/* Turned off since the flow began. */
 	if (address_is_zero(&key.near))
 		return DROP(packet, FILE_MASQUERADE, NO_MAPPING_FOR_NAT_MASQUERADE);
@@ -218,23 +216,23 @@ STEP nat_outbound(struct packet *packet, struct address_port *row)
 STEP masquerade_error(struct __sk_buff *skb, struct packet *packet)
 {
 	struct address_port near = {}, node = {};
-	struct packet quoted = {};
+	struct packet *quoted = scratch_packet(SCRATCH_QUOTE);
 	struct nat_key key;
 	struct address_port *row;
 	int result;
 
-	if (!packet || !quote_read(skb, packet, &quoted))
+	if (!packet || !quoted || !quote_read(skb, packet, quoted))
 		return 0;
-	packet_turn(&quoted);
-	nat_key_set(&key, &quoted, NAT_OUTBOUND);
+	packet_turn(quoted);
+	nat_key_set(&key, quoted, NAT_OUTBOUND);
 	row = bpf_map_lookup_elem(&nat, &key);
 	if (!row)
 		return DROP(packet, FILE_MASQUERADE, NO_MAPPING_FOR_NAT_MASQUERADE);
-	near.address = quoted.source;
-	near.port = quoted.source_port;
+	near.address = quoted->source;
+	near.port = quoted->source_port;
 	node.address = row->address;
 	node.port = row->port;
-	result = quote_rewrite(skb, packet, quote_place(&quoted, NAT_DEST), &near, &node);
+	result = quote_rewrite(skb, packet, quote_place(quoted, NAT_DEST), &near, &node);
 	if (result)
 		return result;
 	near.address = packet->source;
@@ -275,26 +273,43 @@ static __always_inline int masquerade(struct __sk_buff *skb, struct packet *pack
 	return (int)bpf_redirect_neigh(config_underlay_ifindex, 0, 0, 0);
 }
 
-/* An error about a masqueraded flow, sent to this node. 1: it is for the endpoint now; 0: it is not about one. */
+/* An endpoint of this node, or the client of a service whose flow goes on. */
+STEP nat_holder_is_known(const struct nat_key *key, const struct address_port *holder)
+{
+	struct conntrack_key flow;
+	struct conntrack_row *entry;
+	struct address own;
+
+	if (!key || !holder)
+		return 0;
+	own = holder->address;
+	if (endpoint_find(&own))
+		return 1;
+	conntrack_key_set(&flow, key->protocol, &own, holder->port, &key->far, key->far_port);
+	entry = bpf_map_lookup_elem(&conntrack, &flow);
+	return entry && entry->flags & CONNTRACK_REVERSE_DNAT;
+}
+
+/* An error about a masqueraded flow, sent to this node. 1: it is for who has the flow now; 0: it is not about one. */
 STEP unmasquerade_error(struct __sk_buff *skb, struct packet *packet)
 {
 	struct address_port node = {}, near = {};
-	struct packet quoted = {};
+	struct packet *quoted = scratch_packet(SCRATCH_QUOTE);
 	struct nat_key key;
 	struct address_port *row;
 	int result;
 
-	if (!packet || !quote_read(skb, packet, &quoted) || !address_equal(&quoted.source, &packet->dest))
+	if (!packet || !quoted || !quote_read(skb, packet, quoted) || !address_equal(&quoted->source, &packet->dest))
 		return 0;
-	nat_key_set(&key, &quoted, NAT_INBOUND);
+	nat_key_set(&key, quoted, NAT_INBOUND);
 	row = bpf_map_lookup_elem(&nat, &key);
-	if (!row || !endpoint_find(&row->address))
+	if (!row || !nat_holder_is_known(&key, row))
 		return 0;
 	near.address = row->address;
 	near.port = row->port;
 	node.address = packet->dest;
-	node.port = quoted.source_port;
-	result = quote_rewrite(skb, packet, quote_place(&quoted, NAT_SOURCE), &node, &near);
+	node.port = quoted->source_port;
+	result = quote_rewrite(skb, packet, quote_place(quoted, NAT_SOURCE), &node, &near);
 	if (result)
 		return result;
 	near.port = node.port = 0;
@@ -324,7 +339,7 @@ STEP unmasquerade(struct __sk_buff *skb, struct packet *packet)
 	key.protocol = packet->protocol;
 	key.direction = NAT_INBOUND;
 	row = bpf_map_lookup_elem(&nat, &key);
-	if (!row || !endpoint_find(&row->address))
+	if (!row || !nat_holder_is_known(&key, row))
 		return 0;
 	node.address = packet->dest;
 	node.port = packet->dest_port;
@@ -339,7 +354,7 @@ STEP unmasquerade(struct __sk_buff *skb, struct packet *packet)
 /* Whether a packet with the node's address as its source is an endpoint's, on its way out. */
 STEP is_masqueraded(struct __sk_buff *skb, const struct packet *packet)
 {
-	struct packet quoted = {};
+	struct packet *quoted = scratch_packet(SCRATCH_QUOTE);
 	struct nat_key key;
 
 	if (!packet)
@@ -348,10 +363,10 @@ STEP is_masqueraded(struct __sk_buff *skb, const struct packet *packet)
 		nat_key_set(&key, packet, NAT_INBOUND);
 		return !!bpf_map_lookup_elem(&nat, &key);
 	}
-	if (!quote_read(skb, packet, &quoted))
+	if (!quoted || !quote_read(skb, packet, quoted))
 		return 0;
-	packet_turn(&quoted);
-	nat_key_set(&key, &quoted, NAT_INBOUND);
+	packet_turn(quoted);
+	nat_key_set(&key, quoted, NAT_INBOUND);
 	return !!bpf_map_lookup_elem(&nat, &key);
 }
 

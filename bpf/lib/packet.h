@@ -27,6 +27,13 @@ enum side {
 	SIDE_HOST = 2,      /* host policies, where they are in force */
 };
 
+/* Whether a packet leaves with the node's address. */
+enum masquerade {
+	MASQUERADE_NONE = 0,
+	MASQUERADE_ENDPOINT = 1, /* an endpoint, out of the mesh */
+	MASQUERADE_CLIENT = 2,	 /* the client of a service, to a backend that is not here */
+};
+
 struct packet {
 	struct address source; /* as seen on the wire */
 	struct address dest;   /* after DNAT: the backend */
@@ -52,7 +59,8 @@ struct packet {
 	__u8 traffic_direction;
 	__u8 policy_direction;
 	__u8 match;
-	__u8 masquerade; /* 1: it leaves the mesh with the node's address */
+	__u8 masquerade; /* enum masquerade */
+	__u8 answers;	 /* 1: its source is a frontend now, an address that the host's stack would take for its own */
 	__u8 fragment;	 /* enum fragment */
 	__u8 source_side; /* enum side */
 	__u8 dest_side;

@@ -6,6 +6,7 @@
 #include "nat.h"
 #include "packet.h"
 #include "parse.h"
+#include "scratch.h"
 
 enum icmp_error {
 	ICMP_UNREACHABLE = 3,

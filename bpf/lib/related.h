@@ -15,19 +15,20 @@
  */
 STEP is_related_error(struct __sk_buff *skb, const struct packet *packet, __u32 from_target)
 {
-	struct packet quoted = {};
+	struct packet *quoted;
 	struct tracking tracking = {};
 	struct conntrack_row *entry;
 
 	if (!packet || !is_icmp_error(packet))
 		return 0;
-	if (!quote_read(skb, packet, &quoted))
+	quoted = scratch_packet(SCRATCH_QUOTE);
+	if (!quoted || !quote_read(skb, packet, quoted))
 		return 0;
-	if (!address_equal(&quoted.source, &packet->dest))
+	if (!address_equal(&quoted->source, &packet->dest))
 		return 0;
-	if (from_target && !address_equal(&quoted.dest, &packet->source))
+	if (from_target && !address_equal(&quoted->dest, &packet->source))
 		return 0;
-	conntrack_key_of(&quoted, &tracking);
+	conntrack_key_of(quoted, &tracking);
 	entry = bpf_map_lookup_elem(&conntrack, &tracking.key);
 	return entry && entry->expires_ns > packet->now;
 }

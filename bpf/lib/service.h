@@ -46,12 +46,13 @@ static __always_inline __u32 tuple_hash(const struct packet *packet)
 	return c;
 }
 
-static __always_inline struct service_row *service_find(const struct packet *packet)
+static __always_inline struct service_row *service_find(const struct packet *packet, __u32 scope)
 {
 	struct service_key key = {
 		.address = packet->dest,
 		.port = packet->dest_port,
 		.protocol = packet->protocol,
+		.scope = (__u8)scope,
 	};
 
 	return bpf_map_lookup_elem(&services, &key);
@@ -63,8 +64,8 @@ enum service_outcome {
 	SERVICE_HAIRPIN = 2, /* the backend is the endpoint that asks */
 };
 
-/* Sends packet->dest to a backend, if it is a frontend. An enum service_outcome, or a drop. */
-STEP service_translate(struct packet *packet)
+/* Sends packet->dest to a backend, if it is a frontend of that enum service_scope. An enum service_outcome, or a drop. */
+STEP service_translate(struct packet *packet, __u32 scope)
 {
 	struct service_row *service;
 	struct backend_key key = {};
@@ -72,7 +73,7 @@ STEP service_translate(struct packet *packet)
 
 	if (!packet)
 		return 0;
-	service = service_find(packet);
+	service = service_find(packet, scope);
 	if (!service)
 		return SERVICE_NONE;
 	if (service->count == 0)

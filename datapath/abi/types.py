@@ -173,6 +173,7 @@ FILE_NAT = 7
 FILE_FORWARD = 8
 FILE_MASQUERADE = 9
 FILE_OVERLAY = 10
+FILE_NODEPORT = 11
 
 # enum traffic_direction
 TRAFFIC_UNKNOWN = 0
@@ -343,6 +344,7 @@ ENUMS: Mapping[str, Mapping[str, int]] = {
         "FILE_FORWARD": FILE_FORWARD,
         "FILE_MASQUERADE": FILE_MASQUERADE,
         "FILE_OVERLAY": FILE_OVERLAY,
+        "FILE_NODEPORT": FILE_NODEPORT,
     },
     "traffic_direction": {
         "TRAFFIC_UNKNOWN": TRAFFIC_UNKNOWN,

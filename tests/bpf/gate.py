@@ -17,6 +17,8 @@ ROUTER = Endpoint("192.168.9.254", "fd00:9::fe", abi.IDENTITY_WORLD, 0, 0, GATEW
 OTHER = Endpoint("203.0.113.77", "2001:db8:1::77", abi.IDENTITY_WORLD, 0, 0, GATEWAY_MAC, GATEWAY_MAC)
 PORTS = range(10000, 30000)
 CONSTANTS: dict[str, int | bytes] = {
+    "config_node_ipv4": codec.address_bytes(NODE.ipv4),
+    "config_node_ipv6": codec.address_bytes(NODE.ipv6),
     "config_masquerade_ipv4": codec.address_bytes(NODE.ipv4),
     "config_masquerade_ipv6": codec.address_bytes(NODE.ipv6),
     "config_masquerade_port_first": PORTS.start,

@@ -54,6 +54,7 @@ L3_SHAPE, ANY_PORT_SHAPE, PORT_SHAPE = (
 MAX_ENTRIES = {"conntrack": 1024, "nat": 1024, "ipcache": 1024, "policy": 1024, "backends": 1024, "services": 1024}
 GATEWAY_MAC = bytes.fromhex("020000000001")
 LOOPBACK_MAC = bytes(6)
+CLUSTER_IP = ServiceRow(99, 0, abi.SERVICE_CLUSTER_IP)
 
 
 class Endpoint(NamedTuple):
@@ -152,16 +153,25 @@ class Node:
         key = PolicyKey(subject.identity, remote, port, prefix, protocol, direction)
         self.put("policy", {key: PolicyRow(verdict)})
 
-    def service(self, backends: Iterable[tuple[Endpoint, int]], protocol: int, port: int = 80) -> None:
-        """FRONTEND:port of the node's family, with these backends."""
+    def service(
+        self,
+        backends: Iterable[tuple[Endpoint, int]],
+        protocol: int,
+        port: int = 80,
+        *,
+        frontend: Endpoint = FRONTEND,
+        row: ServiceRow = CLUSTER_IP,
+        scope: int = abi.SERVICE_SCOPE_INTERNAL,
+    ) -> None:
+        """frontend:port of the node's family, with these backends; `row` tells all but their number."""
         found = list(backends)
         rows = {
-            BackendKey(99, i): BackendRow(_bytes(each.address(self.family)), to, 0)
+            BackendKey(row.backend_set, i): BackendRow(_bytes(each.address(self.family)), to, 0)
             for i, (each, to) in enumerate(found)
         }
         self.put("backends", rows)
-        key = ServiceKey(_bytes(FRONTEND.address(self.family)), port, protocol)
-        self.put("services", {key: ServiceRow(99, len(found), abi.SERVICE_CLUSTER_IP)})
+        key = ServiceKey(_bytes(frontend.address(self.family)), port, protocol, scope)
+        self.put("services", {key: row._replace(count=len(found))})
 
     def frame(
         self, source: Endpoint, dest: Endpoint, segment: bytes, protocol: int | None = None, **named: Any

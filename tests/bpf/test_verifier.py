@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from datapath.kernel.programs import OBJECTS
-from datapath.masquerade import PREFIXES_MAX, masquerade_constants
+from datapath.masquerade import PREFIXES_MAX, masquerade_constants, node_constants
 from tests.bpf import node as nodes
 
 pytestmark = pytest.mark.kernel("bpf_redirect_peer")
@@ -34,6 +34,7 @@ def test_every_combination_passes_the_verifier(objects_dir: Path, name: str) -> 
     """Constants decide which branches the verifier sees: each combination is a program of its own."""
     for addresses, excluded, drops, verdicts, underlay in FEATURES:
         constants = {
+            **node_constants(addresses),
             **masquerade_constants(addresses, (10000, 29999), excluded),
             "config_notify_drops": drops,
             "config_notify_verdicts": verdicts,

@@ -15,6 +15,7 @@ from datapath import codec
 from datapath.abi import types as abi
 from datapath.kernel import libbpf, uapi
 from datapath.kernel.programs import ObjectSet
+from datapath.masquerade import node_constants
 from datapath.tables import BackendKey, BackendRow, EndpointKey, EndpointRow, ServiceKey, ServiceRow
 from tests.bpf import packets
 from tests.bpf.node import CLIENT, REMOTE_NODE, WORLD
@@ -72,6 +73,7 @@ def wire(make_namespace: Callable[[], Namespace], objects_dir: Path, bpffs: Path
     lead_out(made)
     constants: dict[str, int | bytes] = {
         "config_underlay_ifindex": ifindex(made.node, "und"),
+        **node_constants((OWN_NODE[4], OWN_NODE[6])),
         "config_masquerade_ipv4": codec.address_bytes(OWN_NODE[4]),
         "config_masquerade_ipv6": codec.address_bytes(OWN_NODE[6]),
         "config_masquerade_port_first": PORTS.start,

@@ -47,3 +47,9 @@ def test_wrong_prefixes_are_refused(excluded: tuple[str, ...]) -> None:
     """Bits beyond the length, no address, too many."""
     with pytest.raises(ValueError, match=r"prefix|address"):
         masquerade.masquerade_constants((), (10000, 29999), excluded)
+
+
+def test_node_has_one_address_of_a_family() -> None:
+    """The first; a family without one has no constant."""
+    constants = masquerade.node_constants(("192.168.9.1", "192.168.9.7"))
+    assert constants == {"config_node_ipv4": address_bytes("192.168.9.1")}

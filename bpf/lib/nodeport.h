@@ -1,0 +1,189 @@
+/* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
+/*
+ * Frontends that the network asks for: a node's own address, or one that is routed to it. To a backend of this node the
+ * client keeps its address; to one elsewhere it takes this node's, so that the answers come back here. Answers leave
+ * with the frontend's address, by the host's routes.
+ */
+#ifndef MESHLOG_LIB_NODEPORT_H
+#define MESHLOG_LIB_NODEPORT_H
+
+#include "forward.h"
+#include "inbound.h"
+#include "ipcache.h"
+#include "masquerade.h"
+#include "nat.h"
+#include "packet.h"
+#include "service.h"
+#include "service_error.h"
+
+/* Out of this node, to whatever packet->dest is. */
+static __always_inline int nodeport_send(struct __sk_buff *skb, struct packet *packet)
+{
+	struct ipcache_row *remote = ipcache_find(&packet->dest);
+
+	if (remote && remote->flags & IPCACHE_REMOTE_ENDPOINT)
+		return forward(skb, packet, 0, remote);
+	return forward_by_route(skb, packet);
+}
+
+/* To a backend elsewhere, which is packet->dest by now. */
+static __always_inline int nodeport_leave(struct __sk_buff *skb, struct packet *packet,
+					  const struct address_port *frontend)
+{
+	int result = nat_rewrite_dest(skb, packet, frontend);
+
+	if (result)
+		return result;
+	if (packet->masquerade) {
+		result = masquerade_source(skb, packet);
+		if (result)
+			return result;
+		packet->source_identity = IDENTITY_REMOTE_NODE;
+	}
+	return nodeport_send(skb, packet);
+}
+
+/* May this client reach the endpoint? `entry`: the flow's, if it has one. 0, or a drop. */
+static __always_inline int nodeport_judge(struct __sk_buff *skb, struct packet *packet,
+					  const struct endpoint_row *row, const struct tracking *tracking,
+					  struct conntrack_row *entry)
+{
+	int is_host = row->flags & ENDPOINT_HOST;
+
+	packet->dest_side = is_host ? SIDE_HOST : SIDE_ENDPOINT;
+	packet->dest_identity = row->identity;
+	packet->dest_endpoint_id = (__u16)row->endpoint_id;
+	packet->source_identity = ipcache_identity(&packet->source);
+	/* Nobody on the network is this node, or the endpoint itself. */
+	if (packet->source_identity == IDENTITY_HOST || address_equal(&packet->source, &packet->dest) ||
+	    source_is_hairpin(packet))
+		return DROP(packet, FILE_NODEPORT, INVALID_SOURCE_IP);
+	return inbound_judge(skb, packet, tracking, entry);
+}
+
+/* To a backend of this node; one in its own network is the host stack's. */
+static __always_inline int nodeport_deliver(struct __sk_buff *skb, struct packet *packet,
+					    const struct address_port *frontend, const struct endpoint_row *row)
+{
+	int result = nat_rewrite_dest(skb, packet, frontend);
+
+	if (result || row->flags & ENDPOINT_HOST)
+		return result;
+	return forward_to_endpoint(skb, packet, row);
+}
+
+/* A flow without an entry. 0: not to a frontend, the host stack's; a TC_ACT_*; or a drop. */
+static __always_inline int nodeport_new(struct __sk_buff *skb, struct packet *packet, const struct tracking *tracking)
+{
+	struct address_port frontend = {.address = packet->dest, .port = packet->dest_port};
+	struct endpoint_row *row;
+	int result = service_translate(packet, SERVICE_SCOPE_EXTERNAL);
+
+	if (result <= 0)
+		return result;
+	row = endpoint_find(&packet->dest);
+	if (!row) {
+		packet->masquerade = MASQUERADE_CLIENT;
+		result = conntrack_create_service(skb, packet, tracking, &frontend, 0);
+		return result ? result : nodeport_leave(skb, packet, &frontend);
+	}
+	result = nodeport_judge(skb, packet, row, tracking, 0);
+	if (!result)
+		result = conntrack_create_service(skb, packet, tracking, &frontend, 0);
+	return result ? result : nodeport_deliver(skb, packet, &frontend, row);
+}
+
+/* A flow with an entry follows it. */
+static __always_inline int nodeport_established(struct __sk_buff *skb, struct packet *packet,
+						const struct tracking *tracking, struct conntrack_row *entry)
+{
+	struct address_port wire = {.address = packet->dest, .port = packet->dest_port};
+	struct endpoint_row *row;
+	int result;
+
+	packet->dest = entry->translated;
+	packet->dest_port = entry->translated_port;
+	row = endpoint_find(&packet->dest);
+	if (row && entry->policy_epoch != packet->policy_epoch) {
+		result = nodeport_judge(skb, packet, row, tracking, entry);
+		if (result)
+			return result;
+		conntrack_confirm(packet, entry);
+	}
+	conntrack_keep(skb, packet, entry, 0);
+	if (!row) {
+		packet->masquerade = entry->flags & CONNTRACK_MASQUERADED ? MASQUERADE_CLIENT : MASQUERADE_NONE;
+		return nodeport_leave(skb, packet, &wire);
+	}
+	return nodeport_deliver(skb, packet, &wire, row);
+}
+
+/* To an address that no endpoint has. 0: the host stack's; a TC_ACT_*; or a drop. */
+static __always_inline int nodeport(struct __sk_buff *skb, struct packet *packet)
+{
+	struct tracking tracking = {};
+	struct conntrack_row *entry;
+
+	if (is_icmp(packet->protocol))
+		return 0;
+	entry = conntrack_find(packet, &tracking);
+	if (!entry)
+		return nodeport_new(skb, packet, &tracking);
+	if (tracking.is_reply || !(entry->flags & CONNTRACK_DNAT))
+		return 0;
+	return nodeport_established(skb, packet, &tracking, entry);
+}
+
+/* The answer of a backend elsewhere; packet->dest is the client again. */
+static __always_inline int nodeport_answer(struct __sk_buff *skb, struct packet *packet)
+{
+	struct tracking tracking = {};
+	struct conntrack_row *entry = conntrack_find(packet, &tracking);
+	int result;
+
+	if (!entry || !tracking.is_reply || !(entry->flags & CONNTRACK_REVERSE_DNAT))
+		return DROP(packet, FILE_NODEPORT, NO_MAPPING_FOR_NAT_MASQUERADE);
+	conntrack_keep(skb, packet, entry, 1);
+	result = reverse_translate(skb, packet, entry);
+	if (result)
+		return result;
+	packet->source = entry->translated;
+	return nodeport_send(skb, packet);
+}
+
+/* What leaves from this node's own address. 1: the answer to a flow to a frontend, which has the frontend's address now;
+ * 0: none; or a drop. */
+STEP nodeport_outgoing(struct __sk_buff *skb, struct packet *packet)
+{
+	struct tracking tracking = {};
+	struct conntrack_row *entry;
+	int result;
+
+	if (!packet)
+		return 0;
+	entry = conntrack_find(packet, &tracking);
+	if (!entry || !tracking.is_reply || !(entry->flags & CONNTRACK_SERVICE))
+		return 0;
+	/* It has it already: from an endpoint, or from elsewhere. */
+	if (entry->flags & CONNTRACK_DNAT)
+		return 1;
+	conntrack_keep(skb, packet, entry, 1);
+	result = reverse_translate(skb, packet, entry);
+	return result ? result : 1;
+}
+
+/* An ICMP error to an address that no endpoint has. 0: the host stack's; a TC_ACT_*; or a drop. */
+static __always_inline int nodeport_error(struct __sk_buff *skb, struct packet *packet)
+{
+	struct endpoint_row *row;
+	int result = service_error(skb, packet, 0);
+
+	if (result <= 0)
+		return result;
+	row = endpoint_find(&packet->dest);
+	if (!row)
+		return nodeport_send(skb, packet);
+	return row->flags & ENDPOINT_HOST ? 0 : forward_to_endpoint(skb, packet, row);
+}
+
+#endif /* MESHLOG_LIB_NODEPORT_H */
