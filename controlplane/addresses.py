@@ -5,6 +5,7 @@ Belongs here: pure functions over text forms of addresses and prefixes. Does not
 
 import re
 from collections.abc import Callable, Iterator
+from functools import lru_cache
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 from typing import NamedTuple
 
@@ -35,6 +36,7 @@ class Span(NamedTuple):
         return self.first <= other.first and other.last <= self.last
 
 
+@lru_cache(maxsize=4096)
 def span_of(prefix: str) -> Span | None:
     """The span of a prefix in canonical form; None for any other text."""
     try:
@@ -85,6 +87,7 @@ def block_of_family(blocks: tuple[str, ...], family: int) -> str:
     return next((block for block in blocks if family_of(block) == family), "")
 
 
+@lru_cache(maxsize=4096)
 def router_address(block: str) -> str:
     """The node's own address in its block."""
     return str(_network(block)[ROUTER_OFFSET])

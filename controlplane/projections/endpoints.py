@@ -4,11 +4,16 @@ Belongs here: their three events and every index over endpoints. Does not belong
 """
 
 import re
+from collections.abc import Sequence
+from itertools import repeat
+from sys import intern
 from typing import TYPE_CHECKING
+
+from msgspec.structs import astuple
 
 from controlplane.addresses import packed_address
 from controlplane.events import EndpointCreated, EndpointDeleted, EndpointRelabelled
-from controlplane.model import Endpoint, EndpointKey, Labels, NodeKey
+from controlplane.model import Device, Endpoint, EndpointKey, Identity, Labels, NodeKey
 from controlplane.projections.change import Change
 from controlplane.projections.identities import drop_identity, use_identity
 from kvstore.types import Record
@@ -22,6 +27,7 @@ IFINDEX_MAX = 2**31 - 1
 MAC_CHARS = 17
 MACS = re.compile(r"(?:[0-9a-f]{2}(?::[0-9a-f]{2}){5}){2}")
 """The endpoint's and the host side's, one behind the other."""
+HEX_DIGITS = b"0123456789abcdef"
 OCTETS = frozenset(map(str, range(256)))
 """What may follow the last dot of an IPv4 address."""
 
@@ -55,6 +61,102 @@ def endpoint_created(state: "State", record: Record, event: EndpointCreated, cha
     return ""
 
 
+def endpoints_created(
+    state: "State", record: Record, events: Sequence[EndpointCreated], changes: list[Change]
+) -> bool:
+    """What `endpoint_created` does for each of several, all at once; False, and nothing has changed, where one by one
+    has to tell what comes of them. A node that joins with its endpoints, and every replay, is of such runs."""
+    cluster, node = record.cluster, events[0].node
+    held = state.node_endpoints.get((cluster, node))  # type: ignore[call-overload]
+    if held is None or record.writer != "node." + node:
+        return False
+    columns = zip(*map(astuple, events), strict=True)
+    nodes, ids, namespaces, names, labels, numbers, ipv4s, ipv6s, devices, containers, interfaces, netns = columns
+    found = _identities(state, cluster, numbers, labels)
+    if nodes.count(node) != len(nodes) or not found:
+        return False
+    # What many have in common stands in memory once: replay is as fast as memory is.
+    here, there = repeat(cluster), repeat(node)
+    namespaces, interfaces = tuple(map(intern, namespaces)), tuple(map(intern, interfaces))
+    labels = tuple([identity.labels for identity in found])
+    keys = list(map(tuple.__new__, repeat(EndpointKey), zip(here, there, ids)))  # noqa: B905 - `here` has no end
+    attached = dict(zip(zip(here, there, containers, interfaces), keys))  # noqa: B905 - nor here
+    taken = dict(zip(ipv4s, keys, strict=True)) | dict(zip(ipv6s, keys, strict=True))
+    taken.pop("", None)
+    if not (
+        len(attached) == len(set(ids)) == len(keys)
+        and len(taken) == len(ipv4s) + len(ipv6s) - ipv4s.count("") - ipv6s.count("")
+        and held.keys().isdisjoint(keys)
+        and state.attachments.keys().isdisjoint(attached)
+        and state.addresses.keys().isdisjoint(taken)
+        and min(ids) >= 1
+        and max(ids) <= ENDPOINT_ID_MAX
+        and _are_devices(devices)
+    ):
+        return False
+    facts = (ids, namespaces, names, labels, numbers, ipv4s, ipv6s, devices, containers, interfaces, netns)
+    new = list(map(Endpoint, here, there, *facts))
+    if not _have_own_addresses(state, (cluster, node), ipv4s, ipv6s, new):
+        return False
+    held.update(dict.fromkeys(keys))
+    state.last_created[cluster, node] = (ipv4s[-1], ipv6s[-1])  # type: ignore[index]
+    state.endpoints.update(zip(keys, new, strict=True))
+    state.addresses.update(taken)
+    state.attachments.update(attached)
+    workloads = dict(zip(zip(here, namespaces, names), zip(keys)))  # noqa: B905 - nor here
+    if len(workloads) == len(keys) and state.workload_endpoints.keys().isdisjoint(workloads):
+        state.workload_endpoints.update(workloads)
+    else:
+        for workload, key in zip(zip(here, namespaces, names), keys):  # noqa: B905 - nor here
+            _hold_workload(state, workload, key)
+    for number in numbers:
+        use_identity(state, number)
+    changes.extend(map(Change, repeat("endpoint"), keys, repeat(None), new))  # type: ignore[arg-type]
+    return True
+
+
+def _identities(
+    state: "State", cluster: str, numbers: Sequence[int], labels: Sequence[Labels]
+) -> Sequence[Identity]:
+    """The identities of these numbers, if all are given out by the cluster for these very labels; else none."""
+    known = state.identities
+    try:
+        found = [known[number] for number in numbers]
+    except KeyError:
+        return ()
+    fits = [each.labels for each in found] == list(labels) and {each.cluster for each in found} == {cluster}
+    return found if fits else ()
+
+
+def _are_devices(devices: Sequence[Device]) -> bool:
+    _, indexes, macs, host_macs = zip(*map(astuple, devices), strict=True)
+    count = 2 * len(devices)
+    joined = "".join(macs + host_macs)
+    return (
+        min(indexes) >= 1
+        and max(indexes) <= IFINDEX_MAX
+        and set(map(len, macs + host_macs)) == {MAC_CHARS}
+        and all(joined[place::MAC_CHARS] == ":" * count for place in range(2, MAC_CHARS, 3))
+        and joined.encode().translate(None, HEX_DIGITS) == b":" * (5 * count)
+    )
+
+
+def _have_own_addresses(
+    state: "State", node: tuple[str, str], ipv4s: Sequence[str], ipv6s: Sequence[str], new: Sequence[Endpoint]
+) -> bool:
+    if not any(ipv6s):
+        cut = [address.rpartition(".") for address in ipv4s]
+        heads = state.block_heads
+        for head, place in {head: place for place, (head, _, _) in enumerate(cut)}.items():
+            if heads.get(head) != node and _addresses_fault(state, new[place]):
+                return False
+        if all(heads.get(head) == node for head in {head for head, _, _ in cut}) and OCTETS.issuperset(
+            [tail for _, _, tail in cut]
+        ):
+            return True
+    return not any(_addresses_fault(state, each) for each in new)
+
+
 def hold_endpoint(state: "State", key: EndpointKey, new: Endpoint) -> None:
     """Put it into every index but the node's."""
     state.endpoints[key] = new
@@ -63,10 +165,13 @@ def hold_endpoint(state: "State", key: EndpointKey, new: Endpoint) -> None:
     if new.ipv6:
         state.addresses[new.ipv6] = key
     state.attachments[new.cluster, new.node, new.container_id, new.interface] = key
-    workload = (new.cluster, new.namespace, new.workload)
+    _hold_workload(state, (new.cluster, new.namespace, new.workload), key)
+    use_identity(state, new.identity)
+
+
+def _hold_workload(state: "State", workload: tuple[str, str, str], key: EndpointKey) -> None:
     others = state.workload_endpoints.get(workload)
     state.workload_endpoints[workload] = (key,) if others is None else tuple(sorted((*others, key)))
-    use_identity(state, new.identity)
 
 
 def _endpoint_fault(state: "State", new: Endpoint) -> str:

@@ -65,9 +65,10 @@ def identity_released(state: "State", record: Record, event: IdentityReleased, c
 
 def use_identity(state: "State", number: int) -> None:
     """One endpoint more has it."""
-    count = state.identity_users.get(number, 0)
-    state.identity_users[number] = count + 1
-    if not count:
+    if number in state.identity_users:
+        state.identity_users[number] += 1
+    else:
+        state.identity_users[number] = 1
         state.identity_unused_since.pop(number, None)
 
 

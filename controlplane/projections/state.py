@@ -9,6 +9,7 @@ writer may not write, or that contradicts the state, is refused, remembered, and
 
 from collections.abc import Callable, Mapping
 from hashlib import blake2b
+from itertools import groupby
 from typing import Any
 
 import msgspec
@@ -83,10 +84,19 @@ PROJECTIONS: Mapping[type[Any], Projection] = {
     e.SettingsChanged: addresses.settings_changed,
 }
 
+BULK_PROJECTIONS: Mapping[type[Any], Callable[["State", Record, Any, list[Change]], bool]] = {
+    e.WorkloadApplied: workloads.workloads_applied,
+    e.EndpointCreated: endpoints.endpoints_created,
+}
+"""Of the kinds that come in long runs: applies several events of one batch at once, or nothing, and says False."""
+
 EPOCH_KINDS = frozenset(
     ("cluster", "node", "namespace", "identity", "endpoint", "policy", "cidr_group", "name", "settings")
 )
 """Changes of these kinds can change a policy or ipcache row of some node, so they move the policy epoch."""
+
+
+NO_PORTS: Mapping[str, Any] = {}
 
 
 class StateDamaged(ValueError):
@@ -210,24 +220,34 @@ class State:
             self._refuse(record, "", str(error))
             return ()
         changes: list[Change] = []
-        for event in batch.events:
-            if isinstance(event, e.Unknown):
-                self.unknown_tags[event.tag] = self.unknown_tags.get(event.tag, 0) + 1
-                continue
-            refusal = PROJECTIONS[type(event)](self, record, event, changes)
-            if refusal:
-                self._refuse(record, type(event).__name__, refusal)
+        if len(batch.events) == 1:
+            self._apply_event(record, batch.events[0], changes)
+        else:
+            for kind, run in groupby(batch.events, type):
+                events = list(run)
+                bulk = BULK_PROJECTIONS.get(kind) if len(events) > 1 else None
+                if bulk is None or not bulk(self, record, events, changes):
+                    for event in events:
+                        self._apply_event(record, event, changes)
         for change in changes:
             if change.kind in EPOCH_KINDS or self._moves_rows(change):
                 self.policy_epoch = revision
                 break
         return tuple(changes)
 
+    def _apply_event(self, record: Record, event: e.Event | e.Unknown, changes: list[Change]) -> None:
+        if isinstance(event, e.Unknown):
+            self.unknown_tags[event.tag] = self.unknown_tags.get(event.tag, 0) + 1
+            return
+        refusal = PROJECTIONS[type(event)](self, record, event, changes)
+        if refusal:
+            self._refuse(record, type(event).__name__, refusal)
+
     def _moves_rows(self, change: Change) -> bool:
         """Whether policies can see a change of another kind: named ports, and what `toServices` stands for."""
         if change.kind == "workload":
-            ports = [each.ports if each else {} for each in (change.old, change.new)]
-            return bool(ports[0] != ports[1])
+            old, new = change.old, change.new
+            return bool((old.ports if old else NO_PORTS) != (new.ports if new else NO_PORTS))
         return change.kind in ("service", "backends") and bool(self.service_policies)
 
     def _refuse(self, record: Record, event: str, reason: str) -> None:

@@ -1,6 +1,11 @@
 """Workloads as the platform declares them. Belongs here: their two events, and the checks on ports. Pure."""
 
+from collections.abc import Sequence
+from itertools import repeat
+from sys import intern
 from typing import TYPE_CHECKING
+
+from msgspec.structs import astuple
 
 from controlplane.events import WorkloadApplied, WorkloadRemoved
 from controlplane.model import ObjectKey, Workload
@@ -41,6 +46,27 @@ def workload_applied(state: "State", record: Record, event: WorkloadApplied, cha
         state.workloads[key] = new
         changes.append(Change("workload", key, old, new))
     return ""
+
+
+def workloads_applied(
+    state: "State", record: Record, events: Sequence[WorkloadApplied], changes: list[Change]
+) -> bool:
+    """What `workload_applied` does for each of several new ones, all at once; False, and nothing has changed, where one
+    by one has to tell what comes of them."""
+    cluster = record.cluster
+    if any(ports_fault(event.ports) for event in events if event.ports):
+        return False
+    namespaces, names, *others = zip(*map(astuple, events), strict=True)
+    namespaces = tuple(map(intern, namespaces))
+    here = repeat(cluster)
+    new = list(map(Workload, here, namespaces, names, *others))
+    places = zip(here, repeat(KIND), namespaces, names)
+    fresh = dict(zip(map(tuple.__new__, repeat(ObjectKey), places), new, strict=False))
+    if len(fresh) != len(new) or not state.workloads.keys().isdisjoint(fresh):
+        return False
+    state.workloads.update(fresh)
+    changes.extend(map(Change, repeat("workload"), fresh, repeat(None), new))  # type: ignore[arg-type]
+    return True
 
 
 def workload_removed(state: "State", record: Record, event: WorkloadRemoved, changes: list[Change]) -> str:
