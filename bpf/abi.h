@@ -31,6 +31,7 @@ enum limit {
 	NAT_MAX = 131072,
 	UNMASQUERADED_MAX = 32,
 	FRAGMENTS_MAX = 8192,
+	SOCKET_FLOWS_MAX = 65536,
 	METRICS_MAX = 1024,
 	NOTIFICATION_BYTES = 4194304,
 };
@@ -392,6 +393,24 @@ struct fragment_row {
 	__u8 reserved;
 };
 
+/*
+ * socket_flows: which frontend a socket of this node asked for, when it was sent to a backend instead. What it hears
+ * from the backend is shown to it as the frontend's.
+ */
+struct socket_flow_key {
+	__u64 socket_cookie; /* SO_COOKIE: never used again */
+	struct address backend;
+	__be16 backend_port;
+	__u8 protocol;
+	__u8 reserved[5];
+};
+
+struct socket_flow_row {
+	struct address frontend;
+	__be16 frontend_port;
+	__u16 reserved;
+};
+
 /* metrics: per CPU, index = reason << 2 | direction. Reason 0 counts forwarded packets. */
 enum traffic_direction { TRAFFIC_UNKNOWN = 0, TRAFFIC_INGRESS = 1, TRAFFIC_EGRESS = 2 };
 
@@ -459,6 +478,7 @@ enum source_file {
 	FILE_MASQUERADE = 9,
 	FILE_OVERLAY = 10,
 	FILE_NODEPORT = 11,
+	FILE_SOCKET = 12,
 };
 
 /* notifications: one ring buffer, records of one size, so that a reader is one array view. A reply that was refused
@@ -520,6 +540,8 @@ ABI_SIZE(nat_key, 40);
 ABI_SIZE(nat_row, 20);
 ABI_SIZE(fragment_key, 40);
 ABI_SIZE(fragment_row, 8);
+ABI_SIZE(socket_flow_key, 32);
+ABI_SIZE(socket_flow_row, 20);
 ABI_SIZE(metrics_key, 4);
 ABI_SIZE(metrics_row, 16);
 ABI_SIZE(notification, 80);

@@ -38,6 +38,8 @@ EMIT_STRUCT(nat_key);
 EMIT_STRUCT(nat_row);
 EMIT_STRUCT(fragment_key);
 EMIT_STRUCT(fragment_row);
+EMIT_STRUCT(socket_flow_key);
+EMIT_STRUCT(socket_flow_row);
 EMIT_STRUCT(metrics_key);
 EMIT_STRUCT(metrics_row);
 EMIT_STRUCT(notification);

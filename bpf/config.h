@@ -47,6 +47,15 @@ const volatile __u32 config_masquerade_port_count = 1;
 const volatile __u32 config_unmasqueraded_count = 0;
 const volatile struct ipcache_key config_unmasqueraded[UNMASQUERADED_MAX] = {};
 
+/* The node's own network namespace (SO_NETNS_COOKIE); 0: none is known. */
+const volatile __u64 config_node_netns_cookie = 0;
+
+/* 1: only sockets of the node's own namespace are translated; those of endpoints leave it to their device. */
+const volatile __u32 config_socket_node_only = 0;
+
+/* 1: the kernel lets a program say why it refuses a socket's call (Linux 6.1); 0: the caller sees EPERM. */
+const volatile __u32 config_socket_errno = 0;
+
 static __always_inline void address_from_config(struct address *address, const volatile struct address *config)
 {
 	for (int word = 0; word < 4; word++)

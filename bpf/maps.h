@@ -150,6 +150,14 @@ struct {
 } fragments SEC(".maps");
 
 struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, SOCKET_FLOWS_MAX);
+	__type(key, struct socket_flow_key);
+	__type(value, struct socket_flow_row);
+	__uint(pinning, LIBBPF_PIN_BY_NAME);
+} socket_flows SEC(".maps");
+
+struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
 	__uint(max_entries, METRICS_MAX);
 	__type(key, __u32); /* struct metrics_key */

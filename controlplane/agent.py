@@ -37,6 +37,7 @@ from controlplane.runtime.process import complain, run_process
 from controlplane.runtime.relabelling import Relabelling
 from controlplane.runtime.reports import Reporter
 from controlplane.runtime.settling import Settling
+from controlplane.runtime.sockets import socket_cgroup, socket_constants
 from controlplane.runtime.telemetry import Counters, configure_logging
 from controlplane.runtime.underlay import Underlay, UnderlayError, enter_netns, find_underlay
 from controlplane.runtime.writer import Writer
@@ -75,6 +76,9 @@ HELPS = {
     "labels": "label of the node, key=value",
     "masquerade": "on: endpoints leave the mesh with the node's address; off: with their own",
     "non_masquerade_cidr": "prefix outside the mesh for which endpoints keep their own address",
+    "bpf_lb_sock": "on: services are translated at the sockets of --cgroup-root; off: at devices only",
+    "bpf_lb_sock_hostns_only": "on: only at sockets of the node's own namespace",
+    "cgroup_root": "cgroup v2 directory whose sockets --bpf-lb-sock means; the mount of cgroup v2 if none",
     "notify": "what the programs tell: drops, verdicts, denials (the verdict beside a drop), or none",
     "mtu_bytes": "MTU of endpoint devices; 0: that of --device, less what a tunnel adds",
     "log_format": "console or json",
@@ -109,6 +113,7 @@ def check_settings(settings: AgentSettings) -> None:
         raise SettingsError(
             f"--objects-dir: there are no compiled objects in {objects}; build them with make -C bpf"
         )
+    socket_cgroup(settings)
 
 
 async def run_agent(settings: AgentSettings, underlay: Underlay, stop: asyncio.Event) -> None:
@@ -219,17 +224,19 @@ def build_kernel(settings: AgentSettings, underlay: Underlay) -> RealKernel:
         attach=settings.attach_mode,
         stand_ins=True,
         constants=load_time_constants(settings, underlay),
+        cgroup=socket_cgroup(settings),
     )
 
 
 def load_time_constants(settings: AgentSettings, underlay: Underlay) -> dict[str, int | bytes]:
     """What the programs are told when they are loaded. Raises SettingsError."""
-    told = {f"config_notify_{what}": int(what in settings.notify) for what in NOTIFICATIONS}
+    told: dict[str, int | bytes] = {f"config_notify_{what}": int(what in settings.notify) for what in NOTIFICATIONS}
     addresses = underlay.addresses if settings.masquerade == "on" else ()
     try:
         ports = spare_ports(underlay.local_ports)
         masquerade = masquerade_constants(addresses, ports, settings.non_masquerade_cidr)
-        return {**told, **node_constants(underlay.addresses), **masquerade}
+        sockets = socket_constants(settings, underlay)
+        return {**told, **node_constants(underlay.addresses), **sockets, **masquerade}
     except ValueError as error:
         raise SettingsError(f"--non-masquerade-cidr: {error}") from None
 

@@ -41,6 +41,7 @@ class NodeJoined(Event, frozen=True):
     device: Device
     labels: Labels = ()
     tunnel: Tunnel | None = None
+    cgroup: str = ""
 
 
 class AddressBlockAssigned(Event, frozen=True):

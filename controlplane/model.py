@@ -94,7 +94,8 @@ class Cluster(msgspec.Struct, frozen=True, array_like=True, gc=False):
 class Node(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """A cluster machine. `addresses` are its underlay addresses, `blocks` its pod CIDRs ("" family absent).
 
-    `tunnel` is None where packets for it are not wrapped.
+    `tunnel` is None where packets for it are not wrapped. `cgroup` is the path of that whose sockets are translated,
+    "" for none.
     """
 
     cluster: str
@@ -105,6 +106,7 @@ class Node(msgspec.Struct, frozen=True, array_like=True, gc=False):
     blocks: tuple[str, ...] = ()
     session: str = ""
     tunnel: Tunnel | None = None
+    cgroup: str = ""
 
 
 class Endpoint(msgspec.Struct, frozen=True, array_like=True, gc=False):

@@ -88,6 +88,13 @@ class AgentSettings(CommonSettings, frozen=True, kw_only=True):
     """Whether endpoints leave the mesh with the node's address; "off": with their own, which needs routes back."""
     non_masquerade_cidr: tuple[str, ...] = ()
     """Prefixes outside the mesh for which endpoints keep their own address."""
+    bpf_lb_sock: Annotated[str, Meta(pattern="^(on|off)$")] = "off"
+    """Whether sockets are sent to a backend when they ask for a frontend; "off": their packets are, at the device."""
+    bpf_lb_sock_hostns_only: Annotated[str, Meta(pattern="^(on|off)$")] = "off"
+    """"on": only sockets of the node's own network namespace; those of endpoints are left to their device."""
+    cgroup_root: str = ""
+    """The cgroup v2 directory whose sockets are meant, all below included; "" takes the mount. Nodes that share a
+    kernel need one each."""
     notify: tuple[Annotated[str, Meta(pattern="^(drops|verdicts|denials|none)$")], ...] = ("drops", "verdicts")
     """What the programs tell: "denials" is the verdict on a denied flow beside its drop, which says the same."""
 

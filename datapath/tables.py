@@ -172,6 +172,20 @@ class AttachmentRow(NamedTuple):
     program: str
 
 
+class SocketHookKey(NamedTuple):
+    """A hook of the calls of sockets: "connect4", "sendmsg6" and so on."""
+
+    hook: str
+
+
+class SocketHookRow(NamedTuple):
+    """The program that runs there, by its name in the object file, for the sockets made in a cgroup or below it; the
+    cgroup by its path."""
+
+    program: str
+    cgroup: str
+
+
 class RouteKey(NamedTuple):
     """A route of the main table; `prefix_length` of the 128-bit form."""
 
@@ -222,13 +236,14 @@ TABLES: Mapping[str, Table] = {
         Table("node_state", NodeStateKey, NodeStateRow, "node_state"),
         Table("tunnel", TunnelKey, TunnelRow, "tunnel"),
         Table("attachments", AttachmentKey, AttachmentRow, ""),
+        Table("socket_hooks", SocketHookKey, SocketHookRow, ""),
         Table("routes", RouteKey, RouteRow, ""),
         Table("neighbours", NeighbourKey, NeighbourRow, ""),
     )
 }
 """Derived from the log, so compared, digested and verified."""
 
-RUNTIME_MAPS = ("conntrack", "nat", "fragments", "affinity", "metrics", "notifications")
+RUNTIME_MAPS = ("conntrack", "nat", "fragments", "affinity", "socket_flows", "metrics", "notifications")
 """Written by the programs themselves: not derived from the log and in no digest."""
 
 

@@ -68,6 +68,38 @@ def bpffs(tmp_path: Path) -> Iterator[Path]:
         subprocess.run(["umount", str(path)], check=True)
 
 
+def _cgroup2() -> Path:
+    for line in Path("/proc/self/mounts").read_text().splitlines():
+        _, target, kind = line.split()[:3]
+        if kind == "cgroup2":
+            return Path(target)
+    return Path("/sys/fs/cgroup")
+
+
+CGROUP = _cgroup2() / f"mlt-{os.getpid()}"
+"""Of this run of the tests; there only while a test has asked for one below it."""
+
+
+@pytest.fixture
+def make_cgroup() -> Iterator[Callable[[str], Path]]:
+    """Makes cgroups of the test's own by name, and removes them afterwards."""
+    made: list[Path] = []
+
+    def make(name: str) -> Path:
+        path = CGROUP / name
+        path.mkdir(parents=True)
+        made.append(path)
+        return path
+
+    try:
+        yield make
+    finally:
+        for path in reversed(made):
+            path.rmdir()
+        if made:
+            CGROUP.rmdir()
+
+
 class Namespace:
     """A network namespace, empty but for its loopback device, and a thread that lives in it."""
 

@@ -11,18 +11,8 @@
 
 #include "../config.h"
 #include "../maps.h"
+#include "metrics.h"
 #include "packet.h"
-
-static __always_inline void count(__u32 reason, __u32 direction, __u32 bytes)
-{
-	struct metrics_key key = {.index = reason << 2 | direction};
-	struct metrics_row *row = bpf_map_lookup_elem(&metrics, &key);
-
-	if (!row)
-		return;
-	row->packets += 1; /* per CPU, and a program is not interrupted by itself */
-	row->bytes += bytes;
-}
 
 static __always_inline int is_icmp(__u8 protocol)
 {

@@ -10,7 +10,7 @@ from controlplane.commands.types import Author, Decision, Rejection
 from controlplane.events import AddressBlockAssigned, NodeJoined, NodeLeft
 from controlplane.labels import SOURCE_KUBERNETES, label_fault
 from controlplane.model import Cluster, Device, Labels, NodeKey, Tunnel
-from controlplane.projections.nodes import node_fault
+from controlplane.projections.nodes import cgroup_fault, node_fault
 from controlplane.projections.state import State
 from kvstore.types import Claim, Want
 
@@ -18,7 +18,8 @@ from kvstore.types import Claim, Want
 class JoinNode(msgspec.Struct, frozen=True):
     """The node's facts as its agent sees them now; decided to nothing while they are those recorded.
 
-    A label without a source ("zone=a") is Kubernetes' ("k8s:zone=a").
+    A label without a source ("zone=a") is Kubernetes' ("k8s:zone=a"). `cgroup`: whose sockets are translated, "" for
+    none.
     """
 
     node: str
@@ -26,6 +27,7 @@ class JoinNode(msgspec.Struct, frozen=True):
     device: Device
     labels: Labels = ()
     tunnel: Tunnel | None = None
+    cgroup: str = ""
 
 
 class AssignAddressBlock(msgspec.Struct, frozen=True):
@@ -46,10 +48,11 @@ def join_node(state: State, author: Author, command: JoinNode) -> Decision | Rej
     key = NodeKey(author.cluster, command.node)
     known = state.nodes.get(key)
     labels = sourced_labels(command.labels)
-    facts = (command.addresses, command.device, labels, command.tunnel)
-    if known is not None and (known.addresses, known.device, known.labels, known.tunnel) == facts:
+    facts = (command.addresses, command.device, labels, command.tunnel, command.cgroup)
+    if known is not None and (known.addresses, known.device, known.labels, known.tunnel, known.cgroup) == facts:
         return Decision()
     fault = node_fault(state, key, command.addresses, command.device, command.tunnel) or label_fault(labels)
+    fault = fault or cgroup_fault(command.cgroup)
     if fault:
         return Rejection(f"node {command.node}: {fault}")
     claims = [Claim(node_claim(*key), Want.TAKEN if known is None else Want.HELD)]

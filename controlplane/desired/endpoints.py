@@ -1,7 +1,7 @@
 """Rows of the node's own endpoints: where their addresses live, whose their devices are, which programs run there.
 
-Belongs here: the tables endpoints, devices, attachments. Does not belong here: what other nodes' endpoints need
-(ipcache.py, routes.py). Each row is a function of the state and its key. Pure.
+Belongs here: the tables endpoints, devices, attachments, socket_hooks. Does not belong here: what other nodes'
+endpoints need (ipcache.py, routes.py). Each row is a function of the state and its key. Pure.
 """
 
 from collections.abc import Mapping
@@ -16,6 +16,12 @@ from datapath.codec import address_bytes
 HOOKS = ("ingress", "egress")
 PROGRAMS_OF_ENDPOINT = {"ingress": "from_endpoint", "egress": "to_endpoint"}
 PROGRAMS_OF_UNDERLAY = {"ingress": "from_network"}
+PROGRAMS_OF_SOCKETS = {
+    "connect4": "socket_connect4", "connect6": "socket_connect6",
+    "sendmsg4": "socket_sendmsg4", "sendmsg6": "socket_sendmsg6",
+    "recvmsg4": "socket_recvmsg4", "recvmsg6": "socket_recvmsg6",
+    "getpeername4": "socket_peername4", "getpeername6": "socket_peername6",
+}  # fmt: skip
 PROGRAMS_OF_TUNNEL = {"ingress": "from_overlay", "egress": "to_overlay"}
 """By hook. What comes in at the host side of a device comes from its endpoint."""
 
@@ -89,3 +95,11 @@ def attachment_rows(
     return {
         t.AttachmentKey(ifindex, hook): t.AttachmentRow(programs[hook]) if hook in programs else None for hook in HOOKS
     }
+
+
+def socket_hook_rows(node: Node) -> dict[t.SocketHookKey, t.SocketHookRow]:
+    """What runs at the calls of the sockets in the node's cgroup; nothing where it has none."""
+    if not node.cgroup:
+        return {}
+    rows = {hook: t.SocketHookRow(program, node.cgroup) for hook, program in PROGRAMS_OF_SOCKETS.items()}
+    return {t.SocketHookKey(hook): row for hook, row in rows.items()}

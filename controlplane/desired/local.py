@@ -10,7 +10,13 @@ comparison of everything with everything. Any other change costs what it reaches
 from collections.abc import Sequence
 from typing import Any
 
-from controlplane.desired.endpoints import LocalDevices, attachment_rows, device_row, endpoint_row
+from controlplane.desired.endpoints import (
+    LocalDevices,
+    attachment_rows,
+    device_row,
+    endpoint_row,
+    socket_hook_rows,
+)
 from controlplane.desired.routes import endpoint_neighbours, endpoint_routes, node_neighbours, node_routes
 from controlplane.desired.underlay import node_addresses
 from controlplane.model import Endpoint, EndpointKey, Node, NodeKey
@@ -21,7 +27,7 @@ from datapath.codec import address_bytes
 from datapath.tables import DeviceKey
 from datapath.tables import EndpointKey as AddressKey
 
-LOCAL_TABLES = ("endpoints", "devices", "tunnel", "attachments", "routes", "neighbours")
+LOCAL_TABLES = ("endpoints", "devices", "tunnel", "attachments", "socket_hooks", "routes", "neighbours")
 
 Tables = dict[str, dict[Any, Any]]
 
@@ -83,6 +89,7 @@ class LocalTables:
         own = state.nodes.get(self._node)
         if own is None:
             return tables
+        tables["socket_hooks"].update(socket_hook_rows(own))
         addresses = dict.fromkeys(node_addresses(own))
         ifindexes = {own.device.ifindex: None}
         if own.tunnel is not None:

@@ -172,6 +172,8 @@ class _Words:
             return WITHHELD
         if name == "writer":
             return names.writer(value)
+        if name == "cgroup":
+            return f"/{names.name(value)}"
         if name == "manifest":
             return names.manifest(value)
         if name == "document":

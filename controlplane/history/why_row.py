@@ -238,6 +238,10 @@ def _route(mesh: Mesh, where: NodeKey, key: Any, row: Any) -> Answer:
     return reasons, [*things, ("node", where)]
 
 
+def _socket_hook(mesh: Mesh, where: NodeKey, key: Any, row: Any) -> Answer:
+    return [f"the node's sockets are those made in {row.cgroup}"], [("node", where)]
+
+
 Referents = Callable[[Mesh, NodeKey, Any, Any], Answer]
 _REFERENTS: Mapping[str, Referents] = {
     "endpoints": _by_address,
@@ -253,6 +257,7 @@ _REFERENTS: Mapping[str, Referents] = {
     "node_state": _epoch,
     "tunnel": _tunnel,
     "attachments": _link,
+    "socket_hooks": _socket_hook,
     "routes": _route,
     "neighbours": _link,
 }

@@ -77,8 +77,9 @@ class Places:
 
 
 def client(pod: LabPod, *words: str) -> list[str]:
-    """The command line of the client inside the pod's namespace."""
-    return machine.in_netns(pod.netns, sys.executable, "-I", "-S", CLIENT, *words)
+    """The command line of the client inside the pod's namespace and cgroup."""
+    command = machine.in_netns(pod.netns, sys.executable, "-I", "-S", CLIENT, *words)
+    return machine.in_cgroup(machine.ensure_cgroup(pod.cgroup), command)
 
 
 def request(pod: LabPod, address: str, port: int) -> dict[str, Any]:

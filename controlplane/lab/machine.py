@@ -34,6 +34,11 @@ def in_netns(netns: str, *argv: str) -> list[str]:
     return ["nsenter", f"--net={NETNS_DIR / netns}", "--", *argv]
 
 
+def in_cgroup(cgroup: Path, command: Sequence[str]) -> list[str]:
+    """The command line that runs `command` in that cgroup from its first moment: a socket keeps that of its making."""
+    return ["sh", "-c", 'echo 0 > "$1/cgroup.procs" && shift && exec "$@"', "sh", str(cgroup), *command]
+
+
 def wait_for(condition: Callable[[], bool], seconds_max: float, pause_s: float = 0.02) -> bool:
     """Wait until the condition holds; False when the time is over first."""
     deadline = time.monotonic() + seconds_max

@@ -85,8 +85,7 @@ def ensure_etcd() -> bool:
         return False
     program = [sys.executable, "-m", "controlplane.lab.etcd", topology.ETCD_DIR]
     cgroup = machine.ensure_cgroup(f"{topology.CGROUP}/etcd")
-    pid = machine.run("sh", "-c", 'echo 0 > "$1/cgroup.procs" && shift && exec "$@"', "sh", str(cgroup),
-                      *machine.in_netns(topology.WIRE, *program))
+    pid = machine.run(*machine.in_cgroup(cgroup, machine.in_netns(topology.WIRE, *program)))
     processes.record(ETCD, int(pid))
     return True
 
@@ -122,6 +121,7 @@ def ensure_agent(node: LabNode) -> bool:
         return False
     argv = [meshlog_program(), "agent", "--cluster", node.cluster, "--node", node.name, "--etcd", etcd_endpoint()]
     argv += ["--device", topology.UPLINK, "--bpffs", topology.BPFFS]
+    argv += ["--bpf-lb-sock", "on", "--cgroup-root", str(machine.ensure_cgroup(node.cgroup))]
     argv += ["--runtime-dir", node.run_dir, "--state-dir", f"{node.run_dir}/state"]
     processes.start(agent_name(node), argv, node.netns, f"{node.cgroup}/agent")
     return True

@@ -64,7 +64,7 @@ def ensure_pod(pod: LabPod) -> bool:
     call_plugin("ADD", pod, node)
     argv = [sys.executable, "-I", "-S", str(Path(__file__).with_name("shop_server.py"))]
     env = {"SHOP_NAME": pod.name, "SHOP_NAMESPACE": pod.namespace, "SHOP_CLUSTER": pod.cluster, "SHOP_NODE": pod.node}
-    processes.start(process_name(pod), argv, pod.netns, f"{node.cgroup}/pods/{pod.namespace}-{pod.name}", env)
+    processes.start(process_name(pod), argv, pod.netns, pod.cgroup, env)
     return True
 
 

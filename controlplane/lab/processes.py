@@ -14,8 +14,6 @@ import msgspec
 
 from controlplane.lab import machine, topology
 
-_ENTER_CGROUP = 'echo 0 > "$1/cgroup.procs" && shift && exec "$@"'
-
 
 class LabProcess(msgspec.Struct, frozen=True):
     """`start_time` is in clock ticks after boot, as /proc/PID/stat has it."""
@@ -27,8 +25,7 @@ class LabProcess(msgspec.Struct, frozen=True):
 
 def start(name: str, argv: Sequence[str], netns: str, cgroup: str, env: dict[str, str] | None = None) -> LabProcess:
     """Start it in the background; it outlives the caller. Its output goes to the log file of its name."""
-    where = machine.ensure_cgroup(cgroup)
-    command = ["sh", "-c", _ENTER_CGROUP, "sh", str(where), *machine.in_netns(netns, *argv)]
+    command = machine.in_cgroup(machine.ensure_cgroup(cgroup), machine.in_netns(netns, *argv))
     with log_path(name).open("ab") as log:
         child = subprocess.Popen(
             command,

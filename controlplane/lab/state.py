@@ -38,8 +38,8 @@ def _row(name: str, kind: str, socket_path: str, where: str) -> dict[str, Any]:
 def command_in(place: str, command: list[str]) -> tuple[list[str], dict[str, str]]:
     """The command line that runs `command` in a node or a pod, and its environment. Raises LabFailure.
 
-    Only the network namespace is entered: files and mounts stay as they are. The program `meshlog` is on the PATH and
-    asks the node's agent.
+    Only the network namespace and the cgroup are entered: files and mounts stay as they are. The program `meshlog` is
+    on the PATH and asks the node's agent.
     """
     built = read_topology()
     by_name = {node.name: node for node in built.nodes}
@@ -50,4 +50,5 @@ def command_in(place: str, command: list[str]) -> tuple[list[str], dict[str, str
     node = by_name[pod.node if pod else place]
     programs = str(Path(sys.executable).parent)
     env = {**os.environ, "PATH": f"{programs}:{os.environ.get('PATH', os.defpath)}", "MESHLOG_SOCKET": node.socket}
-    return machine.in_netns(pod.netns if pod else node.netns, *command), env
+    netns, cgroup = (pod.netns, pod.cgroup) if pod else (node.netns, f"{node.cgroup}/node")
+    return machine.in_cgroup(machine.ensure_cgroup(cgroup), machine.in_netns(netns, *command)), env

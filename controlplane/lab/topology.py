@@ -87,6 +87,11 @@ class LabPod(msgspec.Struct, frozen=True):
     def title(self) -> str:
         return f"{self.cluster}/{self.namespace}/{self.name}"
 
+    @property
+    def cgroup(self) -> str:
+        """In that of its node, whose services its sockets are to find."""
+        return f"{CGROUP}/{self.node}/pods/{self.namespace}-{self.name}"
+
 
 CLUSTERS = (
     LabCluster(

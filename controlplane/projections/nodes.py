@@ -20,6 +20,7 @@ IFINDEX_MAX = 2**31 - 1
 DEVICE_NAME_MAX = 15
 TUNNEL_PROTOCOLS = ("vxlan", "geneve")
 PORT_MAX = 65535
+CGROUP_MAX = 4095
 
 
 def device_fault(device: Device) -> str:
@@ -49,13 +50,12 @@ def node_joined(state: "State", record: Record, event: NodeJoined, changes: list
     if fault:
         return fault
     old = state.nodes.get(key)
-    fault = label_fault(event.labels)
+    fault = label_fault(event.labels) or cgroup_fault(event.cgroup)
     if fault:
         return fault
     blocks = old.blocks if old else ()
-    new = Node(
-        record.cluster, event.node, event.addresses, event.device, event.labels, blocks, tunnel=event.tunnel
-    )
+    facts = event.addresses, event.device, event.labels
+    new = Node(record.cluster, event.node, *facts, blocks, tunnel=event.tunnel, cgroup=event.cgroup)
     if old == new:
         return ""
     for address in old.addresses if old else ():
@@ -92,6 +92,13 @@ def node_fault(
     if tunnel.device.ifindex == device.ifindex:
         return f"ifindex {device.ifindex} is that of {device.name!r} and of the tunnel {tunnel.device.name!r}"
     return device_fault(device) or device_fault(tunnel.device) or tunnel_fault(tunnel.protocol, tunnel.port)
+
+
+def cgroup_fault(cgroup: str) -> str:
+    """What is wrong with the path of a cgroup; "" if nothing is."""
+    if cgroup and not (cgroup.startswith("/") and len(cgroup) <= CGROUP_MAX):
+        return f"cgroup {cgroup!r}: right is an absolute path of up to {CGROUP_MAX} characters"
+    return ""
 
 
 def holder_text(holder: NodeKey | EndpointKey) -> str:

@@ -36,6 +36,7 @@ from controlplane.runtime.relabelling import Relabelling
 from controlplane.runtime.reports import Reporter
 from controlplane.runtime.settling import Settling
 from controlplane.runtime.shared_checkpoint import shared_state_at
+from controlplane.runtime.sockets import socket_cgroup, socket_lb_text
 from controlplane.runtime.telemetry import Counters
 from controlplane.runtime.underlay import Underlay
 from controlplane.runtime.writer import Writer, WriterFailed
@@ -180,7 +181,8 @@ class Node:
         connection = status.log_connection(parts.log, follower)
         kernel = status.kernel_status(parts.reconciler, state.revision, self.writes_at_start)
         problems = status.log_problems(connection, follower.in_sync) + status.state_problems(state)
-        problems += status.node_problems(state.nodes.get(self.where), kernel) + parts.overlay.problems()
+        own = state.nodes.get(self.where)
+        problems += status.node_problems(own, kernel) + parts.overlay.problems()
         return schema.Status(
             kind="agent",
             name=f"{parts.settings.cluster}/{parts.settings.node}",
@@ -203,6 +205,7 @@ class Node:
             start_source=parts.start_source,
             attach_mode=parts.kernel.attach_mode,
             routing_mode=parts.overlay.mode(),
+            socket_lb=socket_lb_text(parts.settings, own.cgroup if own else ""),
         )
 
     # --- start ------------------------------------------------------------------------------------------------
@@ -276,6 +279,7 @@ class Node:
                 device=parts.underlay.device,
                 labels=tuple(sorted(parts.settings.labels)),
                 tunnel=await parts.overlay.tunnel(),
+                cgroup=socket_cgroup(parts.settings),
             )
         )
         if isinstance(outcome, Rejection):

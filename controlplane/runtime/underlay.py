@@ -7,6 +7,7 @@ import fcntl
 import ipaddress
 import socket
 import struct
+import sys
 from pathlib import Path
 
 import msgspec
@@ -18,6 +19,8 @@ from datapath.kernel import netlink
 SIOCGIFADDR = 0x8915
 SIOCGIFMTU = 0x8921
 SIOCGIFHWADDR = 0x8927
+SO_NETNS_COOKIE = 71
+"""Linux 5.14; the socket module has no name for it."""
 NET = Path("/proc/thread-self/net")
 """Of the calling thread's namespace, unlike /sys/class/net, which shows the namespace of its mount."""
 
@@ -39,6 +42,8 @@ class Underlay(msgspec.Struct, frozen=True):
     mtu_bytes: int
     local_ports: tuple[int, int] = (32768, 60999)
     """First and last port that the node's own stack hands out; the kernel's default."""
+    netns_cookie: int = 0
+    """The kernel's name for the node's network namespace; 0 where it is not known."""
 
 
 def enter_netns(path: str) -> None:
@@ -66,7 +71,7 @@ def find_underlay(name: str) -> Underlay:
         raise UnderlayError(f"--device: {chosen!r} has no address by which other nodes could reach this one")
     mac = ":".join(f"{octet:02x}" for octet in _ask(chosen, SIOCGIFHWADDR)[18:24])
     mtu_bytes = struct.unpack_from("=i", _ask(chosen, SIOCGIFMTU), 16)[0]
-    return Underlay(Device(chosen, ifindex, mac), addresses, mtu_bytes, _local_ports())
+    return Underlay(Device(chosen, ifindex, mac), addresses, mtu_bytes, _local_ports(), _netns_cookie())
 
 
 def _ask(device: str, request: int) -> bytes:
@@ -94,6 +99,11 @@ def _ipv6(device: str) -> str:
 def _local_ports() -> tuple[int, int]:
     first, last = LOCAL_PORTS.read_text().split()
     return int(first), int(last)
+
+
+def _netns_cookie() -> int:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as asking:
+        return int.from_bytes(asking.getsockopt(socket.SOL_SOCKET, SO_NETNS_COOKIE, 8), sys.byteorder)
 
 
 def _default_device() -> str:

@@ -105,6 +105,7 @@ CONNTRACK_MAX = 262144
 NAT_MAX = 131072
 UNMASQUERADED_MAX = 32
 FRAGMENTS_MAX = 8192
+SOCKET_FLOWS_MAX = 65536
 METRICS_MAX = 1024
 NOTIFICATION_BYTES = 4194304
 
@@ -174,6 +175,7 @@ FILE_FORWARD = 8
 FILE_MASQUERADE = 9
 FILE_OVERLAY = 10
 FILE_NODEPORT = 11
+FILE_SOCKET = 12
 
 # enum traffic_direction
 TRAFFIC_UNKNOWN = 0
@@ -276,6 +278,7 @@ ENUMS: Mapping[str, Mapping[str, int]] = {
         "NAT_MAX": NAT_MAX,
         "UNMASQUERADED_MAX": UNMASQUERADED_MAX,
         "FRAGMENTS_MAX": FRAGMENTS_MAX,
+        "SOCKET_FLOWS_MAX": SOCKET_FLOWS_MAX,
         "METRICS_MAX": METRICS_MAX,
         "NOTIFICATION_BYTES": NOTIFICATION_BYTES,
     },
@@ -345,6 +348,7 @@ ENUMS: Mapping[str, Mapping[str, int]] = {
         "FILE_MASQUERADE": FILE_MASQUERADE,
         "FILE_OVERLAY": FILE_OVERLAY,
         "FILE_NODEPORT": FILE_NODEPORT,
+        "FILE_SOCKET": FILE_SOCKET,
     },
     "traffic_direction": {
         "TRAFFIC_UNKNOWN": TRAFFIC_UNKNOWN,
@@ -672,6 +676,26 @@ STRUCTS: Mapping[str, Struct] = {
             Field("affinity_s", 16, 4, "u32"),
             Field("maglev_slots", 20, 4, "u32"),
             Field("source_range_set", 24, 8, "u64"),
+        ),
+    ),
+    "socket_flow_key": Struct(
+        "socket_flow_key",
+        32,
+        (
+            Field("socket_cookie", 0, 8, "u64"),
+            Field("backend", 8, 16, "bytes"),
+            Field("backend_port", 24, 2, "be16"),
+            Field("protocol", 26, 1, "u8"),
+            Field("reserved", 27, 5, "bytes"),
+        ),
+    ),
+    "socket_flow_row": Struct(
+        "socket_flow_row",
+        20,
+        (
+            Field("frontend", 0, 16, "bytes"),
+            Field("frontend_port", 16, 2, "be16"),
+            Field("reserved", 18, 2, "u16"),
         ),
     ),
     "source_range_key": Struct(

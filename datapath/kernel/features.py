@@ -16,6 +16,7 @@ from datapath.kernel import libbpf, uapi
 from datapath.kernel.clsact import has_clsact
 from datapath.kernel.libbpf import CALL, EXIT, MOVE_IMMEDIATE, instruction
 from datapath.kernel.links import has_tcx
+from datapath.kernel.socket_hooks import has_socket_errors, has_socket_hooks
 
 KERNEL_BTF = Path("/sys/kernel/btf/vmlinux")
 FUNCTION_REDIRECT_NEIGH, FUNCTION_REDIRECT_PEER = 152, 155
@@ -28,6 +29,9 @@ ATTACH_FORMS = {"tcx": "TCX links", "clsact": "clsact filters"}
 replaced in 10 us instead of 1 ms, and it cannot be removed without its pin."""
 
 AUTO = "auto"
+
+SOCKET_HOOKS = "socket hooks of cgroups"
+SOCKET_ERRORS = "errors of socket hooks"
 
 
 class FeatureState(NamedTuple):
@@ -87,6 +91,8 @@ FEATURES: Mapping[str, _Feature] = {
         "5.8", True, lambda: _has_map(uapi.MAP_TYPE_RINGBUF, 0, 0, os.sysconf("SC_PAGE_SIZE"))
     ),
     "map batches": _Feature("5.13", False, _has_batches),
+    SOCKET_HOOKS: _Feature("5.8", False, has_socket_hooks),
+    SOCKET_ERRORS: _Feature("6.1", False, has_socket_errors),
     "kernel BTF": _Feature("5.2", False, KERNEL_BTF.exists),
 }
 
@@ -108,14 +114,19 @@ def require() -> None:
             raise FeatureUnsupported(name, found.minimum)
 
 
+def require_feature(name: str) -> None:
+    """One that is asked for. Raises FeatureUnsupported where it is missing."""
+    found = probe()[name]
+    if not found.is_supported:
+        raise FeatureUnsupported(name, found.minimum)
+
+
 def attach_mode(wanted: str = AUTO) -> str:
     """The form of attachment to use, a key of ATTACH_FORMS: `wanted`, or with "auto" the best that this kernel
     has. Raises FeatureUnsupported where there is none."""
     found = probe()
     if wanted != AUTO:
-        feature = found[ATTACH_FORMS[wanted]]
-        if not feature.is_supported:
-            raise FeatureUnsupported(ATTACH_FORMS[wanted], feature.minimum)
+        require_feature(ATTACH_FORMS[wanted])
         return wanted
     for mode, name in ATTACH_FORMS.items():
         if found[name].is_supported:

@@ -141,17 +141,14 @@ def map_update(fd: int, key: bytes, value: bytes) -> int:
 
 def map_delete(fd: int, key: bytes) -> int:
     """Removes one row; the errno, or 0."""
-    return _bpf_or_errno(uapi.MAP_DELETE_ELEM, bytearray(struct.pack("<IIQQQ", fd, 0, _address(key), 0, 0)))[
-        1
-    ]
+    attr = bytearray(struct.pack("<IIQQQ", fd, 0, _address(key), 0, 0))
+    return _bpf_or_errno(uapi.MAP_DELETE_ELEM, attr)[1]
 
 
 def map_next_key(fd: int, key: bytes | None, key_size: int) -> bytes | None:
     """The key after `key`, or the first for None; None after the last."""
     following = bytearray(key_size)
-    attr = bytearray(
-        struct.pack("<IIQQQ", fd, 0, 0 if key is None else _address(key), _address(following), 0)
-    )
+    attr = bytearray(struct.pack("<IIQQQ", fd, 0, 0 if key is None else _address(key), _address(following), 0))
     _, code = _bpf_or_errno(uapi.MAP_GET_NEXT_KEY, attr)
     if code == errno.ENOENT:
         return None
@@ -232,12 +229,12 @@ def program_info(fd: int) -> uapi.ProgramInfo:
     return uapi.ProgramInfo(program_type, program_id, raw[8:16].hex(), _text(raw[64:80]), map_ids)
 
 
-def program_load(program_type: int, instructions: bytes, license_name: str = "GPL") -> tuple[int, int]:
-    """Loads raw instructions, for a feature probe: the descriptor or -1, and the errno or 0."""
-    license_text = license_name.encode() + b"\0"
-    attr = struct.pack(
-        "<IIQQ", program_type, len(instructions) // 8, _address(instructions), _address(license_text)
-    )
+def program_load(program_type: int, instructions: bytes, attach_type: int = 0) -> tuple[int, int]:
+    """Loads raw instructions, for a feature probe: the descriptor or -1, and the errno or 0. `attach_type`: of a kind
+    of program that is loaded for one hook."""
+    license_text = b"GPL\0"
+    count, places = len(instructions) // 8, (_address(instructions), _address(license_text))
+    attr = struct.pack("<IIQQ44xI", program_type, count, *places, attach_type)
     return _bpf_or_errno(uapi.PROG_LOAD, bytearray(attr))
 
 
@@ -267,10 +264,10 @@ def program_test_run(fd: int, packet: bytes, context: bytes = b"", repeat: int =
     return uapi.TestRun(retval, bytes(room[:size]), duration_ns, bytes(context_out))
 
 
-def link_create(program_fd: int, ifindex: int, attach_type: int) -> int:
-    """A link's descriptor. The link ends with its last descriptor or pin."""
-    attr = bytearray(struct.pack("<IIII", program_fd, ifindex, attach_type, 0))
-    return _bpf(uapi.LINK_CREATE, attr, f"ifindex {ifindex}, attach type {attach_type}")
+def link_create(program_fd: int, target: int, attach_type: int) -> int:
+    """A link's descriptor; `target`: an ifindex, or a cgroup's descriptor. It ends with its last descriptor or pin."""
+    attr = bytearray(struct.pack("<IIII", program_fd, target, attach_type, 0))
+    return _bpf(uapi.LINK_CREATE, attr, f"ifindex or cgroup {target}, attach type {attach_type}")
 
 
 def link_update(fd: int, program_fd: int) -> None:
@@ -284,10 +281,11 @@ def link_detach(fd: int) -> None:
 
 
 def link_info(fd: int) -> uapi.LinkInfo:
-    """What the kernel says of a TCX link."""
+    """What the kernel says of a link to a device or to a cgroup."""
     raw = _info(fd, 64, "link")
     link_type, link_id, program_id, _, ifindex, attach_type = struct.unpack_from("<6I", raw)
-    return uapi.LinkInfo(link_type, link_id, program_id, ifindex, attach_type)
+    (cgroup_id,) = struct.unpack_from("<Q", raw, 16)
+    return uapi.LinkInfo(link_type, link_id, program_id, ifindex, attach_type, cgroup_id)
 
 
 # Pins
@@ -427,9 +425,7 @@ class Object:
         if not self._handle:
             raise KernelError(f"{name} cannot be opened: {_log.take()}", ctypes.get_errno())
         self._maps = {self._library.bpf_map__name(each).decode(): each for each in self._walk("map")}
-        self._programs = {
-            self._library.bpf_program__name(each).decode(): each for each in self._walk("program")
-        }
+        self._programs = {self._library.bpf_program__name(each).decode(): each for each in self._walk("program")}
         if pin_root is None:
             for each in self._maps.values():
                 self._library.bpf_map__set_pin_path(each, None)

@@ -25,6 +25,8 @@ from datapath.kernel.maps import Map, close_all
 from datapath.tables import TABLES
 
 OBJECTS = ("endpoint.bpf.o", "host.bpf.o", "overlay.bpf.o")
+SOCKET_OBJECT = "sock.bpf.o"
+"""Only where sockets are to be translated."""
 CONSTANTS_SECTION = ".rodata"
 CONTENT_ID_CHARACTERS = 16
 PARTIAL_SUFFIX = "-partial"
@@ -130,13 +132,20 @@ def load_private(
 class ObjectSet:
     """The node's programs and maps. `open` before all else; `programs` and `maps` are by name.
 
-    `constants` are the values of load-time configuration; each must be in at least one object.
+    `constants` are the values of load-time configuration; each must be in at least one of `objects`.
     """
 
-    def __init__(self, pin_root: Path, objects_dir: Path, constants: Mapping[str, Constant]) -> None:
+    def __init__(
+        self,
+        pin_root: Path,
+        objects_dir: Path,
+        constants: Mapping[str, Constant],
+        objects: tuple[str, ...] = OBJECTS,
+    ) -> None:
         self.maps_dir = pin_root / "maps"
         self._programs_dir = pin_root / "programs"
         self._objects_dir = objects_dir
+        self._objects = objects
         self._constants = constants
         self.programs: dict[str, Program] = {}
         self.maps: dict[str, Map] = {}
@@ -149,7 +158,7 @@ class ObjectSet:
 
         Raises KernelError, LayoutMismatch.
         """
-        elves = {name: self._read(name) for name in OBJECTS}
+        elves = {name: self._read(name) for name in self._objects}
         self.content_id = _content_id(elves, self._constants)
         self.maps_dir.mkdir(parents=True, exist_ok=True)
         self._programs_dir.mkdir(parents=True, exist_ok=True)

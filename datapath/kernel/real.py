@@ -23,9 +23,10 @@ from datapath.kernel.clsact import Filters
 from datapath.kernel.links import Links
 from datapath.kernel.maps import Map
 from datapath.kernel.netlink import Netlink
-from datapath.kernel.programs import Constant, ObjectSet
+from datapath.kernel.programs import OBJECTS, SOCKET_OBJECT, Constant, ObjectSet
+from datapath.kernel.socket_hooks import SocketHooks
 from datapath.kernel.stand_ins import NoForm, StandIns
-from datapath.tables import TABLES, AttachmentKey, Table
+from datapath.tables import TABLES, AttachmentKey, SocketHookKey, SocketHookRow, Table
 
 if TYPE_CHECKING:
     from datapath.kernel.ringbuf import RingReader
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
 BPFFS = "bpf"
 MOUNTS = Path("/proc/self/mountinfo")
 NOTIFICATIONS = "notifications"
+PROGRAM_TABLES = ("attachments", "socket_hooks")
+"""Whose rows keep programs in use."""
 
 
 class RealKernel:
@@ -42,7 +45,8 @@ class RealKernel:
     `underlay_ifindex`: the device that leads to the other nodes; 0: none. `notify_verdicts`: a notification
     for every new flow, not only for drops. `attach`: the form of attachments, "tcx" or "clsact"; "auto" takes
     the better one that this kernel has. `stand_ins`: a new hook need not wait for its link (stand_ins.py).
-    `constants`: more of load-time configuration (bpf/config.h). Links are made in the calling thread's
+    `constants`: more of load-time configuration (bpf/config.h). `cgroup`: whose sockets are translated, a path; "" for
+    none, and then nothing is asked of the kernel for it. Links are made in the calling thread's
     namespace, so open and put must be called there.
     """
 
@@ -55,8 +59,10 @@ class RealKernel:
         attach: str = features.AUTO,
         stand_ins: bool = False,
         constants: Mapping[str, Constant] | None = None,
+        cgroup: str = "",
     ) -> None:
         self._pin_root = pin_root
+        self._cgroup = cgroup
         self._attach = attach
         self.attach_mode = ""
         configured = {
@@ -64,11 +70,17 @@ class RealKernel:
             "config_notify_verdicts": int(notify_verdicts),
             **(constants or {}),
         }
-        self.objects = ObjectSet(pin_root, objects_dir, configured)
+        if cgroup:
+            features.require_feature(features.SOCKET_HOOKS)
+            says_why = features.probe()[features.SOCKET_ERRORS].is_supported
+            configured.setdefault("config_socket_errno", int(says_why))
+        objects = (*OBJECTS, SOCKET_OBJECT) if cgroup else OBJECTS
+        self.objects = ObjectSet(pin_root, objects_dir, configured, objects)
         self._stand_ins_wanted = stand_ins
         self._stand_ins: StandIns | None = None
         self._open_attachments: Attachments | None = None
         self._open_netlink: Netlink | None = None
+        self._open_socket_hooks: SocketHooks | None = None
 
     def open(self) -> None:
         """As the Protocol says; may be called again. Raises KernelError where `pin_root` is not in a bpffs,
@@ -80,6 +92,7 @@ class RealKernel:
         self.objects.open()
         self._open_netlink = Netlink()
         self._open_attachments = self._make_attachments(self._open_netlink)
+        self._open_socket_hooks = SocketHooks(self._pin_root / "sockets", self._cgroup, self.objects.programs)
         self._remove_unused_programs()
 
     def _make_attachments(self, netlink: Netlink) -> Attachments:
@@ -98,6 +111,7 @@ class RealKernel:
             return self._map(found.map).dump()
         read: Mapping[str, Callable[[], Mapping[Any, Any]]] = {
             "attachments": self._attachments.dump,
+            "socket_hooks": self._socket_hooks.dump,
             "routes": self._netlink.dump_routes,
             "neighbours": self._netlink.dump_neighbours,
         }
@@ -111,6 +125,7 @@ class RealKernel:
             return self._map(found.map).put(rows)
         writers: Mapping[str, Callable[[Any, Any], int]] = {
             "attachments": self._put_attachment,
+            "socket_hooks": self._put_socket_hook,
             "routes": self._netlink.put_route,
             "neighbours": self._netlink.put_neighbour,
         }
@@ -120,7 +135,7 @@ class RealKernel:
             failures += _attempt(
                 key, functools.partial(write, _decode_key(found, key), _decode_row(found, row))
             )
-        if table == "attachments":
+        if table in PROGRAM_TABLES:
             self._remove_unused_programs()
         return failures
 
@@ -133,13 +148,15 @@ class RealKernel:
         if table == "neighbours":
             failed = self._netlink.delete_neighbours(list(decoded))
             return [RowFailure(decoded[key], uapi.describe(code), code) for key, code in failed]
-        remove: Callable[[Any], int] = (
-            self._delete_attachment if table == "attachments" else self._netlink.delete_route
-        )
+        removers: Mapping[str, Callable[[Any], int]] = {
+            "attachments": self._delete_attachment,
+            "socket_hooks": self._delete_socket_hook,
+            "routes": self._netlink.delete_route,
+        }
         failures = []
         for key, raw in decoded.items():
-            failures += _attempt(raw, functools.partial(remove, key))
-        if table == "attachments":
+            failures += _attempt(raw, functools.partial(removers[table], key))
+        if table in PROGRAM_TABLES:
             self._remove_unused_programs()
         return failures
 
@@ -168,13 +185,18 @@ class RealKernel:
         """As the Protocol says. Closing twice is no failure."""
         if self._open_netlink is not None:
             self._open_netlink.close()
-        self._open_attachments = self._open_netlink = self._stand_ins = None
+        self._open_attachments = self._open_netlink = self._stand_ins = self._open_socket_hooks = None
         self.objects.close()
 
     @property
     def _attachments(self) -> Attachments:
         assert self._open_attachments is not None, "open() comes first"
         return self._open_attachments
+
+    @property
+    def _socket_hooks(self) -> SocketHooks:
+        assert self._open_socket_hooks is not None, "open() comes first"
+        return self._open_socket_hooks
 
     @property
     def _netlink(self) -> Netlink:
@@ -193,9 +215,17 @@ class RealKernel:
         self._attachments.delete(key)
         return 0
 
+    def _put_socket_hook(self, key: SocketHookKey, row: SocketHookRow) -> int:
+        self._socket_hooks.put(key, row)
+        return 0
+
+    def _delete_socket_hook(self, key: SocketHookKey) -> int:
+        self._socket_hooks.delete(key)
+        return 0
+
     def _remove_unused_programs(self) -> None:
         if self.objects.has_unused:
-            self.objects.remove_unused(self._attachments.program_ids())
+            self.objects.remove_unused(self._attachments.program_ids() | self._socket_hooks.program_ids())
 
 
 def _attempt(key: bytes, call: Callable[[], int]) -> list[RowFailure]:

@@ -28,8 +28,12 @@ COMMAND_NAMES = {
 
 MAP_TYPE_HASH, MAP_TYPE_ARRAY, MAP_TYPE_PERCPU_HASH, MAP_TYPE_PERCPU_ARRAY = 1, 2, 5, 6
 MAP_TYPE_LRU_HASH, MAP_TYPE_LRU_PERCPU_HASH, MAP_TYPE_LPM_TRIE, MAP_TYPE_RINGBUF = 9, 10, 11, 27
-PROG_TYPE_SCHED_CLS = 3
+PROG_TYPE_SCHED_CLS, PROG_TYPE_CGROUP_SOCK_ADDR = 3, 18
 TCX_INGRESS, TCX_EGRESS = 46, 47
+CGROUP_INET4_CONNECT, CGROUP_INET6_CONNECT = 10, 11
+CGROUP_UDP4_SENDMSG, CGROUP_UDP6_SENDMSG = 14, 15
+CGROUP_UDP4_RECVMSG, CGROUP_UDP6_RECVMSG = 19, 20
+CGROUP_INET4_GETPEERNAME, CGROUP_INET6_GETPEERNAME = 29, 30
 F_NO_PREALLOC = 1
 ENOTSUPP = 524
 """What the kernel answers for a batch operation that a map type lacks; no name in the errno module."""
@@ -60,13 +64,15 @@ class ProgramInfo(NamedTuple):
 
 
 class LinkInfo(NamedTuple):
-    """Of a TCX link; `ifindex` 0: the device is gone."""
+    """`ifindex` and `attach_type` are of a TCX link, `cgroup_id` of one to a cgroup; 0: the device or the cgroup is
+    gone."""
 
     type: int
     id: int
     program_id: int
     ifindex: int
     attach_type: int
+    cgroup_id: int
 
 
 class TestRun(NamedTuple):

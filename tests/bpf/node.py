@@ -51,7 +51,9 @@ L3_SHAPE, ANY_PORT_SHAPE, PORT_SHAPE = (
     abi.POLICY_SHAPE_PORT_0,
     abi.POLICY_SHAPE_PORT_0 << 16,
 )
-MAX_ENTRIES = {"conntrack": 1024, "nat": 1024, "ipcache": 1024, "policy": 1024, "backends": 1024, "services": 1024}
+MAX_ENTRIES = dict.fromkeys(
+    ("conntrack", "nat", "ipcache", "policy", "backends", "services", "socket_flows"), 1024
+)
 GATEWAY_MAC = bytes.fromhex("020000000001")
 LOOPBACK_MAC = bytes(6)
 CLUSTER_IP = ServiceRow(99, 0, abi.SERVICE_CLUSTER_IP)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from datapath.kernel.programs import OBJECTS
+from datapath.kernel import programs
 from datapath.masquerade import PREFIXES_MAX, masquerade_constants, node_constants
 from tests.bpf import node as nodes
 
@@ -15,7 +15,11 @@ PROGRAMS = {
     "endpoint.bpf.o": {"from_endpoint", "to_endpoint"},
     "host.bpf.o": {"from_network", "from_network_guarded", "to_network"},
     "overlay.bpf.o": {"from_overlay", "to_overlay"},
+    "sock.bpf.o": {
+        f"socket_{call}{family}" for call in ("connect", "sendmsg", "recvmsg", "peername") for family in (4, 6)
+    },
 }
+OBJECTS = (*programs.OBJECTS, programs.SOCKET_OBJECT)
 EXCLUDED = tuple(f"10.{number}.0.0/16" for number in range(PREFIXES_MAX))
 NODES = ((), ("192.168.9.1",), ("fd00:9::1",), ("192.168.9.1", "fd00:9::1"))
 """The node's addresses: what is masqueraded, of which family."""

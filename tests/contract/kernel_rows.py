@@ -5,6 +5,7 @@ from typing import Any
 
 from datapath import codec, tables
 from datapath.tables import NO_ADDRESS
+from tests.conftest import CGROUP
 
 
 def address(text: str) -> bytes:
@@ -63,6 +64,10 @@ def rows_of(table: str, ifindexes: tuple[int, int]) -> list[tuple[Any, Any]]:
             (tables.AttachmentKey(one, "ingress"), tables.AttachmentRow("from_endpoint")),
             (tables.AttachmentKey(one, "egress"), tables.AttachmentRow("to_endpoint")),
         ],
+        "socket_hooks": [
+            (tables.SocketHookKey("connect4"), tables.SocketHookRow("socket_connect4", str(CGROUP / "one"))),
+            (tables.SocketHookKey("sendmsg6"), tables.SocketHookRow("socket_sendmsg6", str(CGROUP / "one"))),
+        ],
         "routes": [
             (tables.RouteKey(128, first), tables.RouteRow(one, NO_ADDRESS)),
             (tables.RouteKey(128, second), tables.RouteRow(two, NO_ADDRESS)),
@@ -83,7 +88,7 @@ def other_row(table: str, ifindexes: tuple[int, int]) -> Any:
         "policy_subjects": {"egress_enforced": 1}, "policy": {"verdict": 2}, "services": {"count": 9},
         "backends": {"port": 9}, "maglev": {"slots": b"\5\6" * 512}, "source_ranges": {"contained": 9},
         "affinity_backends": {"slot": 9}, "node_state": {"policy_epoch": 43}, "tunnel": {"ifindex": ifindexes[1]},
-        "attachments": {"program": "from_network"},
+        "attachments": {"program": "from_network"}, "socket_hooks": {"cgroup": str(CGROUP / "two")},
         "routes": {"ifindex": ifindexes[1]}, "neighbours": {"mac": b"\x02\x00\x00\x00\x00\x09"},
     }  # fmt: skip
     return row._replace(**changes[table])

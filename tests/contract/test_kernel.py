@@ -54,11 +54,20 @@ class World(NamedTuple):
 
 
 @pytest.fixture
-def make_real(namespace: Any, bpffs: Path, objects_dir: Path) -> Iterator[Callable[..., Any]]:
+def cgroups(make_cgroup: Callable[[str], Path]) -> tuple[Path, Path]:
+    """Of one node, and of another."""
+    return make_cgroup("one"), make_cgroup("two")
+
+
+@pytest.fixture
+def make_real(
+    namespace: Any, bpffs: Path, objects_dir: Path, cgroups: tuple[Path, Path]
+) -> Iterator[Callable[..., Any]]:
     """Makes open RealKernels in one namespace; closes them all afterwards."""
     made: list[Any] = []
 
     def make(**settings: Any) -> Any:
+        settings = {"cgroup": str(cgroups[0]), **settings}
         kernel = InNamespace(namespace, RealKernel(bpffs / "meshlog" / "n1", objects_dir, 0, **settings))
         made.append(kernel)
         kernel.open()

@@ -4,7 +4,7 @@ from controlplane import events as e
 from controlplane.commands.service import ApplyService, ReportBackends
 from controlplane.commands.types import Author
 from controlplane.desired.derive import Deriver
-from controlplane.model import Backend, ServicePort
+from controlplane.model import Backend, NodeKey, ServicePort
 from controlplane.projections.state import State
 from datapath import tables as t
 from datapath.abi.types import ENDPOINT_HOST, IPCACHE_REMOTE_ENDPOINT, SERVICE_CLUSTER_IP
@@ -63,6 +63,25 @@ def test_programs_are_attached_to_endpoints_and_underlay() -> None:
         t.AttachmentKey(11, "egress"): t.AttachmentRow("to_endpoint"),
         t.AttachmentKey(UNDERLAY_IFINDEX, "ingress"): t.AttachmentRow("from_network"),
     }
+
+
+def test_sockets_are_hooked_where_the_node_says_whose() -> None:
+    """A node without a cgroup has no rows; one that joins again with it has one for each call, and loses them with it."""
+    log = mesh()
+    deriver = Deriver("east", "n1")
+    deriver.full(log.state)
+    assert table(log, "socket_hooks") == {}
+    node = log.state.nodes[NodeKey("east", "n1")]
+    joined = e.NodeJoined("n1", node.addresses, node.device, node.labels, "/sys/fs/cgroup/n1")
+    changed = deriver.update(log.state, (log.write("east", "node.n1", joined),))
+    rows = table(log, "socket_hooks")
+    assert changed.tables["socket_hooks"] == rows
+    assert {key.hook for key in rows} == {
+        f"{call}{family}" for call in ("connect", "sendmsg", "recvmsg", "getpeername") for family in (4, 6)
+    }
+    assert {row.cgroup for row in rows.values()} == {"/sys/fs/cgroup/n1"}
+    gone = log.write("east", "node.n1", e.NodeJoined("n1", node.addresses, node.device, node.labels))
+    assert deriver.update(log.state, (gone,)).tables["socket_hooks"] == dict.fromkeys(rows)
 
 
 def test_ipcache_of_a_local_endpoint_has_no_node() -> None:

@@ -28,6 +28,8 @@ from datapath.tables import (
     RouteRow,
     ServiceKey,
     ServiceRow,
+    SocketHookKey,
+    SocketHookRow,
 )
 
 MAC = b"\x02\x00\x00\x00\x00\x01"
@@ -35,6 +37,8 @@ ADDRESSES = st.binary(min_size=16, max_size=16)
 UNMAPPED = {
     AttachmentKey: st.builds(AttachmentKey, st.integers(1, 9), st.sampled_from(["ingress", "egress"])),
     AttachmentRow: st.builds(AttachmentRow, st.sampled_from(["from_endpoint", "to_endpoint"])),
+    SocketHookKey: st.builds(SocketHookKey, st.sampled_from(["connect4", "sendmsg6"])),
+    SocketHookRow: st.builds(SocketHookRow, st.just("socket_p"), st.sampled_from(["/a", "/b"])),
     RouteKey: st.builds(RouteKey, st.integers(0, 128), ADDRESSES),
     RouteRow: st.builds(RouteRow, st.integers(1, 9), ADDRESSES),
     NeighbourKey: st.builds(NeighbourKey, st.integers(1, 9), ADDRESSES),

@@ -22,7 +22,7 @@ STATUS: dict[str, Any] = {
     "kernel": {"generation": 50, "realized": 50, "in_sync": True, "rows": {"done": 5, "pending": 0, "error": 0},
                "failed": [], "writes_at_start": {"ipcache": 0}, "writes": {}},
     "counts": {"endpoints": 2}, "unknown_events": 0, "refused_events": [], "write_mode": "batch",
-    "start_source": "checkpoint", "attach_mode": "clsact", "routing_mode": "native",
+    "start_source": "checkpoint", "attach_mode": "clsact", "routing_mode": "native", "socket_lb": "off",
 }
 VERIFICATION: dict[str, Any] = {
     "revision": 50, "equal": False, "differences": [{"table": "ipcache", "key": "prefix=10.1.0.5/32",
@@ -61,6 +61,15 @@ def test_status_says_how_programs_are_attached(agent: FakeAgent, run: Run, mode:
     agent.answers["GET", "/v1/status"] = (200, STATUS | {"attach_mode": mode})
     lines = [line.split(None, 2) for line in run("status")[1].splitlines()]
     assert [line[2] for line in lines if line[:2] == ["Attach", "Mode:"]] == [shown]
+
+
+def test_status_says_whose_sockets_are_translated(agent: FakeAgent, run: Run) -> None:
+    """In the agent's words."""
+    agent.answers["GET", "/v1/status"] = (200, STATUS | {"socket_lb": "all sockets in /sys/fs/cgroup/n1"})
+    lines = run("status")[1].splitlines()
+    assert [line.split(None, 2)[2] for line in lines if line.startswith("Socket LB:")] == [
+        "all sockets in /sys/fs/cgroup/n1"
+    ]
 
 
 def test_status_without_etcd_says_since_when(agent: FakeAgent, run: Run) -> None:

@@ -1,5 +1,7 @@
 """What the agent's settings tell the programs when they are loaded."""
 
+from pathlib import Path
+
 import pytest
 
 from controlplane.agent import load_time_constants
@@ -8,7 +10,7 @@ from controlplane.runtime.underlay import Underlay
 from controlplane.settings import AgentSettings, SettingsError
 from datapath.codec import address_bytes
 
-UNDERLAY = Underlay(Device("eth0", 2, "02:00:00:00:00:01"), ("192.0.2.1", "2001:db8::1"), 1500, (32768, 60999))
+UNDERLAY = Underlay(Device("eth0", 2, "02:00:00:00:00:01"), ("192.0.2.1", "2001:db8::1"), 1500, (32768, 60999), 77)
 
 
 def told(**settings: object) -> dict[str, int | bytes]:
@@ -43,3 +45,22 @@ def test_prefix_that_is_none_is_named() -> None:
     """With the flag."""
     with pytest.raises(SettingsError, match=r"--non-masquerade-cidr: .*10\.0\.0\.1/8"):
         told(non_masquerade_cidr=("10.0.0.1/8",))
+
+
+def test_without_services_at_the_socket_nothing_is_told_of_sockets() -> None:
+    """Programs of a node that has none need no other content for it."""
+    assert not [name for name in told() if "socket" in name or "cookie" in name]
+
+
+def test_sockets_of_the_node_are_known_by_its_namespace(tmp_path: Path) -> None:
+    """And whose sockets are meant."""
+    (tmp_path / "cgroup.controllers").touch()
+    constants = told(bpf_lb_sock="on", bpf_lb_sock_hostns_only="on", cgroup_root=str(tmp_path))
+    assert constants["config_node_netns_cookie"] == 77
+    assert constants["config_socket_node_only"] == 1
+
+
+def test_a_root_of_cgroups_that_is_none_is_named(tmp_path: Path) -> None:
+    """With the flag, and what would be right."""
+    with pytest.raises(SettingsError, match=r"--cgroup-root: .* is no cgroup v2 directory; right is"):
+        told(bpf_lb_sock="on", cgroup_root=str(tmp_path))
