@@ -72,7 +72,7 @@ def test_sockets_are_hooked_where_the_node_says_whose() -> None:
     deriver.full(log.state)
     assert table(log, "socket_hooks") == {}
     node = log.state.nodes[NodeKey("east", "n1")]
-    joined = e.NodeJoined("n1", node.addresses, node.device, node.labels, "/sys/fs/cgroup/n1")
+    joined = e.NodeJoined("n1", node.addresses, node.device, node.labels, cgroup="/sys/fs/cgroup/n1")
     changed = deriver.update(log.state, (log.write("east", "node.n1", joined),))
     rows = table(log, "socket_hooks")
     assert changed.tables["socket_hooks"] == rows
