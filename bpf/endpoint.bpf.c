@@ -74,7 +74,7 @@ static __always_inline void target_find(struct packet *packet, struct target *ta
 /* Whether a destination is neither an endpoint nor a node. */
 static __always_inline int target_is_outside(const struct packet *packet, const struct target *target)
 {
-	if (target->local || packet->dest_identity == IDENTITY_REMOTE_NODE || packet->dest_identity == IDENTITY_HOST)
+	if (target->local || packet->dest_identity == IDENTITY_HOST || identity_is_other_node(packet->dest_identity))
 		return 0;
 	return !target->remote || !(target->remote->flags & IPCACHE_REMOTE_ENDPOINT);
 }

@@ -24,7 +24,7 @@ static __always_inline int sender_judge(struct packet *packet, const struct addr
 {
 	struct ipcache_row *source;
 
-	if (ipcache_identity(node) != IDENTITY_REMOTE_NODE)
+	if (!identity_is_other_node(ipcache_identity(node)))
 		return DROP(packet, FILE_OVERLAY, UNKNOWN_SENDER);
 	if (vni == IDENTITY_UNKNOWN || vni == IDENTITY_HOST)
 		return DROP(packet, FILE_OVERLAY, INVALID_IDENTITY);
@@ -33,8 +33,8 @@ static __always_inline int sender_judge(struct packet *packet, const struct addr
 		return 0;
 	if (source->identity == IDENTITY_HOST || (source->flags & IPCACHE_TUNNEL && !address_equal(&source->node, node)))
 		return DROP(packet, FILE_OVERLAY, INVALID_SOURCE_IP);
-	/* Prefixes have identities of their own on each node. */
-	if (vni == IDENTITY_WORLD)
+	/* Prefixes have identities of their own on each node, and a node does not say that it has an API server. */
+	if (vni == IDENTITY_WORLD || (vni == IDENTITY_REMOTE_NODE && identity_is_other_node(source->identity)))
 		packet->source_identity = source->identity;
 	return 0;
 }

@@ -14,7 +14,7 @@ import msgspec
 from controlplane.fields import Reading, Refusal, path_of
 from controlplane.kubernetes_objects import Metadata
 from controlplane.labels import identity_labels, label_fault
-from controlplane.model import CidrGroup, Labels
+from controlplane.model import API_SERVER_SERVICE, CidrGroup, Labels
 from controlplane.policy.cidr_groups import API_VERSIONS as GROUP_VERSIONS
 from controlplane.policy.cidr_groups import KIND as GROUP
 from controlplane.policy.cidr_groups import read_group
@@ -25,8 +25,6 @@ from controlplane.policy.rules import PORT_MAX, PROTOCOLS, NamedPorts, ParsedPol
 from controlplane.policy.services import ServiceView
 from controlplane.policy.settings import PolicySettings
 
-API_SERVER_SERVICE = ("default", "kubernetes")
-API_SERVER_LABEL = "reserved:kube-apiserver"
 ENDED = ("Succeeded", "Failed")
 """Phases in which a pod's address is another's to take."""
 NAMESPACE_NAME_LABEL = "kubernetes.io/metadata.name"
@@ -96,21 +94,18 @@ class MeshReader:
             nodes=[self._node_of(key) for key in sorted({*self._nodes, *self._mentioned})],
             hosted=self._hosted,
             names=names,
-            address_labels={**self._api_servers(), **address_labels},
+            address_labels=address_labels,
         )
 
     def _node_of(self, key: tuple[str, str]) -> MeshNode:
         """Of one that has no manifest, what its workloads tell."""
         return self._nodes.get(key) or MeshNode(*key, tuple(each for each in self._mentioned[key] if each))
 
-    def _api_servers(self) -> dict[str, Labels]:
-        """The addresses behind service kubernetes, as Cilium finds them."""
-        return {
-            address: (API_SERVER_LABEL,)
-            for place, (service, addresses) in self._slices.items()
-            if (place[1], service) == API_SERVER_SERVICE
-            for address in addresses
-        }
+    def _api_servers(self, cluster: str) -> tuple[str, ...]:
+        """The addresses behind service kubernetes, as Cilium finds them, and those of the settings."""
+        wanted = (cluster, *API_SERVER_SERVICE)
+        behind = [listed for place, (name, listed) in self._slices.items() if (*place[:2], name) == wanted]
+        return tuple(sorted({*self._settings.api_servers, *(each for listed in behind for each in listed)}))
 
     def _mesh_cluster(self, cluster: str) -> MeshCluster:
         return MeshCluster(
@@ -118,6 +113,7 @@ class MeshReader:
             tuple(self._with_slices(key) for key in sorted(self._services) if key[0] == cluster),
             tuple(self._groups[key] for key in sorted(self._groups) if key[0] == cluster),
             self._settings,
+            self._api_servers(cluster),
         )
 
     def _with_slices(self, key: tuple[str, str, str]) -> ServiceView:

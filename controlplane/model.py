@@ -31,6 +31,9 @@ RESERVED_IDENTITIES = {
 }
 """Numbers that Cilium's users know; each carries the label "reserved:<name>"."""
 
+API_SERVER_SERVICE = ("default", "kubernetes")
+"""Namespace and name of the service whose backends are a cluster's API servers."""
+
 CLUSTER_ID_MAX = 255
 IDENTITY_BITS = 16
 """An identity's number is cluster_id << 16 | n, n in 256..65535 (below are reserved)."""

@@ -27,4 +27,10 @@ static __always_inline __u32 ipcache_identity(const struct address *address)
 	return row ? row->identity : IDENTITY_WORLD;
 }
 
+/* Another node, one with an API server too: no endpoint and not the world. */
+static __always_inline int identity_is_other_node(__u32 identity)
+{
+	return identity == IDENTITY_REMOTE_NODE || identity == IDENTITY_KUBE_APISERVER;
+}
+
 #endif /* MESHLOG_LIB_IPCACHE_H */

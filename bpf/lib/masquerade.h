@@ -64,7 +64,7 @@ static __always_inline int next_hop_is_node(const struct bpf_fib_lookup *lookup)
 	else
 		for (int word = 0; word < 4; word++)
 			next_hop.words[word] = lookup->ipv6_dst[word];
-	return ipcache_identity(&next_hop) == IDENTITY_REMOTE_NODE;
+	return identity_is_other_node(ipcache_identity(&next_hop));
 }
 
 /* Whether the host's routes lead out of the underlay device, and out of the mesh. What leaves by another one, or goes

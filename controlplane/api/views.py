@@ -8,7 +8,8 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from controlplane.api import items
-from controlplane.desired.ipcache import host_prefix
+from controlplane.desired.ipcache import host_prefix, node_identity
+from controlplane.desired.policy_inputs import api_servers, policy_settings
 from controlplane.desired.prefixes import PrefixIdentities, prefix_identities
 from controlplane.desired.services import PROTOCOL_NUMBERS, ServiceCompiler
 from controlplane.labels import SOURCE_RESERVED
@@ -199,6 +200,7 @@ def _addresses(
     state: State, where: NodeKey | None, named: dict[str, PrefixIdentities]
 ) -> list[items.IpItem]:
     rows = _prefixes(state, where, named)
+    servers = api_servers(state, where.cluster, policy_settings(state, where.cluster)) if where else ()
     for endpoint in state.endpoints.values():
         for address in (endpoint.ipv4, endpoint.ipv6):
             if address:
@@ -208,7 +210,7 @@ def _addresses(
                 )
     for address, holder in state.addresses.items():
         if not isinstance(holder, EndpointKey):
-            identity = RESERVED_IDENTITIES["host" if holder == where else "remote-node"]
+            identity = node_identity(holder == where, address, servers)
             rows.append(_address(address, identity, "node", holder.cluster, holder.node, holder.node))
     return sorted(rows, key=lambda row: (":" in row.prefix, row.cluster, row.node, row.prefix))
 

@@ -5,7 +5,6 @@ import msgspec
 from controlplane.commands.types import Author, Decision, Rejection
 from controlplane.events import PolicyApplied, PolicyRemoved
 from controlplane.model import ObjectKey
-from controlplane.policy.online import refused_online
 from controlplane.projections.state import State
 
 
@@ -26,13 +25,10 @@ class RemovePolicy(msgspec.Struct, frozen=True):
 
 
 def apply_policy(state: State, author: Author, command: ApplyPolicy) -> Decision | Rejection:
-    """Nothing to do when the same manifest is in force under the same parser. Refused where it would fail open."""
+    """Nothing to do when the same manifest is in force under the same parser."""
     known = state.policies.get(ObjectKey(author.cluster, command.kind, command.namespace, command.name))
     if known is not None and (known.manifest, known.parser) == (command.manifest, command.parser):
         return Decision()
-    refusal = refused_online(command.manifest)
-    if refusal is not None:
-        return Rejection(str(refusal), refusal.field)
     return Decision((PolicyApplied(command.kind, command.namespace, command.name, command.manifest, command.parser),))
 
 

@@ -35,7 +35,7 @@ class Deriver:
         subjects, policy = self._policies.full(state, *self._node)
         tables = {
             **self._local.full(state),
-            "ipcache": ipcache.all_rows(state, self._node, self._policies.prefixes.numbers),
+            "ipcache": ipcache.all_rows(state, self._node, self._policies.prefixes.numbers, self._policies.api_servers),
             "services": services,
             "backends": backends,
             "maglev": {},
@@ -77,9 +77,9 @@ class Deriver:
                 addresses.update(_reached_by_node(state, self._node, change))
         addresses.pop("", None)
         prefixes = dict.fromkeys((*map(ipcache.host_prefix, addresses), *self._policies.changed_prefixes))
-        numbers = self._policies.prefixes.numbers
+        known = self._policies.prefixes.numbers, self._policies.api_servers
         return {
-            ipcache.prefix_key(prefix): ipcache.prefix_row(state, self._node, prefix, numbers) for prefix in prefixes
+            ipcache.prefix_key(prefix): ipcache.prefix_row(state, self._node, prefix, *known) for prefix in prefixes
         }
 
 

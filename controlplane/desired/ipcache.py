@@ -4,13 +4,14 @@ Belongs here: that one table. Does not belong here: who has an address (projecti
 under which numbers (prefixes.py). Each row is a function of the state and its address or prefix. Pure.
 """
 
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 
 from controlplane.desired.underlay import Way, way_to
 from controlplane.model import EndpointKey, NodeKey
 from controlplane.projections.state import State
 from datapath.abi.types import (
     IDENTITY_HOST,
+    IDENTITY_KUBE_APISERVER,
     IDENTITY_REMOTE_NODE,
     IDENTITY_WORLD,
     IPCACHE_REMOTE_ENDPOINT,
@@ -25,20 +26,27 @@ WORLD_ROWS: IpcacheRows = {
     IpcacheKey(*prefix_bytes(prefix)): IpcacheRow(NO_ADDRESS, IDENTITY_WORLD, 0) for prefix in ("0.0.0.0/0", "::/0")
 }
 OWN_NODE = IpcacheRow(NO_ADDRESS, IDENTITY_HOST, 0)
-OTHER_NODE = IpcacheRow(NO_ADDRESS, IDENTITY_REMOTE_NODE, 0)
+
+
+def node_identity(is_own: bool, address: str, api_servers: Container[str]) -> int:
+    """Of a node's address: the own node is its host, whatever runs there."""
+    if is_own:
+        return IDENTITY_HOST
+    return IDENTITY_KUBE_APISERVER if address in api_servers else IDENTITY_REMOTE_NODE
 
 
 def ipcache_key(address: str) -> IpcacheKey:
     return IpcacheKey(128, address_bytes(address))
 
 
-def ipcache_row(state: State, node: NodeKey, address: str) -> IpcacheRow | None:
+def ipcache_row(state: State, node: NodeKey, address: str, api_servers: Container[str]) -> IpcacheRow | None:
     """Of one address, as `node` needs it; None if nobody has it: then it is the world's."""
     holder = state.addresses.get(address)
     if holder is None:
         return None
     if isinstance(holder, NodeKey):
-        return OWN_NODE if holder == node else _node_row(way_to(state.nodes.get(node), state.nodes[holder]))
+        way = way_to(state.nodes.get(node), state.nodes[holder])
+        return OWN_NODE if holder == node else _node_row(way, address, api_servers)
     identity = state.endpoints[holder].identity
     if (holder.cluster, holder.node) == node:
         return IpcacheRow(NO_ADDRESS, identity, 0)
@@ -50,18 +58,22 @@ def _remote_flags(way: Way) -> int:
     return IPCACHE_REMOTE_ENDPOINT | (IPCACHE_TUNNEL if way.is_tunnel else 0)
 
 
-def _node_row(way: Way) -> IpcacheRow:
-    return IpcacheRow(way.hops[0], IDENTITY_REMOTE_NODE, IPCACHE_TUNNEL) if way.is_tunnel else OTHER_NODE
+def _node_row(way: Way, address: str, api_servers: Container[str]) -> IpcacheRow:
+    identity = node_identity(False, address, api_servers)
+    return IpcacheRow(way.hops[0] if way.is_tunnel else NO_ADDRESS, identity, IPCACHE_TUNNEL if way.is_tunnel else 0)
 
 
 def prefix_key(prefix: str) -> IpcacheKey:
     return IpcacheKey(*prefix_bytes(prefix))
 
 
-def prefix_row(state: State, node: NodeKey, prefix: str, numbers: Mapping[str, int]) -> IpcacheRow | None:
+def prefix_row(
+    state: State, node: NodeKey, prefix: str, numbers: Mapping[str, int], api_servers: Container[str] = ()
+) -> IpcacheRow | None:
     """Of one prefix, "192.0.2.1/32" too: whoever in the mesh has the address comes before what policies say of it."""
     address, _, length = prefix.partition("/")
-    row = ipcache_row(state, node, address) if length == ("128" if ":" in address else "32") else None
+    is_host = length == ("128" if ":" in address else "32")
+    row = ipcache_row(state, node, address, api_servers) if is_host else None
     if row is None and prefix in numbers:
         return IpcacheRow(NO_ADDRESS, numbers[prefix], 0)
     return row or WORLD_ROWS.get(prefix_key(prefix))
@@ -71,7 +83,9 @@ def host_prefix(address: str) -> str:
     return f"{address}/{128 if ':' in address else 32}"
 
 
-def all_rows(state: State, node: NodeKey, numbers: Mapping[str, int]) -> IpcacheRows:
+def all_rows(
+    state: State, node: NodeKey, numbers: Mapping[str, int], api_servers: Container[str] = ()
+) -> IpcacheRows:
     """The whole table. `numbers`: the identities of the prefixes that policies name."""
     rows = dict(WORLD_ROWS)
     for prefix, number in numbers.items():
@@ -94,5 +108,5 @@ def all_rows(state: State, node: NodeKey, numbers: Mapping[str, int]) -> Ipcache
                     flags[place],  # type: ignore[index]
                 )
         else:
-            rows[key] = OWN_NODE if holder == node else _node_row(ways[holder])  # type: ignore[index]
+            rows[key] = OWN_NODE if holder == node else _node_row(ways[holder], address, api_servers)  # type: ignore[index]
     return rows

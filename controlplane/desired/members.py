@@ -4,9 +4,10 @@ Belongs here: facts that policies need and labels do not tell. Does not belong h
 Rows are by identity, so where its endpoints differ a fact holds for all of them or it does not count as allowed.
 """
 
-from collections.abc import Iterable
+from collections.abc import Container, Iterable, Mapping
 
-from controlplane.model import RESERVED_IDENTITIES, EndpointKey, NodeKey
+from controlplane.model import RESERVED_IDENTITIES, EndpointKey, Labels, NodeKey
+from controlplane.policy.clauses import reserved_labels
 from controlplane.policy.resolve import PortFacts
 from controlplane.policy.rules import PROTOCOLS
 from controlplane.projections.state import State
@@ -14,6 +15,12 @@ from controlplane.projections.workloads import workload_key
 
 HOST = RESERVED_IDENTITIES["host"]
 REMOTE_NODE = RESERVED_IDENTITIES["remote-node"]
+API_SERVER = RESERVED_IDENTITIES["kube-apiserver"]
+RESERVED_LABELS: Mapping[int, Labels] = {
+    **{number: reserved_labels(name) for name, number in RESERVED_IDENTITIES.items()},
+    API_SERVER: (*reserved_labels("kube-apiserver"), *reserved_labels("remote-node")),
+}
+"""Other nodes with an API server have a number of their own; what else is one is a prefix that has the label."""
 
 
 class Members:
@@ -35,11 +42,13 @@ class Members:
         if identity is not None:
             self._members.setdefault(identity, {})[key] = None
 
-    def addresses(self, state: State, identity: int, own: NodeKey) -> list[str]:
-        """Of all its endpoints; of the host those of the own node, of remote-node those of the others."""
-        if identity in (HOST, REMOTE_NODE):
-            nodes = [key for key in state.nodes if (key == own) == (identity == HOST)]
-            return [address for key in nodes for address in state.nodes[key].addresses]
+    def addresses(self, state: State, identity: int, own: NodeKey, api_servers: Container[str] = ()) -> list[str]:
+        """Of all its endpoints; of the host those of the own node, of remote-node and kube-apiserver the others'."""
+        if identity == HOST:
+            return list(state.nodes[own].addresses) if own in state.nodes else []
+        if identity in (REMOTE_NODE, API_SERVER):
+            others = [address for key in state.nodes if key != own for address in state.nodes[key].addresses]
+            return [each for each in others if (each in api_servers) == (identity == API_SERVER)]
         found = (state.endpoints.get(key) for key in self._members.get(identity, ()))
         return [address for each in found if each for address in (each.ipv4, each.ipv6) if address]
 

@@ -8,12 +8,11 @@ Does not belong here: what a rule means (policy/), what the policies are (policy
 from collections.abc import Iterable, Sequence
 from typing import TypeVar
 
-from controlplane.desired.members import HOST, REMOTE_NODE, Members
+from controlplane.desired.members import API_SERVER, HOST, REMOTE_NODE, RESERVED_LABELS, Members
 from controlplane.desired.policy_inputs import ADDRESS_KINDS, PolicyInputs
 from controlplane.desired.prefixes import PrefixIdentities
 from controlplane.fields import Refusal
-from controlplane.model import RESERVED_IDENTITIES, EndpointKey, Labels, NodeKey, ObjectKey
-from controlplane.policy.clauses import reserved_labels
+from controlplane.model import EndpointKey, Labels, NodeKey, ObjectKey
 from controlplane.policy.prefixes import AddressKeys, AddressLabels
 from controlplane.policy.resolve import (
     NO_PORTS,
@@ -38,7 +37,7 @@ SubjectRows = dict[PolicySubjectKey, PolicySubjectRow]
 PolicyRows = dict[PolicyKey, PolicyRow]
 SubjectChanges = dict[PolicySubjectKey, PolicySubjectRow | None]
 PolicyChanges = dict[PolicyKey, PolicyRow | None]
-RESERVED_NUMBERS = {number: reserved_labels(name) for name, number in RESERVED_IDENTITIES.items()}
+OF_NODES = (HOST, REMOTE_NODE, API_SERVER)
 
 
 class _Subject:
@@ -89,6 +88,11 @@ class PolicyCompiler:
         """Policies of the log that this version cannot read, and why; what they could be about is closed."""
         return self._inputs.unreadable
 
+    @property
+    def api_servers(self) -> frozenset[str]:
+        """Addresses of the cluster's own API servers."""
+        return self._addresses.api_servers
+
     def full(self, state: State, cluster: str, node: str) -> tuple[SubjectRows, PolicyRows]:
         """All rows, from nothing."""
         self._clear(cluster, node)
@@ -96,7 +100,7 @@ class PolicyCompiler:
         self._members.fill(state)
         self._addresses = self._inputs.address_labels(state)
         self.prefixes.replace(self._addresses.prefixes())
-        for number in (*RESERVED_NUMBERS, *sorted(state.identities), *sorted(self.prefixes.labels)):
+        for number in (*RESERVED_LABELS, *sorted(state.identities), *sorted(self.prefixes.labels)):
             self._selection.put(number, self._labels(state, number) or ())
         for subject in self._wanted_subjects(state):
             self._build_subject(state, subject)
@@ -112,10 +116,18 @@ class PolicyCompiler:
         if number in self.prefixes.labels:
             return self.prefixes.labels[number]
         identity = state.identities.get(number)
-        own = RESERVED_NUMBERS.get(number) or (identity.labels if identity else None)
-        if own is None or not self._addresses.keys.blocks:
+        own = RESERVED_LABELS.get(number) or (identity.labels if identity else None)
+        if own is None or not self._asks_members:
             return own
-        return (*own, *self._addresses.of_mesh(self._members.addresses(state, number, self._node)))
+        addresses = self._members.addresses(state, number, self._node, self.api_servers)
+        if number == HOST:
+            return (*own, *self._addresses.of_node(addresses))
+        return (*own, *self._addresses.of_mesh(addresses))
+
+    @property
+    def _asks_members(self) -> bool:
+        """Whether the addresses behind an identity can add to its labels."""
+        return bool(self._addresses.keys.blocks or self.api_servers)
 
     def update(self, state: State, changes: Iterable[Change]) -> tuple[SubjectChanges, PolicyChanges]:
         """What the rows must become now that these changes are in the state; None: the row goes.
@@ -130,6 +142,7 @@ class PolicyCompiler:
             self._mark(state, change, dirty)
         self.changed_prefixes = []
         asks_anew = bool(policies) and self._inputs.keys() != self._addresses.keys
+        asks_anew |= frozenset(self._inputs.api_servers) != self.api_servers
         if asks_anew or any(change.kind in ADDRESS_KINDS for change in changes):
             self._refresh_addresses(state, dirty)
         for number in sorted(dirty.identities):
@@ -160,20 +173,22 @@ class PolicyCompiler:
             place = (change.key.cluster, change.key.namespace, change.key.name)
             for key in state.workload_endpoints.get(place, ()):
                 dirty.identities[state.endpoints[key].identity] = None
-        elif change.kind == "node" and self._addresses.keys.blocks:
-            dirty.identities.update({HOST: None, REMOTE_NODE: None})
+        elif change.kind == "node" and self._asks_members:
+            dirty.identities.update(dict.fromkeys(OF_NODES))
 
     def _move(self, state: State, key: EndpointKey, known: Iterable[int]) -> None:
         endpoint = state.endpoints.get(key)
         self._members.move(key, known, endpoint.identity if endpoint else None)
 
     def _refresh_addresses(self, state: State, dirty: _Dirty) -> None:
-        before = self._addresses.keys
+        before, servers = self._addresses.keys, self.api_servers
         self._addresses = self._inputs.address_labels(state)
         self.changed_prefixes, numbers = self.prefixes.replace(self._addresses.prefixes())
         dirty.identities.update(dict.fromkeys(numbers))
+        if servers != self.api_servers:
+            dirty.identities.update(dict.fromkeys(OF_NODES))
         if before.blocks != self._addresses.keys.blocks:
-            dirty.identities.update(dict.fromkeys((*RESERVED_NUMBERS, *state.identities)))
+            dirty.identities.update(dict.fromkeys((*RESERVED_LABELS, *state.identities)))
 
     def _rebuild(self, state: State, wanted: Iterable[int], dirty: _Dirty) -> tuple[SubjectChanges, PolicyChanges]:
         """Whole subjects first; of the others, the rows of single (subject, remote) pairs."""

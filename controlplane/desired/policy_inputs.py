@@ -10,7 +10,7 @@ from collections.abc import Iterable
 import msgspec
 
 from controlplane.fields import Refusal
-from controlplane.model import ObjectKey, Policy
+from controlplane.model import API_SERVER_SERVICE, ObjectKey, Policy
 from controlplane.policy.clauses import in_cluster, in_namespace
 from controlplane.policy.manifests import parse_text
 from controlplane.policy.prefixes import AddressKeys, AddressLabels, address_keys, merged
@@ -19,6 +19,7 @@ from controlplane.policy.selectors import selector_of
 from controlplane.policy.services import ServiceView, needs_services, view_of, with_services
 from controlplane.policy.settings import DEFAULTS, PolicySettings, read_policy_settings
 from controlplane.projections.change import Change
+from controlplane.projections.services import service_key
 from controlplane.projections.state import State
 
 ADDRESS_KINDS = ("cidr_group", "name")
@@ -40,12 +41,15 @@ class PolicyInputs:
         """Policies of the log that this version cannot read, and why; what they could be about is closed."""
         self._sources: dict[ObjectKey, Policy] = {}
         self._written: dict[ObjectKey, ParsedPolicy] = {}
+        self.api_servers: tuple[str, ...] = ()
+        """Addresses of the cluster's own API servers."""
         self._by_service: dict[ObjectKey, None] = {}
         self._keys: dict[ObjectKey, AddressKeys] = {}
 
     def fill(self, state: State) -> None:
         """From nothing."""
         self.settings = policy_settings(state, self._cluster)
+        self.api_servers = api_servers(state, self._cluster, self.settings)
         for key in sorted(state.policies):
             self._read(state, key)
 
@@ -64,6 +68,7 @@ class PolicyInputs:
                 self.settings = policy_settings(state, self._cluster)
                 self._sources.clear()
                 touched.update(dict.fromkeys((*self._written, *state.policies)))
+        self.api_servers = api_servers(state, self._cluster, self.settings)
         if services:
             touched.update(self._by_service)
         found = {}
@@ -117,7 +122,7 @@ class PolicyInputs:
         names: dict[str, tuple[str, ...]] = {}
         for name in state.resolved_names.values():
             names[name.name] = tuple(sorted({*names.get(name.name, ()), *name.addresses}))
-        return AddressLabels(self.keys(), groups, names)
+        return AddressLabels(self.keys(), groups, names, self.api_servers)
 
 
 def service_views(state: State, cluster: str) -> list[ServiceView]:
@@ -127,6 +132,13 @@ def service_views(state: State, cluster: str) -> list[ServiceView]:
         for key in sorted(state.services)
         if key.cluster == cluster
     ]
+
+
+def api_servers(state: State, cluster: str, settings: PolicySettings) -> tuple[str, ...]:
+    """Sorted: what is behind the service of the API server, and what the settings name."""
+    slices = state.service_slices.get(service_key(cluster, *API_SERVER_SERVICE), ())
+    found = [backend.address for key in slices for backend in state.backend_slices[key].backends]
+    return tuple(sorted({*found, *settings.api_servers}))
 
 
 def policy_settings(state: State, cluster: str) -> PolicySettings:

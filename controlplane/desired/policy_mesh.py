@@ -37,6 +37,7 @@ def _cluster(state: State, name: str) -> MeshCluster:
         tuple(service_views(state, name)),
         tuple(state.cidr_groups[key] for key in sorted(state.cidr_groups) if key.cluster == name),
         inputs.settings,
+        inputs.api_servers,
     )
 
 

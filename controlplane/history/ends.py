@@ -4,12 +4,12 @@ Belongs here: "shop/cart", "ip:10.1.0.5", "entity:world" to an identity and its 
 Does not belong here: the verdict (why.py).
 """
 
-from collections.abc import Mapping
 from ipaddress import ip_address
 
 import msgspec
 
-from controlplane.desired.members import Members
+from controlplane.desired.ipcache import node_identity
+from controlplane.desired.members import RESERVED_LABELS, Members
 from controlplane.desired.policy_inputs import PolicyInputs
 from controlplane.desired.prefixes import PrefixIdentities, prefix_identities
 from controlplane.history.provenance import Origins
@@ -23,8 +23,6 @@ from datapath.addressing import protocol_name
 
 RIGHT = "right is NS/POD, CLUSTER:NS/POD, service:NS/NAME, node:NAME, ip:ADDRESS or entity:NAME"
 ENDPOINT, NODE, SERVICE, WORLD, ENTITY = "endpoint", "node", "service", "world", "entity"
-
-RESERVED_LABELS: Mapping[int, Labels] = {number: (f"reserved:{name}",) for name, number in RESERVED_IDENTITIES.items()}
 
 
 class NoSuchEnd(ValueError):
@@ -105,7 +103,9 @@ class Mesh:
             return prefix
         identity = self.state.identities.get(number)
         labels = identity.labels if identity else RESERVED_LABELS.get(number, ())
-        blocks = self.addresses(where.cluster).of_mesh(self.members.addresses(self.state, number, where))
+        addresses = self.addresses(where.cluster)
+        held = self.members.addresses(self.state, number, where, addresses.api_servers)
+        blocks = addresses.of_node(held) if number == RESERVED_IDENTITIES["host"] else addresses.of_mesh(held)
         return tuple(sorted({*labels, *blocks}))
 
     def seen(self, own: End, end: End) -> Labels:
@@ -118,8 +118,8 @@ class Mesh:
         node = own.key
         where = NodeKey(node.cluster, node.node) if isinstance(node, (EndpointKey, NodeKey)) else NodeKey("", "")
         if isinstance(end.key, NodeKey):
-            name = "host" if end.key == where else "remote-node"
-            return self.labels_of(RESERVED_IDENTITIES[name], NodeKey(own.cluster, where.node))
+            number = node_identity(end.key == where, end.address, addresses.api_servers)
+            return self.labels_of(number, NodeKey(own.cluster, where.node))
         blocks = addresses.of_mesh(self.members.addresses(self.state, end.identity, where))
         return tuple(sorted({*end.labels, *blocks}))
 

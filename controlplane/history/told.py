@@ -11,6 +11,7 @@ from ipaddress import ip_address, ip_network
 import msgspec
 
 from controlplane.api.schema import Explanation
+from controlplane.desired.ipcache import node_identity
 from controlplane.desired.prefixes import PrefixIdentities
 from controlplane.history.ends import ENDPOINT, NODE, WORLD, End, Mesh, NoSuchEnd
 from controlplane.history.why import ALLOW, DENY, explain
@@ -102,7 +103,7 @@ def _as_told(mesh: Mesh, end: End, number: int, told: Told) -> tuple[End, str]:
     """The end with the identity that the kernel had for it, and what is wrong with that; "" where it is the log's."""
     cluster, _, node = told.node.partition("/")
     where = NodeKey(cluster or mesh.cluster, node)
-    expected = _expected(end, where, mesh.prefixes(where.cluster))
+    expected = _expected(end, where, mesh)
     if not number or not expected or number == expected:
         return end, ""
     labels = mesh.labels_of(number, where)
@@ -120,11 +121,11 @@ def _as_told(mesh: Mesh, end: End, number: int, told: Told) -> tuple[End, str]:
     return (msgspec.structs.replace(end, identity=number, labels=labels) if end.what == ENDPOINT else as_told), text
 
 
-def _expected(end: End, node: NodeKey, prefixes: PrefixIdentities) -> int:
+def _expected(end: End, node: NodeKey, mesh: Mesh) -> int:
     if end.what == NODE:
-        return RESERVED_IDENTITIES["host" if end.key == node else "remote-node"]
+        return node_identity(end.key == node, end.address, mesh.addresses(node.cluster).api_servers)
     if end.what == WORLD:
-        return _world_number(prefixes, end.address)
+        return _world_number(mesh.prefixes(node.cluster), end.address)
     return end.identity
 
 

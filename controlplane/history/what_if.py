@@ -28,7 +28,7 @@ from controlplane.projections.state import State
 
 WRITER = "operator"
 COMMANDS = (ApplyPolicy, RemovePolicy, ApplyCidrGroup, RemoveCidrGroup)
-NODES = (RESERVED_IDENTITIES["host"], RESERVED_IDENTITIES["remote-node"])
+NODES = tuple(RESERVED_IDENTITIES[name] for name in ("host", "remote-node", "kube-apiserver"))
 
 
 class PolicyChange(msgspec.Struct, frozen=True):

@@ -56,12 +56,13 @@ class MeshNode(msgspec.Struct, frozen=True):
 
 
 class MeshCluster(msgspec.Struct, frozen=True):
-    """What one cluster's policies are and look at. `services` are its own."""
+    """What one cluster's policies are and look at. `services` and `api_servers` (addresses) are its own."""
 
     policies: tuple[ParsedPolicy, ...] = ()
     services: tuple[ServiceView, ...] = ()
     groups: tuple[CidrGroup, ...] = ()
     settings: PolicySettings = DEFAULTS
+    api_servers: tuple[str, ...] = ()
 
 
 class Mesh(msgspec.Struct, frozen=True):
@@ -123,7 +124,7 @@ class Judge:
         for name, cluster in mesh.clusters.items():
             self._policies[name] = [with_services(policy, cluster.services) for policy in cluster.policies]
             keys = address_keys(self._policies[name])
-            self._addresses[name] = AddressLabels(keys, cluster.groups, mesh.names)
+            self._addresses[name] = AddressLabels(keys, cluster.groups, mesh.names, cluster.api_servers)
         self._about: dict[tuple[str, Labels, bool], list[ParsedPolicy]] = {}
         self._ends: dict[str, End] = {}
 
@@ -207,7 +208,7 @@ class Judge:
         own_node = own.name if isinstance(own, MeshNode) else own.node
         found = [HOST if (own.cluster, own_node) == (remote.cluster, remote.name) else REMOTE_NODE]
         known = _of_version(remote.addresses, version)
-        found += addresses.of_mesh(known)
+        found += addresses.of_node(known)
         found += [each for address in remote.addresses for each in self._mesh.address_labels.get(address, ())]
         if settings.node_labels:
             found += [label(SOURCE_NODE, key, value) for key, value in remote.labels.items()]
@@ -222,7 +223,7 @@ class Judge:
             return addresses.of_prefix(prefix) if prefix else addresses.of_anywhere()
         given = self._mesh.address_labels.get(place.address, ())
         if HOST in given or REMOTE_NODE in given:
-            return tuple(sorted({*given, *addresses.of_mesh((place.address,))}))
+            return tuple(sorted({*given, *addresses.of_node((place.address,))}))
         return tuple(sorted({*given, *addresses.of_world(place.address)}))
 
     def _end(self, text: str) -> End:
@@ -234,7 +235,10 @@ class Judge:
         kind, colon, rest = text.partition(":")
         if colon and kind == "ip":
             address = _canonical_address(text, rest)
-            return self._holders.get(address) or Place(address)
+            holder = self._holders.get(address)
+            if isinstance(holder, MeshNode):
+                return msgspec.structs.replace(holder, addresses=(address,))
+            return holder or Place(address)
         if colon and kind == "entity":
             if rest not in ENTITIES or rest in NOT_ENDS:
                 right = ", ".join(entity for entity in ENTITIES if entity not in NOT_ENDS)

@@ -30,6 +30,7 @@ from controlplane.policy.rules import ParsedPolicy
 from controlplane.policy.selectors import Selector
 
 WORLD = "reserved:world"
+API_SERVER_LABEL = "reserved:kube-apiserver"
 EVERY_PREFIX = ("0.0.0.0/0", "::/0")
 
 Names = Mapping[str, Sequence[str]]
@@ -109,10 +110,17 @@ class _Cover:
 
 
 class AddressLabels:
-    """The labels of addresses under some policies, groups and names."""
+    """The labels of addresses under some policies, groups and names. `api_servers`: addresses of the cluster's own."""
 
-    def __init__(self, keys: AddressKeys, groups: Iterable[CidrGroup] = (), names: Names | None = None) -> None:
+    def __init__(
+        self,
+        keys: AddressKeys,
+        groups: Iterable[CidrGroup] = (),
+        names: Names | None = None,
+        api_servers: Iterable[str] = (),
+    ) -> None:
         self.keys = keys
+        self.api_servers = frozenset(api_servers)
         self._world = _Cover()
         self._blocks = _Cover()
         self._prefixes: dict[str, None] = {}
@@ -123,6 +131,8 @@ class AddressLabels:
         for pattern in keys.patterns:
             for address in addresses_of(pattern, names or {}):
                 self._add(str(ip_network(address)), f"{SOURCE_NAME}:{pattern}")
+        for address in sorted(self.api_servers):
+            self._add(str(ip_network(address)), API_SERVER_LABEL)
         for prefix in keys.blocks:
             self._blocks.add(prefix, prefix)
 
@@ -161,6 +171,12 @@ class AddressLabels:
     def cidrs_of(self, address: str) -> list[str]:
         """Only what comes from addresses: for nodes, where the settings let CIDRs select them."""
         return self._world.of_address(address)
+
+    def of_node(self, addresses: Iterable[str]) -> list[str]:
+        """What is said of a node beside whose it is, where it is reached under these addresses."""
+        found = list(addresses)
+        served = [API_SERVER_LABEL] if any(address in self.api_servers for address in found) else []
+        return served + self.of_mesh(found)
 
     def of_mesh(self, addresses: Iterable[str]) -> list[str]:
         """What ipBlocks say of an end of the mesh that has these addresses."""

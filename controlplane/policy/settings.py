@@ -5,6 +5,7 @@ Belongs here: their values, defaults, and reading them from a document. Does not
 """
 
 from collections.abc import Mapping
+from ipaddress import ip_address
 from typing import Any
 
 import msgspec
@@ -27,6 +28,7 @@ class PolicySettings(msgspec.Struct, frozen=True, array_like=True):
     `cidr_match_nodes`: a CIDR selects nodes too. `node_labels`: nodes carry their labels, for fromNodes and toNodes.
     `host_firewall`: host policies count. `proxy`, `icmp`: rules about requests, about ICMP types, are taken.
     `default_allow`: enableDefaultDeny counts. `ignored`: kinds of policies that are read and have no effect.
+    `api_servers`: addresses that entity kube-apiserver stands for, beside those behind service default/kubernetes.
     """
 
     enforcement: str = DEFAULT
@@ -40,6 +42,7 @@ class PolicySettings(msgspec.Struct, frozen=True, array_like=True):
     icmp: bool = True
     default_allow: bool = True
     ignored: tuple[str, ...] = ()
+    api_servers: tuple[str, ...] = ()
 
 
 DEFAULTS = PolicySettings()
@@ -78,6 +81,7 @@ NAMES = (
     "enable-icmp-rules",
     "enable-non-default-deny-policies",
     *KIND_SWITCHES,
+    "kube-apiserver-addresses",
 )
 CONFIG_MAP = "ConfigMap"
 """Of Cilium's ConfigMap the settings of policies are taken, all others passed over."""
@@ -107,6 +111,7 @@ def read_policy_settings(document: Any) -> tuple[str, PolicySettings] | tuple[Re
         proxy=_flag(reading, fields, "enable-l7-proxy", True),
         icmp=_flag(reading, fields, "enable-icmp-rules", True),
         default_allow=_flag(reading, fields, "enable-non-default-deny-policies", True),
+        api_servers=_addresses(reading, fields.get("kube-apiserver-addresses"), "kube-apiserver-addresses"),
         ignored=tuple(kind for name, kind in KIND_SWITCHES.items() if not _flag(reading, fields, name, True)),
     )
     cluster = fields.get("cluster-name")
@@ -132,9 +137,22 @@ def _flag(reading: Reading, fields: Mapping[str, Any], name: str, default: bool)
     )
 
 
+def _listed(reading: Reading, value: Any, name: str) -> list[Any]:
+    """A list, or a text with spaces or commas, as in a ConfigMap."""
+    return value.replace(",", " ").split() if isinstance(value, str) else reading.sequence(value, name)
+
+
+def _addresses(reading: Reading, value: Any, name: str) -> tuple[str, ...]:
+    found = []
+    for item in _listed(reading, value, name):
+        try:
+            found.append(str(ip_address(item)))
+        except ValueError:
+            reading.refuse(name, item, "must be an address such as 192.0.2.1 or 2001:db8::1")
+    return tuple(sorted(set(found)))
+
+
 def _cidr_match_nodes(reading: Reading, value: Any) -> bool:
-    listed = (
-        value.replace(",", " ").split() if isinstance(value, str) else reading.sequence(value, "policy-cidr-match-mode")
-    )
+    listed = _listed(reading, value, "policy-cidr-match-mode")
     modes = [reading.one_of(item, "policy-cidr-match-mode", (CIDR_NODES,)) for item in listed]
     return CIDR_NODES in modes

@@ -19,6 +19,7 @@ from controlplane import events as e
 from controlplane.addresses import Span, span_of
 from controlplane.codec import MalformedBatch, decode
 from controlplane.model import (
+    API_SERVER_SERVICE,
     BackendSlice,
     CidrGroup,
     Cluster,
@@ -248,6 +249,10 @@ class State:
         if change.kind == "workload":
             old, new = change.old, change.new
             return bool((old.ports if old else NO_PORTS) != (new.ports if new else NO_PORTS))
+        if change.kind == "backends" and any(
+            each and (each.namespace, each.service) == API_SERVER_SERVICE for each in (change.old, change.new)
+        ):
+            return True
         return change.kind in ("service", "backends") and bool(self.service_policies)
 
     def _refuse(self, record: Record, event: str, reason: str) -> None:

@@ -8,6 +8,7 @@ import pytest
 
 from datapath import codec
 from datapath.abi import types as abi
+from datapath.tables import NO_ADDRESS, IpcacheRow
 from tests.bpf import node as nodes
 from tests.bpf import packets
 from tests.bpf.gate import NODE, OTHER, PORTS, ROUTER, Gate, MakeGate
@@ -192,8 +193,11 @@ def test_flow_from_before_it_was_turned_off_never_leaves_without_an_address(gate
 
 
 def test_other_nodes_see_the_endpoint(gate: Gate) -> None:
-    """A node of the mesh knows whose address it is."""
+    """A node of the mesh knows whose address it is, one with an API server too."""
     remote = Endpoint(*nodes.REMOTE_NODE.values(), abi.IDENTITY_REMOTE_NODE, 0, 0, GATEWAY_MAC, GATEWAY_MAC)
+    assert is_untouched(gate, remote)
+    for address in nodes.REMOTE_NODE.values():
+        gate.ipcache(address, IpcacheRow(NO_ADDRESS, abi.IDENTITY_KUBE_APISERVER, 0))
     assert is_untouched(gate, remote)
 
 

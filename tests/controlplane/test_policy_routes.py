@@ -162,9 +162,13 @@ def test_status_names_policies_that_are_held_stricter() -> None:
     assert "CiliumNetworkPolicy/shop/policy" in problem and "proxy" in problem
 
 
-def test_status_names_policies_of_the_log_that_would_be_refused_now() -> None:
-    """The log may hold a denial of the API server that an earlier writer took."""
+def test_status_names_policies_about_an_api_server_that_nobody_is() -> None:
+    """Until an address is known as one, a denial of it denies nothing; entity cluster is more than that."""
     log = Log()
     apply_policy(log, "{endpointSelector: {}, egressDeny: [{toEntities: [kube-apiserver]}]}")
     (problem,) = policy_problems(log.state)
-    assert "CiliumNetworkPolicy/shop/policy" in problem and "without effect" in problem
+    assert "CiliumNetworkPolicy/shop/policy" in problem and "kube-apiserver-addresses" in problem
+    log.write("east", "operator", e.SettingsChanged('{"kube-apiserver-addresses":["192.0.2.10"]}'))
+    assert not policy_problems(log.state)
+    apply_policy(log, "{endpointSelector: {}, egressDeny: [{toEntities: [cluster]}]}")
+    assert not policy_problems(log.state)

@@ -5,7 +5,7 @@ import pytest
 
 from controlplane import events as e
 from controlplane.codec import encode
-from controlplane.model import Device, EndpointKey, NodeKey
+from controlplane.model import Backend, Device, EndpointKey, NodeKey
 from controlplane.projections.change import Change
 from controlplane.projections.state import REFUSED_EVENTS_MAX, State, StateDamaged
 from kvstore.types import Record, Revision
@@ -251,7 +251,7 @@ def test_refusals_are_bounded() -> None:
 
 
 def test_the_epoch_moves_with_rows_only(log: Log) -> None:
-    """Policies, identities, endpoints, nodes and namespaces move it; workloads and services do not."""
+    """Policies, identities, endpoints, nodes, namespaces and API servers move it; workloads and services do not."""
     log.write("east", "operator", e.PolicyApplied("NetworkPolicy", "shop", "p", "{}"))
     epoch = log.state.policy_epoch
     assert epoch == log.state.revision
@@ -260,6 +260,10 @@ def test_the_epoch_moves_with_rows_only(log: Log) -> None:
     log.write("east", "operator", e.PolicyApplied("NetworkPolicy", "shop", "p", "{}"))
     assert log.state.policy_epoch == epoch < log.state.revision
     log.write("east", "node.n1", created())
+    assert log.state.policy_epoch == log.state.revision
+    log.write("east", "operator", e.BackendsReported("shop", "web", "web", (Backend("192.0.2.1"),), ()))
+    assert log.state.policy_epoch < log.state.revision
+    log.write("east", "operator", e.BackendsReported("default", "a", "kubernetes", (Backend("192.0.2.1"),), ()))
     assert log.state.policy_epoch == log.state.revision
 
 

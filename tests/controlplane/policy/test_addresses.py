@@ -7,10 +7,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from controlplane.desired.derive import Deriver
+from controlplane.desired.ipcache import node_identity
 from controlplane.desired.policy import PolicyCompiler
 from controlplane.desired.policy_mesh import mesh_of
 from controlplane.desired.prefixes import SCOPE, PrefixIdentities
 from controlplane.model import (
+    RESERVED_IDENTITIES,
     Backend,
     BackendSlice,
     CidrGroup,
@@ -28,6 +30,7 @@ from controlplane.model import (
 )
 from controlplane.policy.manifests import canonical
 from controlplane.policy.mesh import Judge, Question
+from controlplane.policy.requests import HttpRequest, Request
 from controlplane.policy.verdict import ALLOW
 from controlplane.projections.addresses import group_key, name_key
 from controlplane.projections.change import Change
@@ -35,14 +38,34 @@ from controlplane.projections.state import State
 from controlplane.projections.workloads import workload_key
 from datapath.abi.types import POLICY_EGRESS, POLICY_INGRESS
 from datapath.tables import PolicyKey, PolicyRow, PolicySubjectKey, PolicySubjectRow
-from tests.controlplane.policy.worlds import CLUSTER, TCP, UDP, look_up, workload_labels
+from tests.controlplane.policy.worlds import CLUSTER, ICMP, TCP, UDP, look_up, workload_labels
 
 NODE = "east-1"
 PREFIXES = ("0.0.0.0/0", "10.0.0.0/8", "10.1.0.0/24", "10.1.0.128/25", "192.0.2.0/24", "192.0.2.128/25", "192.0.2.7/32")
 ADDRESSES = ("192.0.2.7", "192.0.2.200", "10.1.0.5", "10.1.0.200", "10.9.9.9", "203.0.113.9", "2001:db8::9")
 NAMES = ("www.example.com", "api.shop.example.com")
+ENTITIES = ("world", "world-ipv4", "world-ipv6", "remote-node", "all", "host", "cluster", "kube-apiserver", "none", "init")
+GROUPS = (
+    {"cidrGroupRef": "a"},
+    {"cidrGroupRef": "b", "except": ["192.0.2.128/25"]},
+    {"cidrGroupSelector": {"matchLabels": {"kind": "a"}}},
+    {"cidrGroupSelector": {}},
+)
+API_SERVERS = ("192.0.2.7", "172.16.0.1", "172.16.0.2", "10.1.0.5", "203.0.113.9")
+SETTINGS: tuple[dict[str, Any], ...] = (
+    {},
+    {"enable-policy": "always"},
+    {"enable-policy": "never"},
+    {"kube-apiserver-addresses": ["203.0.113.9"]},
+    {"enable-k8s-networkpolicy": False},
+    {"policy-default-local-cluster": False},
+)
 APPS = {"front": "10.1.0.5", "cart": "10.1.0.200", "db": "10.2.0.6"}
 NUMBERS = {app: 65536 + 256 + place for place, app in enumerate(APPS)}
+
+
+UNKNOWN_REQUEST = Request(HttpRequest(path="/unknown"))
+"""One that a rule about requests does not allow: the kernel lets pass only what is allowed whatever it asks for."""
 
 
 class World:
@@ -119,6 +142,15 @@ class World:
         self.put("backends", self.state.backend_slices, slice_key, found)
         self.put("service", self.state.services, key, Service(CLUSTER, "shop", name, (), (), selector))
 
+    def put_api_servers(self, addresses: tuple[str, ...]) -> None:
+        key = ObjectKey(CLUSTER, "EndpointSlice", "default", "kubernetes")
+        self.state.service_slices[ObjectKey(CLUSTER, "Service", "default", "kubernetes")] = (key,)
+        found = BackendSlice(CLUSTER, "default", "kubernetes", "kubernetes", tuple(map(Backend, addresses)), ())
+        self.put("backends", self.state.backend_slices, key, found)
+
+    def put_settings(self, settings: dict[str, Any]) -> None:
+        self.put("settings", self.state.policy_settings, CLUSTER, canonical(settings))
+
     def update(self) -> None:
         subjects, rows = self.compiler.update(self.state, self.changes)
         self.changes = []
@@ -130,7 +162,10 @@ class World:
                     held[key] = row
 
     def identity_of(self, address: str) -> int:
-        """What the ipcache says: the longest prefix."""
+        """What the ipcache says: the longest prefix; "node:NAME" is its address."""
+        if address.startswith("node:"):
+            node = self.state.nodes[NodeKey(CLUSTER, address.removeprefix("node:"))]
+            return node_identity(node.name == NODE, node.addresses[0], self.compiler.api_servers)
         for endpoint in self.state.endpoints.values():
             if address in (endpoint.ipv4, endpoint.ipv6):
                 return endpoint.identity
@@ -173,11 +208,9 @@ def _cilium_rules(egress: bool, deny: bool) -> st.SearchStrategy[list[dict[str, 
         st.fixed_dictionaries({f"{way}CIDR": st.lists(one((*PREFIXES, "192.0.2.7")), max_size=2)}),
         st.fixed_dictionaries({f"{way}CIDRSet": st.lists(_blocks(), max_size=2)}),
         st.fixed_dictionaries(
-            {f"{way}CIDRSet": st.lists(one([{"cidrGroupRef": "a"}, {"cidrGroupRef": "b"}]), max_size=2)}
+            {f"{way}CIDRSet": st.lists(one(GROUPS), max_size=2)}
         ),
-        st.fixed_dictionaries(
-            {f"{way}Entities": st.lists(one(("world", "world-ipv4", "remote-node", "all")), max_size=1)}
-        ),
+        st.fixed_dictionaries({f"{way}Entities": st.lists(one(ENTITIES), max_size=2)}),
         st.fixed_dictionaries({f"{way}Endpoints": st.lists(_selectors, max_size=2)}),
         st.just({}),
     ]
@@ -189,12 +222,17 @@ def _cilium_rules(egress: bool, deny: bool) -> st.SearchStrategy[list[dict[str, 
     if egress and not deny:
         patterns = one([{"matchName": NAMES[0]}, {"matchPattern": "**.example.com"}, {"matchPattern": "*.example.com"}])
         peers.append(st.fixed_dictionaries({"toFQDNs": st.lists(patterns, max_size=2)}))
-    port = st.fixed_dictionaries({"port": _ports}, optional={"protocol": one(("TCP", "UDP"))})
-    ports = st.lists(st.fixed_dictionaries({"ports": st.lists(port, min_size=1, max_size=2)}), max_size=1)
+    ranges = one([{"port": "75", "endPort": 90}, {"port": "0"}, {"port": "8000", "endPort": 65535, "protocol": "TCP"}])
+    port = st.fixed_dictionaries({"port": _ports}, optional={"protocol": one(("TCP", "UDP"))}) | ranges
+    entry = st.fixed_dictionaries({"ports": st.lists(port, min_size=1, max_size=2)})
+    if not deny:
+        entry |= st.just({"ports": [{"port": "80", "protocol": "TCP"}], "rules": {"http": [{"path": "/known"}]}})
+    ports = st.lists(entry, max_size=1)
+    types = st.just({"icmps": [{"fields": [{"type": 8}]}]})
     joined = st.tuples(st.one_of(peers), ports).map(
         lambda each: {**each[0], **({"toPorts": each[1]} if each[1] else {})}
     )
-    return st.lists(joined, max_size=2)
+    return st.lists(joined | st.tuples(st.one_of(peers), types).map(lambda each: each[0] | each[1]), max_size=2)
 
 
 _SECTIONS = {
@@ -205,7 +243,8 @@ _SECTIONS = {
 }
 cilium_specs = st.fixed_dictionaries(
     {"endpointSelector": _selectors},
-    optional={name: _cilium_rules(*section) for name, section in _SECTIONS.items()},
+    optional={name: _cilium_rules(*section) for name, section in _SECTIONS.items()}
+    | {"enableDefaultDeny": st.fixed_dictionaries({}, optional={"ingress": st.booleans(), "egress": st.booleans()})},
 ).map(cilium)
 
 
@@ -244,6 +283,8 @@ acts = st.lists(
             st.sampled_from(("10.1.0.9", "10.3.0.9")),
         ),
         st.tuples(st.just("remove_endpoint"), st.just(9)),
+        st.tuples(st.just("put_api_servers"), st.lists(st.sampled_from(API_SERVERS), max_size=2).map(tuple)),
+        st.tuples(st.just("put_settings"), st.sampled_from(SETTINGS)),
         st.tuples(st.just("put_ports"), st.just("db-9"), st.sampled_from((80, 8080))),
         st.just(("update",)),
     ),
@@ -253,8 +294,8 @@ acts = st.lists(
 questions = st.lists(
     st.tuples(
         st.sampled_from(sorted(APPS)),
-        st.sampled_from((*ADDRESSES, *APPS, "node:east-2")),
-        st.sampled_from([(TCP, 80), (TCP, 443), (UDP, 80), (TCP, 8080), (TCP, 5432), (UDP, 53)]),
+        st.sampled_from((*ADDRESSES, *APPS, "node:east-1", "node:east-2")),
+        st.sampled_from([*((TCP, port) for port in (80, 90, 443, 8080, 5432)), (UDP, 80), (UDP, 53), (ICMP, 8)]),
         st.sampled_from((POLICY_INGRESS, POLICY_EGRESS)),
     ),
     min_size=4,
@@ -289,16 +330,18 @@ def test_rows_say_what_the_model_says(done: list[tuple[Any, ...]], asked: list[t
     doubled = {each.identity for key, each in world.state.endpoints.items() if key.endpoint_id == 9}
     names = {app: f"shop/{app}-{place + 1}" for place, app in enumerate(APPS)}
     for subject, remote, (protocol, port), direction in asked:
-        number = NUMBERS.get(remote) or (6 if remote.startswith("node:") else world.identity_of(remote))
+        number = NUMBERS.get(remote) or world.identity_of(remote)
         other = names.get(remote) or (remote if remote.startswith("node:") else f"ip:{remote}")
         ends = (names[subject], other) if direction == POLICY_EGRESS else (other, names[subject])
-        verdict = judge.answer(Question(*ends, f"{'TCP' if protocol == TCP else 'UDP'}/{port}"))
+        l4 = f"{ {TCP: 'TCP', UDP: 'UDP', ICMP: 'ICMP'}[protocol]}/{port}"
+        verdict = judge.answer(Question(*ends, l4, UNKNOWN_REQUEST))
         side = verdict.egress if direction == POLICY_EGRESS else verdict.ingress
         assert side is not None
+        allowed = side.verdict == ALLOW or side.requests == ALLOW
         passed = world.passes(subject, number, direction, protocol, port)
-        assert not passed or side.verdict == ALLOW, (subject, remote, port, direction)
+        assert not passed or allowed, (subject, remote, port, direction)
         if not doubled:
-            assert passed == (side.verdict == ALLOW), (subject, remote, port, direction)
+            assert passed == allowed, (subject, remote, port, direction)
 
 
 @settings(max_examples=60, deadline=None)
@@ -336,7 +379,7 @@ def test_an_allow_never_takes_one_away(
 
 def _passes(world: World, asked: tuple[Any, ...]) -> bool:
     subject, remote, (protocol, port), direction = asked
-    number = NUMBERS.get(remote) or (6 if remote.startswith("node:") else world.identity_of(remote))
+    number = NUMBERS.get(remote) or world.identity_of(remote)
     return world.passes(subject, number, direction, protocol, port)
 
 
@@ -389,3 +432,37 @@ def test_the_ipcache_follows_policies_and_gives_way_to_endpoints() -> None:
     world.put_policy("p", None)
     gone = deriver.update(world.state, [tuple(world.changes)]).tables["ipcache"]
     assert list(gone.values()).count(None) == 1
+
+
+def test_the_api_server_is_whoever_has_its_address() -> None:
+    """A prefix of its own outside the mesh, another node under its own number, the own node as its host; deny and allow."""
+    world = World()
+    world.put_policy("p", cilium({"endpointSelector": {}, "egress": [{"toEntities": ["kube-apiserver"]}]}))
+    world.put_api_servers(("192.0.2.7", "172.16.0.2"))
+    world.update()
+    number, node = world.identity_of("192.0.2.7"), world.identity_of("node:east-2")
+    assert (number >> 24, node) == (SCOPE >> 24, RESERVED_IDENTITIES["kube-apiserver"])
+    assert world.passes("db", number, POLICY_EGRESS, TCP, 6443) and world.passes("db", node, POLICY_EGRESS, TCP, 6443)
+    assert not world.passes("db", world.identity_of("node:east-1"), POLICY_EGRESS, TCP, 6443)
+    spec = {"endpointSelector": {}, "egress": [{"toEntities": ["all"]}], "egressDeny": [{"toEntities": ["kube-apiserver"]}]}
+    world.put_policy("p", cilium(spec))
+    world.put_api_servers(("172.16.0.1",))
+    world.update()
+    assert not world.passes("db", world.identity_of("node:east-1"), POLICY_EGRESS, TCP, 6443)
+    assert world.passes("db", world.identity_of("node:east-2"), POLICY_EGRESS, TCP, 6443)
+    assert world.passes("db", world.identity_of("192.0.2.7"), POLICY_EGRESS, TCP, 6443)
+
+
+def test_the_ipcache_follows_the_api_servers() -> None:
+    """Rows of nodes and of the world change with the slice; the same as from scratch."""
+    world = World()
+    deriver = Deriver(CLUSTER, NODE)
+    for key, node in world.state.nodes.items():
+        world.state.addresses[node.addresses[0]] = key
+    rows = dict(deriver.full(world.state).tables["ipcache"])
+    for addresses in (("192.0.2.7", "172.16.0.2"), ("172.16.0.1",), ()):
+        world.changes.clear()
+        world.put_api_servers(addresses)
+        rows |= deriver.update(world.state, [tuple(world.changes)]).tables.get("ipcache", {})
+        rows = {key: row for key, row in rows.items() if row is not None}
+        assert rows == Deriver(CLUSTER, NODE).full(world.state).tables["ipcache"]

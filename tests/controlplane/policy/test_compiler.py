@@ -239,7 +239,7 @@ def test_a_manifest_of_another_name_than_its_event_is_not_taken() -> None:
 
 
 def test_reserved_identities_are_always_known() -> None:
-    """They are in no event."""
+    """They are in no event; other nodes with an API server are remote nodes too."""
     world = World()
     world.put_identity(DB)
     world.put_endpoint(1, DB)
@@ -251,7 +251,7 @@ def test_reserved_identities_are_always_known() -> None:
         }
     )
     _, rows = world.update()
-    assert sorted(rows) == [row_key(DB, 2), row_key(DB, 6)]
+    assert sorted(rows) == [row_key(DB, 2), row_key(DB, 6), row_key(DB, 7)]
 
 
 FEW = [
