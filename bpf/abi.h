@@ -326,7 +326,7 @@ enum conntrack_flag {
 	CONNTRACK_AUDITED = 512,     /* when it was judged last, it would have been denied without audit */
 };
 
-enum conntrack_lifetime { /* seconds */
+enum conntrack_lifetime { /* seconds, where the configuration says nothing else */
 	CONNTRACK_LIFETIME_SYN = 60,
 	CONNTRACK_LIFETIME_TCP = 8000,
 	CONNTRACK_LIFETIME_CLOSING = 10,

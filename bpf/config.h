@@ -56,6 +56,13 @@ const volatile __u32 config_socket_node_only = 0;
 /* 1: the kernel lets a program say why it refuses a socket's call (Linux 6.1); 0: the caller sees EPERM. */
 const volatile __u32 config_socket_errno = 0;
 
+/* Seconds that a flow may be silent. TCP: before the initiator has acknowledged, while both ends talk, after both have
+ * closed or one has reset. */
+const volatile __u32 config_conntrack_syn_s = CONNTRACK_LIFETIME_SYN;
+const volatile __u32 config_conntrack_tcp_s = CONNTRACK_LIFETIME_TCP;
+const volatile __u32 config_conntrack_closing_s = CONNTRACK_LIFETIME_CLOSING;
+const volatile __u32 config_conntrack_other_s = CONNTRACK_LIFETIME_OTHER;
+
 static __always_inline void address_from_config(struct address *address, const volatile struct address *config)
 {
 	for (int word = 0; word < 4; word++)

@@ -79,6 +79,10 @@ HELPS = {
     "bpf_lb_sock": "on: services are translated at the sockets of --cgroup-root; off: at devices only",
     "bpf_lb_sock_hostns_only": "on: only at sockets of the node's own namespace",
     "cgroup_root": "cgroup v2 directory whose sockets --bpf-lb-sock means; the mount of cgroup v2 if none",
+    "bpf_ct_timeout_regular_tcp": "seconds until a silent TCP connection is forgotten",
+    "bpf_ct_timeout_regular_tcp_syn": "the same before it is acknowledged",
+    "bpf_ct_timeout_regular_tcp_fin": "the same after its end",
+    "bpf_ct_timeout_regular_any": "the same of other protocols",
     "notify": "what the programs tell: drops, verdicts, denials (the verdict beside a drop), or none",
     "mtu_bytes": "MTU of endpoint devices; 0: that of --device, less what a tunnel adds",
     "log_format": "console or json",
@@ -236,9 +240,19 @@ def load_time_constants(settings: AgentSettings, underlay: Underlay) -> dict[str
         ports = spare_ports(underlay.local_ports)
         masquerade = masquerade_constants(addresses, ports, settings.non_masquerade_cidr)
         sockets = socket_constants(settings, underlay)
-        return {**told, **node_constants(underlay.addresses), **sockets, **masquerade}
+        return {**told, **lifetimes(settings), **node_constants(underlay.addresses), **sockets, **masquerade}
     except ValueError as error:
         raise SettingsError(f"--non-masquerade-cidr: {error}") from None
+
+
+def lifetimes(settings: AgentSettings) -> dict[str, int]:
+    """How long the programs remember a silent flow."""
+    return {
+        "config_conntrack_tcp_s": settings.bpf_ct_timeout_regular_tcp,
+        "config_conntrack_syn_s": settings.bpf_ct_timeout_regular_tcp_syn,
+        "config_conntrack_closing_s": settings.bpf_ct_timeout_regular_tcp_fin,
+        "config_conntrack_other_s": settings.bpf_ct_timeout_regular_any,
+    }
 
 
 def build_checkpoints(settings: AgentSettings) -> Checkpoints:

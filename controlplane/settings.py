@@ -17,6 +17,8 @@ ENVIRONMENT_PREFIX = "MESHLOG_"
 
 Seconds = Annotated[float, Meta(gt=0)]
 Count = Annotated[int, Meta(ge=1)]
+Lifetime = Annotated[int, Meta(ge=1, le=604_800)]
+"""Seconds, up to a week."""
 
 
 class SettingsError(Exception):
@@ -95,6 +97,15 @@ class AgentSettings(CommonSettings, frozen=True, kw_only=True):
     cgroup_root: str = ""
     """The cgroup v2 directory whose sockets are meant, all below included; "" takes the mount. Nodes that share a
     kernel need one each."""
+    bpf_ct_timeout_regular_tcp: Lifetime = 8000
+    """Seconds that a TCP connection may be silent before it is forgotten; Cilium's name and value, as of the next
+    three."""
+    bpf_ct_timeout_regular_tcp_syn: Lifetime = 60
+    """The same until the initiator has acknowledged: anyone could have sent its first packet."""
+    bpf_ct_timeout_regular_tcp_fin: Lifetime = 10
+    """The same when both ends have closed, or one has reset."""
+    bpf_ct_timeout_regular_any: Lifetime = 60
+    """The same of UDP, SCTP and ICMP."""
     notify: tuple[Annotated[str, Meta(pattern="^(drops|verdicts|denials|none)$")], ...] = ("drops", "verdicts")
     """What the programs tell: "denials" is the verdict on a denied flow beside its drop, which says the same."""
 

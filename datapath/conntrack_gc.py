@@ -25,7 +25,7 @@ PURGE_PAUSE_S = 0.2
 class CollectionCount(NamedTuple):
     """Since start: times the maps were read for what has expired, conntrack entries removed then, conntrack entries
     found at the last such reading, calls that failed; entries removed because their backend left, and ports that
-    were free again."""
+    were free again; entries of nat at the last reading."""
 
     runs: int
     removed: int
@@ -33,6 +33,7 @@ class CollectionCount(NamedTuple):
     failures: int
     departed: int
     ports: int
+    nat_entries: int = 0
 
 
 class ConntrackCollector:
@@ -62,13 +63,14 @@ class ConntrackCollector:
     async def collect(self) -> int:
         """What has expired, once, now; the number of conntrack entries removed. Between two chunks other kernel
         calls get their turn. Raises KernelError."""
-        found, expired, idle = await self._reconciler.worker.call(self._read_expired)
+        (found, found_nat), expired, idle = await self._reconciler.worker.call(self._read_expired)
         removed = await self._remove(CONNTRACK, expired)
         ports = await self._remove(NAT, idle)
         count = self._count
         self._count = count._replace(
-            runs=count.runs + 1, removed=count.removed + removed, entries=found, ports=count.ports + ports
-        )
+            runs=count.runs + 1, removed=count.removed + removed, entries=found, ports=count.ports + ports,
+            nat_entries=found_nat,
+        )  # fmt: skip
         return removed
 
     async def purge(self) -> int:
@@ -109,11 +111,12 @@ class ConntrackCollector:
             removed += await self._reconciler.worker.call(self._kernel.delete_runtime, map_name, chunk)
         return removed
 
-    def _read_expired(self) -> tuple[int, list[bytes], list[bytes]]:
+    def _read_expired(self) -> tuple[tuple[int, int], list[bytes], list[bytes]]:
         ports = list(self._kernel.dump_runtime(NAT))
         entries = dict(self._kernel.dump_runtime(CONNTRACK))
         now_ns = self._now_ns()
-        return len(entries), expired_keys(entries.items(), now_ns), idle_ports(ports, entries, now_ns)
+        counts = len(entries), len(ports)
+        return counts, expired_keys(entries.items(), now_ns), idle_ports(ports, entries, now_ns)
 
     def _read_departed(self) -> list[bytes]:
         return departed_flows(self._kernel.dump_runtime(CONNTRACK), backends_of(self._reconciler.realized_rows))

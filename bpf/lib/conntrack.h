@@ -99,13 +99,13 @@ static __always_inline struct conntrack_row *conntrack_find(const struct packet 
 static __always_inline __u64 conntrack_lifetime_ns(__u8 protocol, __u16 flags, __u8 forward_tcp_flags)
 {
 	if (protocol != IPPROTO_TCP)
-		return CONNTRACK_LIFETIME_OTHER * NS_PER_S;
+		return config_conntrack_other_s * NS_PER_S;
 	if (flags & CONNTRACK_RESET || (flags & CONNTRACK_CLOSED) == CONNTRACK_CLOSED)
-		return CONNTRACK_LIFETIME_CLOSING * NS_PER_S;
+		return config_conntrack_closing_s * NS_PER_S;
 	/* Until the initiator acknowledges, anyone could have sent its first packet. */
 	if (!(forward_tcp_flags & TCP_FLAG_BYTE_ACK))
-		return CONNTRACK_LIFETIME_SYN * NS_PER_S;
-	return CONNTRACK_LIFETIME_TCP * NS_PER_S;
+		return config_conntrack_syn_s * NS_PER_S;
+	return config_conntrack_tcp_s * NS_PER_S;
 }
 
 static __always_inline __u16 closing_flags(const struct packet *packet, int is_reply)

@@ -183,6 +183,7 @@ class Node:
         problems = status.log_problems(connection, follower.in_sync) + status.state_problems(state)
         own = state.nodes.get(self.where)
         problems += status.node_problems(own, kernel) + parts.overlay.problems()
+        problems += status.collector_problems(parts.collector)
         return schema.Status(
             kind="agent",
             name=f"{parts.settings.cluster}/{parts.settings.node}",

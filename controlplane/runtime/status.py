@@ -16,7 +16,7 @@ from controlplane.runtime.follower import Follower
 from controlplane.runtime.telemetry import Labels
 from datapath.abi.types import ENUMS
 from datapath.codec import address_bytes, decode_key
-from datapath.conntrack_gc import ConntrackCollector
+from datapath.conntrack_gc import CollectionCount, ConntrackCollector
 from datapath.realization import Report
 from datapath.reconciler import Reconciler
 from kvstore.api import EventLog
@@ -25,6 +25,9 @@ Sample = tuple[str, Labels, float]
 
 FAILED_ROWS_SHOWN_MAX = 50
 REFUSED_SHOWN_MAX = 20
+CONNTRACK_MAX = ENUMS["limit"]["CONNTRACK_MAX"]
+PRESSURE_MAX = 0.9
+"""Of a map in which the kernel makes room by itself. It does so per CPU in batches, and so before the map is full."""
 
 
 def package_version() -> str:
@@ -139,13 +142,31 @@ def collector_samples(collector: ConntrackCollector) -> list[Sample]:
     count = collector.count()
     return [
         ("conntrack_entries", (), count.entries),
-        ("conntrack_limit", (), ENUMS["limit"]["CONNTRACK_MAX"]),
+        ("conntrack_limit", (), CONNTRACK_MAX),
+        *(("bpf_map_pressure", (("map_name", name),), share) for name, share in _pressures(count).items()),
         ("conntrack_collections_total", (), count.runs),
         ("conntrack_collection_failures_total", (), count.failures),
         ("conntrack_expired_total", (), count.removed),
         ("conntrack_backend_gone_total", (), count.departed),
         ("masquerade_ports_freed_total", (), count.ports),
     ]
+
+
+def collector_problems(collector: ConntrackCollector) -> list[str]:
+    """Maps that are so full that the kernel makes room by forgetting the flows that were silent longest, in words."""
+    return [
+        f"{name} is {share:.0%} full: flows that are silent are forgotten before their time"
+        for name, share in _pressures(collector.count()).items()
+        if share >= PRESSURE_MAX
+    ]
+
+
+def _pressures(count: CollectionCount) -> dict[str, float]:
+    """By map, how much of it was used at the last reading."""
+    return {
+        "conntrack": round(count.entries / CONNTRACK_MAX, 4),
+        "nat": round(count.nat_entries / ENUMS["limit"]["NAT_MAX"], 4),
+    }
 
 
 def node_problems(node: Node | None, kernel: schema.KernelStatus) -> list[str]:

@@ -1,12 +1,13 @@
 """Flows: what an entry says, what it spares, when it ends, and what a moved policy epoch does to it."""
 
 import time
+from pathlib import Path
 
 import pytest
 
 from datapath.abi import types as abi
 from tests.bpf import packets
-from tests.bpf.node import CLIENT, L3_SHAPE, NS_PER_S, OK, REDIRECT, SERVER, SHOT, WORLD, Endpoint, Node
+from tests.bpf.node import CLIENT, L3_SHAPE, NS_PER_S, OK, REDIRECT, SERVER, SHOT, WORLD, Endpoint, Node, load
 
 pytestmark = pytest.mark.kernel("bpf_redirect_peer")
 
@@ -159,6 +160,22 @@ def test_lifetime_follows_the_connection(node: Node, sent: list[tuple[int, int]]
     [(_, row)] = node.entries()
     left_ns = row.expires_ns - time.monotonic_ns()
     assert lifetime_s * NS_PER_S - SLACK_NS < left_ns <= lifetime_s * NS_PER_S
+
+
+def test_lifetimes_are_configured(objects_dir: Path) -> None:
+    """Each stage of a connection, and other protocols, as the node was told."""
+    names = ("syn", "tcp", "closing", "other")
+    constants = {f"config_conntrack_{name}_s": 1000 + place * 1000 for place, name in enumerate(names)}
+    stages = ([(0, SYN)], [(0, ACK)], [(0, RST | ACK)], [])
+    for lifetime_s, sent in zip(constants.values(), stages, strict=True):
+        with load(objects_dir / "endpoint.bpf.o", **constants) as node:
+            node.settle()
+            for _, flags in sent:
+                forward(node, flags)
+            if not sent:
+                node.send(CLIENT, node.frame(CLIENT, SERVER, packets.udp(1000, 53), packets.UDP))
+            left_ns = node.entries()[0].row.expires_ns - time.monotonic_ns()
+            assert lifetime_s * NS_PER_S - SLACK_NS < left_ns <= lifetime_s * NS_PER_S
 
 
 def test_other_protocols_live_a_fixed_time(node: Node) -> None:

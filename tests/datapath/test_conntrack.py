@@ -94,7 +94,7 @@ async def test_collect_removes_expired_entries_in_chunks() -> None:
     reconciler.worker.close()
     assert (removed, kernel.sizes) == (7, [3, 3, 1])
     assert kernel.memory.runtime["conntrack"].keys() == {entry(number, 0)[0] for number in (7, 8, 9)}
-    assert collector.count() == (1, 7, 10, 0, 0, 0)
+    assert collector.count() == (1, 7, 10, 0, 0, 0, 0)
 
 
 async def test_run_goes_on_after_a_refusal() -> None:

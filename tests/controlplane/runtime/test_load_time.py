@@ -41,6 +41,15 @@ def test_what_is_notified(notify: tuple[str, ...], expected: tuple[int, int, int
     assert tuple(constants[f"config_notify_{each}"] for each in ("drops", "verdicts", "denials")) == expected
 
 
+def test_lifetimes_of_flows_have_ciliums_names() -> None:
+    """Its values too, where nothing else is said."""
+    stages = ("tcp", "syn", "closing", "other")
+    constants = told()
+    assert tuple(constants[f"config_conntrack_{each}_s"] for each in stages) == (8000, 60, 10, 60)
+    constants = told(bpf_ct_timeout_regular_tcp_fin=30, bpf_ct_timeout_regular_any=120)
+    assert tuple(constants[f"config_conntrack_{each}_s"] for each in stages) == (8000, 60, 30, 120)
+
+
 def test_prefix_that_is_none_is_named() -> None:
     """With the flag."""
     with pytest.raises(SettingsError, match=r"--non-masquerade-cidr: .*10\.0\.0\.1/8"):
