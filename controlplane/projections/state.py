@@ -47,6 +47,7 @@ from controlplane.projections import (
     workloads,
 )
 from controlplane.projections.change import Change, RefusedEvent
+from controlplane.projections.names import name_fault
 from kvstore.types import Position, Record, Revision
 
 REFUSED_EVENTS_MAX = 256
@@ -227,7 +228,7 @@ class State:
             for kind, run in groupby(batch.events, type):
                 events = list(run)
                 bulk = BULK_PROJECTIONS.get(kind) if len(events) > 1 else None
-                if bulk is None or not bulk(self, record, events, changes):
+                if bulk is None or any(map(name_fault, events)) or not bulk(self, record, events, changes):
                     for event in events:
                         self._apply_event(record, event, changes)
         for change in changes:
@@ -240,7 +241,7 @@ class State:
         if isinstance(event, e.Unknown):
             self.unknown_tags[event.tag] = self.unknown_tags.get(event.tag, 0) + 1
             return
-        refusal = PROJECTIONS[type(event)](self, record, event, changes)
+        refusal = name_fault(event) or PROJECTIONS[type(event)](self, record, event, changes)
         if refusal:
             self._refuse(record, type(event).__name__, refusal)
 
