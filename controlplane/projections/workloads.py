@@ -51,21 +51,24 @@ def workload_applied(state: "State", record: Record, event: WorkloadApplied, cha
 def workloads_applied(
     state: "State", record: Record, events: Sequence[WorkloadApplied], changes: list[Change]
 ) -> bool:
-    """What `workload_applied` does for each of several new ones, all at once; False, and nothing has changed, where one
-    by one has to tell what comes of them."""
-    cluster = record.cluster
+    """What `workload_applied` does for each of several, all at once; False, and nothing has changed, where one by one
+    has to tell what comes of them."""
     if any(ports_fault(event.ports) for event in events if event.ports):
         return False
     namespaces, names, *others = zip(*map(astuple, events), strict=True)
-    namespaces = tuple(map(intern, namespaces))
-    here = repeat(cluster)
-    new = list(map(Workload, here, namespaces, names, *others))
+    namespaces, here = tuple(map(intern, namespaces)), repeat(record.cluster)
     places = zip(here, repeat(KIND), namespaces, names)
+    new = list(map(Workload, here, namespaces, names, *others))
     fresh = dict(zip(map(tuple.__new__, repeat(ObjectKey), places), new, strict=False))
-    if len(fresh) != len(new) or not state.workloads.keys().isdisjoint(fresh):
+    if len(fresh) != len(new):
         return False
+    old = list(map(state.workloads.get, fresh))
     state.workloads.update(fresh)
-    changes.extend(map(Change, repeat("workload"), fresh, repeat(None), new))  # type: ignore[arg-type]
+    if old == [None] * len(new):
+        changes.extend(map(Change, repeat("workload"), fresh, old, new))  # type: ignore[arg-type]
+    else:
+        each = zip(fresh, old, new, strict=True)
+        changes += [Change("workload", key, was, now) for key, was, now in each if was != now]
     return True
 
 

@@ -1,11 +1,13 @@
 """The log against bare etcd: appends against puts, publish-to-observe against put and watch, replay against range."""
 
 import asyncio
+import os
 import statistics
 import tempfile
 import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
+from typing import Any
 
 from controlplane.codec import decode, encode
 from controlplane.events import Batch, EndpointCreated
@@ -19,12 +21,12 @@ from kvstore.etcd import EtcdLog
 from kvstore.etcd_client import PUT, RANGE, Client, Limits
 from kvstore.types import Position, Record, Session
 from tests.bench.report import Row
-from tests.bench.world import CLUSTER, world
+from tests.bench.world import CLUSTER, rollouts, world
 
-APPENDS = 1000
+SIZES = (100_000, 1_000_000)
 ROUNDS = 3
 OBSERVATIONS = 400
-REPLAY_ENDPOINTS = 20_000
+ENDPOINTS = 20_000
 
 
 def measure() -> list[Row]:
@@ -33,16 +35,48 @@ def measure() -> list[Row]:
 
 
 async def _measure() -> list[Row]:
-    return [await _with_etcd(row) for row in (_append, _observe, _replay)]
+    return [row for events in SIZES for row in (*await _with_etcd(_appends, events), *await _with_etcd(_reads, events))]
 
 
-async def _with_etcd(row: Callable[[str], Awaitable[Row]]) -> Row:
+async def _with_etcd(rows: Callable[[EmbeddedEtcd, int], Awaitable[list[Row]]], events: int) -> list[Row]:
     with tempfile.TemporaryDirectory(prefix="meshlog-bench-") as folder:
         etcd = await EmbeddedEtcd.start(Path(folder) / "etcd")
         try:
-            return await row(etcd.endpoint)
+            return await rows(etcd, events)
         finally:
             await etcd.stop()
+
+
+async def _appends(etcd: EmbeddedEtcd, events: int) -> list[Row]:
+    return [await _append(etcd.endpoint, events)]
+
+
+async def _reads(etcd: EmbeddedEtcd, events: int) -> list[Row]:
+    """One history, and everything that is asked of it."""
+    history, size = await _load(etcd.endpoint, events)
+    return [
+        await _catch_up(etcd.endpoint, history),
+        await _replay(etcd.endpoint, history),
+        await _observe(etcd.endpoint, history),
+        *await _room(etcd, history, size),
+    ]
+
+
+async def _load(endpoint: str, events: int) -> tuple[int, int]:
+    """A mesh comes up, and its workloads come and go: the events appended, and the bytes of their batches."""
+    log = await EtcdLog.connect([endpoint])
+    sessions: dict[str, Session] = {}
+    count = size = 0
+    start = list(world(ENDPOINTS))
+    left = events - sum(len(written.events) for written in start)
+    for written in (*start, *rollouts(ENDPOINTS, left)):
+        if written.writer not in sessions:
+            sessions[written.writer] = await log.open_session(CLUSTER, written.writer)
+        payload = encode(Batch(1, 1, 0, written.events))
+        await log.append(sessions[written.writer], payload)
+        count, size = count + len(written.events), size + len(payload)
+    await log.close()
+    return count, size
 
 
 def _batch_of_100() -> bytes:
@@ -62,26 +96,27 @@ def _batch_of_100() -> bytes:
     return encode(Batch(1, 1, 0, (event,) * 100))
 
 
-async def _append(endpoint: str) -> Row:
+async def _append(endpoint: str, events: int) -> Row:
     payload = _batch_of_100()
     log = await EtcdLog.connect([endpoint])
     client = Client([endpoint], None, Limits())
     session = await log.open_session("bench", "writer")
+    appends = events // 100 // ROUNDS
     ours, plain = [], []
     for round_number in range(ROUNDS):
         start = time.perf_counter()
-        for _ in range(APPENDS):
+        for _ in range(appends):
             await log.append(session, payload)
-        ours.append(APPENDS / (time.perf_counter() - start))
+        ours.append(appends / (time.perf_counter() - start))
         start = time.perf_counter()
-        for n in range(APPENDS):
+        for n in range(appends):
             await client.call(PUT, rpc.PutRequest(key=b"/bench/%d/%d" % (round_number, n), value=payload))
-        plain.append(APPENDS / (time.perf_counter() - start))
+        plain.append(appends / (time.perf_counter() - start))
     await log.close()
     await client.close()
     ratio = statistics.median(ours) / statistics.median(plain)
     return Row(
-        "append, batches of 100, all guarantees on",
+        f"append {events:,} events, batches of 100, all guarantees on",
         f"{statistics.median(ours) * 100:,.0f} events/s",
         f"the same puts without guarantees: {statistics.median(plain) * 100:,.0f} events/s",
         f"{ratio:.2f}",
@@ -90,33 +125,78 @@ async def _append(endpoint: str) -> Row:
     )
 
 
-async def _observe(endpoint: str) -> Row:
+async def _catch_up(endpoint: str, events: int) -> Row:
+    """Every record in order, checked and merged, by a reader that has nothing; against the same keys, looked at by
+    nobody."""
+    log = await EtcdLog.connect([endpoint])
+    ours, bare = [], []
+    for _ in range(ROUNDS):
+        start = time.perf_counter()
+        records = [record async for record in log.read(Position())]
+        ours.append(events / (time.perf_counter() - start))
+        bare.append(events / await _bare_ranges(endpoint, max(record.segment for record in records)))
+    await log.close()
+    ratio = statistics.median(ours) / statistics.median(bare)
+    return Row(
+        f"catch up with {events:,} events",
+        f"{statistics.median(ours):,.0f} events/s",
+        f"etcd range of the same keys, undecoded: {statistics.median(bare):,.0f}",
+        f"{ratio:.2f}",
+        "",
+        None,
+    )
+
+
+async def _bare_ranges(endpoint: str, segments: int) -> float:
+    """Seconds for all segments, four requests under way as a reader has them."""
+    client = Client([endpoint], None, Limits())
+    numbers = iter(range(1, segments + 1))
+
+    async def fetch() -> None:
+        for number in numbers:
+            first, end = keys.log_segment(CLUSTER, number)
+            await client.call(RANGE, rpc.RangeRequest(key=first, range_end=end))
+
+    start = time.perf_counter()
+    await asyncio.gather(*(fetch() for _ in range(client.limits.pages_in_flight)))
+    spent = time.perf_counter() - start
+    await client.close()
+    return spent
+
+
+async def _observe(endpoint: str, events: int) -> Row:
     log = await EtcdLog.connect([endpoint])
     session = await log.open_session("bench", "publisher")
-    head = await log.head()
     seen: asyncio.Queue[int] = asyncio.Queue()
+    begin = await log.position()
 
     async def follow() -> None:
-        async for delivery in log.follow(Position(head)):
+        async for delivery in log.follow(begin):
             seen.put_nowait(delivery.revision if isinstance(delivery, Record) else -1)
 
     follower = asyncio.create_task(follow())
     while await seen.get() != -1:
         pass
-    ours = []
-    for _ in range(OBSERVATIONS):
+    client, stream = await _bare_watch(endpoint)
+    ours, bare = [], []
+    for n in range(OBSERVATIONS):
         start = time.perf_counter()
         revision = await log.append(session, b"x" * 100)
         while await seen.get() != revision:
             pass
         ours.append(time.perf_counter() - start)
+        start = time.perf_counter()
+        await client.call(PUT, rpc.PutRequest(key=b"/bare/%d" % n, value=b"x" * 100))
+        await stream.read()
+        bare.append(time.perf_counter() - start)
     follower.cancel()
     await asyncio.gather(follower, return_exceptions=True)
+    stream.cancel()
+    await client.close()
     await log.close()
-    bare = await _bare_observe(endpoint)
     ratio = statistics.median(ours) / statistics.median(bare)
     return Row(
-        "publish to observe, p50",
+        f"publish to observe behind {events:,} events, p50",
         f"{statistics.median(ours) * 1e3:.2f} ms",
         f"one etcd put + watch delivery: {statistics.median(bare) * 1e3:.2f} ms",
         f"{ratio:.2f}",
@@ -125,31 +205,17 @@ async def _observe(endpoint: str) -> Row:
     )
 
 
-async def _bare_observe(endpoint: str) -> list[float]:
+async def _bare_watch(endpoint: str) -> tuple[Client, Any]:
+    """A watch that is under way, on keys that nobody else writes."""
     client = Client([endpoint], None, Limits())
     stream = client.watch()
     await stream.write(rpc.WatchRequest(create_request=rpc.WatchCreateRequest(key=b"/bare/", range_end=b"/bare0")))
     await stream.read()
-    bare = []
-    for n in range(OBSERVATIONS):
-        start = time.perf_counter()
-        await client.call(PUT, rpc.PutRequest(key=b"/bare/%d" % n, value=b"x" * 100))
-        await stream.read()
-        bare.append(time.perf_counter() - start)
-    stream.cancel()
-    await client.close()
-    return bare
+    return client, stream
 
 
-async def _replay(endpoint: str) -> Row:
+async def _replay(endpoint: str, events: int) -> Row:
     log = await EtcdLog.connect([endpoint])
-    sessions: dict[str, Session] = {}
-    events = 0
-    for written in world(REPLAY_ENDPOINTS):
-        if written.writer not in sessions:
-            sessions[written.writer] = await log.open_session(CLUSTER, written.writer)
-        await log.append(sessions[written.writer], encode(Batch(1, 1, 0, written.events)))
-        events += len(written.events)
     folded, bare = [], []
     for _ in range(ROUNDS):
         state = State()
@@ -158,11 +224,11 @@ async def _replay(endpoint: str) -> Row:
             state.apply(record)
         folded.append(events / (time.process_time() - start))
         bare.append(events / await _bare_replay(endpoint))
+        assert len(state.endpoints) == ENDPOINTS and not state.refused_count, "the replay did not reach the whole state"
     await log.close()
-    assert len(state.endpoints) == REPLAY_ENDPOINTS, "the replay did not reach the whole state"
     ratio = statistics.median(folded) / statistics.median(bare)
     return Row(
-        "replay from etcd into state",
+        f"replay {events:,} events from etcd into state",
         f"{statistics.median(folded):,.0f} events per CPU second",
         f"etcd range + msgspec decode alone: {statistics.median(bare):,.0f}",
         f"{ratio:.2f}",
@@ -171,13 +237,47 @@ async def _replay(endpoint: str) -> Row:
     )
 
 
+async def _room(etcd: EmbeddedEtcd, events: int, payload_bytes: int) -> list[Row]:
+    """As written, then repacked as the duty holder does."""
+    log = await EtcdLog.connect([etcd.endpoint])
+    keep = log.retention(CLUSTER)
+    payload = payload_bytes / events
+    space = await keep.space()
+    memory = _resident_bytes(etcd.pid) / events
+    found = await keep.segments()
+    packed = [await keep.pack(number, found.opened[number], 1) for number in found.unpacked]
+    size = sum(manifest.size for manifest, _ in filter(None, packed))
+    records = sum(manifest.payload_bytes for manifest, _ in filter(None, packed))
+    await log.close()
+    rows = [
+        (f"etcd's file for {events:,} events", space.file_bytes / events, "their batches", payload),
+        (f"etcd's memory for {events:,} events", memory, "their batches", payload),
+    ]
+    if records:
+        rows.append((f"sealed segments of {events:,} events, repacked", payload * size / records, "their batches", payload))
+    return [
+        Row(what, f"{ours:.0f} bytes per event", f"{other}: {theirs:.0f}", f"{ours / theirs:.2f}", "", None)
+        for what, ours, other, theirs in rows
+    ]
+
+
+def _resident_bytes(pid: int) -> int:
+    fields = Path(f"/proc/{pid}/statm").read_text().split()
+    return int(fields[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
 async def _bare_replay(endpoint: str) -> float:
+    """CPU seconds for the same keys in pieces of the same size, each decoded and forgotten."""
     client = Client([endpoint], None, Limits())
-    first, end = keys.prefix_range(keys.LOG)
+    first, end = keys.prefix_range(keys.SEGMENT)
+    markers = (await client.call(RANGE, rpc.RangeRequest(key=first, range_end=end, keys_only=True))).kvs
+    numbers = [number for cluster, number in map(keys.parse_segment_key, (kv.key for kv in markers)) if cluster == CLUSTER]
     start = time.process_time()
-    answer = await client.call(RANGE, rpc.RangeRequest(key=first, range_end=end))
-    for kv in answer.kvs:
-        decode(decode_record(kv.key, kv.value, kv.mod_revision).payload)
+    for number in numbers:
+        first, end = keys.log_segment(CLUSTER, number)
+        answer = await client.call(RANGE, rpc.RangeRequest(key=first, range_end=end))
+        for kv in answer.kvs:
+            decode(decode_record(kv.key, kv.value, kv.mod_revision).payload)
     spent = time.process_time() - start
     await client.close()
     return spent

@@ -107,6 +107,21 @@ def _services(services: int) -> Iterator[Event]:
         yield BackendsReported("shop", f"s{s}-slice", f"s{s}", backends, ports)
 
 
+def rollouts(endpoints: int, events: int) -> Iterator[Written]:
+    """What a platform says of the workloads of `world(endpoints)` as they come and go: not ready, then ready again."""
+    for start in range(0, events, EVENTS_PER_BATCH):
+        turn = start // EVENTS_PER_BATCH
+        first = turn * EVENTS_PER_BATCH % endpoints
+        ready = turn * EVENTS_PER_BATCH // endpoints % 2 == 1
+        yield Written(
+            "operator",
+            tuple(
+                WorkloadApplied("shop", f"w{i}", {"app": f"app{i % min(IDENTITIES, endpoints)}"}, ready)
+                for i in range(first, first + min(EVENTS_PER_BATCH, events - start))
+            ),
+        )
+
+
 def _batched(writer: str, events: list[Event]) -> Iterator[Written]:
     for start in range(0, len(events), EVENTS_PER_BATCH):
         yield Written(writer, tuple(events[start : start + EVENTS_PER_BATCH]))
