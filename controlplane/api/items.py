@@ -74,13 +74,18 @@ class ServiceItem(msgspec.Struct, frozen=True):
 
 
 class PolicyItem(msgspec.Struct, frozen=True):
-    """`selected`: how many endpoints the policy is about."""
+    """`selected`: how many endpoints the policy is about, `endpoints` which ("shop/cart"). Enforced: whether it makes
+    them deny what no rule allows. `revision`: of the record that last changed it, 0 where that is not known."""
 
     cluster: str
     kind: str
     namespace: str
     name: str
     selected: int
+    endpoints: list[str] = []
+    ingress_enforced: bool = False
+    egress_enforced: bool = False
+    revision: int = 0
 
 
 class IpItem(msgspec.Struct, frozen=True):

@@ -11,8 +11,10 @@ import msgspec
 from aiohttp import web
 
 from controlplane.api.asking import asked_moment
+from controlplane.api.endpoint_policy import endpoint_policy, find_endpoints
 from controlplane.api.reading_routes import Readable
 from controlplane.api.server import Refused, json_response, read_body
+from controlplane.api.views import endpoint_item
 from controlplane.commands.addresses import ChangeSettings, ExpireName, ResolveName
 from controlplane.commands.types import Rejection
 from controlplane.desired.policy_inputs import PolicyInputs
@@ -20,6 +22,7 @@ from controlplane.desired.policy_mesh import mesh_of
 from controlplane.history.at import Moment
 from controlplane.history.records import time_text
 from controlplane.policy.answers import answer
+from controlplane.policy.lint import findings
 from controlplane.policy.manifests import canonical
 from controlplane.policy.mesh import Judge
 from controlplane.policy.selectors import Selector
@@ -56,6 +59,8 @@ def reading_routes(mesh: Readable) -> list[web.RouteDef]:
         web.post("/v1/verdict", serve.verdict),
         web.get("/v1/policy/selectors", serve.selectors),
         web.get("/v1/policy/settings", serve.settings),
+        web.get("/v1/policy/lint", serve.lint),
+        web.get("/v1/policy/endpoint", serve.endpoint),
         web.get("/v1/names", serve.names),
     ]
 
@@ -91,6 +96,27 @@ class _PolicyRoutes:
     async def selectors(self, request: web.Request) -> web.Response:
         state, standing = await self._asked(request)
         return json_response({"items": _selectors(state, self._mesh.cluster), **standing})
+
+    async def lint(self, request: web.Request) -> web.Response:
+        state, standing = await self._asked(request)
+        found = await asyncio.to_thread(findings, mesh_of(state, self._mesh.cluster))
+        return json_response({"items": found, **standing})
+
+    async def endpoint(self, request: web.Request) -> web.Response:
+        state, standing = await self._asked(request)
+        asked = request.query.get("endpoint", "")
+        found = find_endpoints(state.endpoints.values(), asked, self._mesh.where)
+        if not found:
+            right = "right is a number of this node, NS/POD, CLUSTER:NS/POD or an address"
+            raise Refused(404, f"no endpoint {asked!r}; {right}", "endpoint")
+        items = [
+            {
+                "endpoint": endpoint_item(state, each, self._mesh.row_state),
+                **await asyncio.to_thread(endpoint_policy, state, each),
+            }
+            for each in found
+        ]
+        return json_response({"items": items, **standing})
 
     async def settings(self, request: web.Request) -> web.Response:
         state, standing = await self._asked(request)

@@ -30,6 +30,8 @@ revision of the log that the answer stands at. An error has a status of 400 and 
     GET    /v1/capsule?since=POINT[&until=POINT]        the bytes of a capsule
     POST   /v1/verdict                                  {flows} -> {answers}, flows as `meshlog verdict -f` reads them
     GET    /v1/policy/selectors[?at=POINT]              {items: selector, users, identities}
+    GET    /v1/policy/lint[?at=POINT]                   {items: policy, where, reason}
+    GET    /v1/policy/endpoint?endpoint=E[&at=POINT]    {items: endpoint, identity, rules, rows}
     GET    /v1/policy/settings[?at=POINT]               {settings}; POST takes the settings themselves
     GET    /v1/names[?at=POINT]                         {items: cluster, name, addresses}
     POST   /v1/names                                    {name, addresses, expired} -> {revision, changed}

@@ -9,12 +9,11 @@ from typing import Any
 
 from controlplane.api import items
 from controlplane.desired.ipcache import host_prefix, node_identity
-from controlplane.desired.policy_inputs import api_servers, policy_settings
+from controlplane.desired.policy_inputs import PolicyInputs, api_servers, policy_settings
 from controlplane.desired.prefixes import PrefixIdentities, prefix_identities
 from controlplane.desired.services import PROTOCOL_NUMBERS, ServiceCompiler
 from controlplane.labels import SOURCE_RESERVED
-from controlplane.model import RESERVED_IDENTITIES, Endpoint, EndpointKey, Labels, Node, NodeKey
-from controlplane.policy.manifests import parse_text
+from controlplane.model import RESERVED_IDENTITIES, Endpoint, EndpointKey, Labels, Node, NodeKey, ObjectKey
 from controlplane.policy.prefixes import EVERY_PREFIX
 from controlplane.policy.rules import ParsedPolicy
 from controlplane.policy.verdict import enforces, policies_of
@@ -44,26 +43,27 @@ class Policies:
     """The policies of the mesh, read once, and what they enforce on each set of labels."""
 
     def __init__(self, state: State) -> None:
-        self._by_cluster: dict[str, list[ParsedPolicy]] = {}
-        self._enforced: dict[tuple[str, Labels], tuple[bool, bool]] = {}
-        for key in sorted(state.policies):
-            policy = state.policies[key]
-            parsed = parse_text(policy.kind, policy.manifest, policy.cluster, policy.parser)
-            if not isinstance(parsed, tuple):
-                self._by_cluster.setdefault(policy.cluster, []).append(parsed)
+        self._inputs: dict[str, PolicyInputs] = {}
+        self._about: dict[tuple[str, Labels], Sequence[ParsedPolicy]] = {}
+        self._state = state
+
+    def of_cluster(self, cluster: str) -> PolicyInputs:
+        """As they are meant now; one that cannot be read closes."""
+        if cluster not in self._inputs:
+            self._inputs[cluster] = PolicyInputs(cluster)
+            self._inputs[cluster].fill(self._state)
+        return self._inputs[cluster]
 
     def about(self, cluster: str, labels: Labels) -> Sequence[ParsedPolicy]:
         """Those that select these labels."""
-        return policies_of(labels, self._by_cluster.get(cluster, ()))
+        if (cluster, labels) not in self._about:
+            self._about[cluster, labels] = policies_of(labels, list(self.of_cluster(cluster).policies.values()))
+        return self._about[cluster, labels]
 
     def enforced(self, cluster: str, labels: Labels) -> tuple[bool, bool]:
         """Ingress, egress."""
-        known = self._enforced.get((cluster, labels))
-        if known is None:
-            about = self.about(cluster, labels)
-            known = enforces(about, POLICY_INGRESS), enforces(about, POLICY_EGRESS)
-            self._enforced[cluster, labels] = known
-        return known
+        about, settings = self.about(cluster, labels), self.of_cluster(cluster).settings
+        return enforces(about, POLICY_INGRESS, settings), enforces(about, POLICY_EGRESS, settings)
 
 
 def endpoint_items(state: State, row_state: RowState) -> list[items.EndpointItem]:
@@ -186,14 +186,19 @@ def _services(state: State) -> list[items.ServiceItem]:
 
 def _policies(state: State) -> list[items.PolicyItem]:
     policies = Policies(state)
-    selected: dict[tuple[str, ...], int] = {}
+    selected: dict[tuple[str, ...], dict[str, None]] = {}
     for endpoint in state.endpoints.values():
         for parsed in policies.about(endpoint.cluster, endpoint.labels):
-            selected[tuple(parsed.key)] = selected.get(tuple(parsed.key), 0) + 1
-    return [
-        items.PolicyItem(key.cluster, key.kind, key.namespace, key.name, selected.get(tuple(key), 0))
-        for key in sorted(state.policies)
-    ]
+            selected.setdefault(tuple(parsed.key), {})[f"{endpoint.namespace}/{endpoint.workload}"] = None
+    return [_policy(state, policies, key, sorted(selected.get(tuple(key), ()))) for key in sorted(state.policies)]
+
+
+def _policy(state: State, policies: Policies, key: ObjectKey, endpoints: list[str]) -> items.PolicyItem:
+    inputs = policies.of_cluster(key.cluster)
+    parts = inputs.policies[key].parts
+    ingress, egress = (enforces(parts, each, inputs.settings) for each in (POLICY_INGRESS, POLICY_EGRESS))
+    revision = state.policy_revisions.get(key, 0)
+    return items.PolicyItem(*key, len(endpoints), endpoints, ingress, egress, revision)
 
 
 def _addresses(

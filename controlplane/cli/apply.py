@@ -45,9 +45,12 @@ def run_apply(arguments: argparse.Namespace) -> int:
         _print(arguments, answer)
         return OK if all(result["accepted"] for result in answer["results"]) else FAILED
     documents = read_manifests(arguments.filename)
-    status = _send(arguments, documents)
-    if status != OK or not arguments.replace:
-        return status
+    if not arguments.replace:
+        return _send(arguments, documents)
+    answer = _sent(arguments, documents)
+    if not all(result["accepted"] for result in answer["results"]):
+        _print(arguments, answer)
+        return FAILED
     connection = _connection(arguments)
     known = [
         each for kind in offline.REPLACED_KINDS for each in ask(connection, f"/v1/get/{kind}")["documents"]
@@ -55,7 +58,10 @@ def run_apply(arguments: argparse.Namespace) -> int:
     superfluous = offline.left_over(documents, known)
     if superfluous:
         body = {"documents": superfluous, "dry_run": arguments.dry_run}
-        _print(arguments, ask(connection, "/v1/delete", "POST", body))
+        gone = ask(connection, "/v1/delete", "POST", body)
+        _wait(arguments, connection, gone)
+        answer = {**answer, "revision": gone["revision"], "results": [*answer["results"], *gone["results"]]}
+    _print(arguments, answer)
     return OK
 
 
@@ -65,13 +71,23 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _send(arguments: argparse.Namespace, documents: list[dict[str, Any]]) -> int:
-    connection = _connection(arguments)
-    body = {"documents": documents, "dry_run": arguments.dry_run}
-    answer = ask(connection, arguments.path, "POST", body)
-    if arguments.wait and not arguments.dry_run:
-        ask(connection, f"/v1/wait?revision={answer['revision']}&timeout_s={REALIZE_S_MAX}")
+    answer = _sent(arguments, documents)
     _print(arguments, answer)
     return OK if all(result["accepted"] for result in answer["results"]) else FAILED
+
+
+def _sent(arguments: argparse.Namespace, documents: list[dict[str, Any]]) -> dict[str, Any]:
+    connection = _connection(arguments)
+    answer: dict[str, Any] = ask(
+        connection, arguments.path, "POST", {"documents": documents, "dry_run": arguments.dry_run}
+    )
+    _wait(arguments, connection, answer)
+    return answer
+
+
+def _wait(arguments: argparse.Namespace, connection: Connection, answer: dict[str, Any]) -> None:
+    if arguments.wait and not arguments.dry_run:
+        ask(connection, f"/v1/wait?revision={answer['revision']}&timeout_s={REALIZE_S_MAX}")
 
 
 def read_manifests(places: Sequence[str]) -> list[dict[str, Any]]:

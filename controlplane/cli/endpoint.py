@@ -3,22 +3,58 @@
 import argparse
 from typing import Any
 
+from controlplane.cli.at import add_at, asked, say_at
+from controlplane.cli.errors import OK
 from controlplane.cli.listing import add_list
+from controlplane.cli.output import add_output, print_document, print_table
+from controlplane.cli.target import add_target, ask, connect
 
 HEADERS = (
     ("ENDPOINT", "POLICY (ingress)", "POLICY (egress)", "IDENTITY", "LABELS (source:key[=value])", "IPv6", "IPv4",
      "STATUS"),
     ("", "ENFORCEMENT", "ENFORCEMENT", "", "", "", "", ""),
 )
+RULE_HEADER = ("POLICY", "RULE", "DIRECTION", "VERDICT", "PEERS", "PORTS", "ROWS")
+RULE_FIELDS = ("policy", "path", "direction", "verdict", "peers", "ports")
 WIDE = (("CLUSTER", "NODE", "WORKLOAD", "DEVICE"), ("", "", "", ""))
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The verb list."""
+    """The verbs list and get."""
     parser.description = "Workloads attached to a node."
     text = "endpoints of the node that is asked"
-    listing = add_list(parser, "endpoint", text, layout, keep)
+    listing = add_list(parser, "endpoint", text, layout, keep, more=add_get)
     listing.add_argument("-A", "--all-nodes", action="store_true", help="of every node of the mesh")
+
+
+def add_get(verbs: Any) -> None:
+    """The verb that shows one endpoint with the policy rules and rows that hold for it."""
+    text = "one endpoint, the policy rules about it, and the rows that each became"
+    get = verbs.add_parser("get", help=text, description=text, epilog="Example: meshlog endpoint get shop/cart",
+                           allow_abbrev=False)
+    get.add_argument("endpoint", metavar="ENDPOINT", help="its number, NS/POD, CLUSTER:NS/POD or an address")
+    add_output(get)
+    add_at(get)
+    add_target(get)
+    get.set_defaults(run=run_get)
+
+
+def run_get(arguments: argparse.Namespace) -> int:
+    """Several of one name are all shown."""
+    answer = ask(connect(arguments), asked("/v1/policy/endpoint", {"endpoint": arguments.endpoint, "at": arguments.at}))
+    say_at(arguments, answer)
+    items: list[dict[str, Any]] = answer["items"]
+    if arguments.output in ("json", "yaml"):
+        print_document(arguments.output, items)
+        return OK
+    headers, rows = layout([item["endpoint"] for item in items], arguments.output == "wide")
+    print_table(headers, rows)
+    rules = [rule for item in items for rule in item["rules"]]
+    if rules:
+        print()
+        lines = [[*(rule[field] for field in RULE_FIELDS), rule["rows"] or ["no row"]] for rule in rules]
+        print_table([RULE_HEADER], lines)
+    return OK
 
 
 def keep(item: dict[str, Any], arguments: argparse.Namespace) -> bool:

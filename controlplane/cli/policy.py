@@ -4,12 +4,14 @@ import argparse
 from typing import Any
 
 from controlplane.cli.at import add_at, asked, say_at
-from controlplane.cli.errors import FAILED, OK
+from controlplane.cli.errors import FAILED, OK, UsageError
 from controlplane.cli.listing import add_list
 from controlplane.cli.output import add_output, print_document, print_table
 from controlplane.cli.target import add_target, ask, connect
 from controlplane.cli.what_if import add_what_if
 
+SHOWN_MAX = 20
+"""Endpoints of one policy in a table; -o json has them all."""
 HEADER = ("CLUSTER", "KIND", "NAMESPACE", "NAME", "ENDPOINTS")
 
 
@@ -20,9 +22,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def layout(items: list[dict[str, Any]], wide: bool) -> Any:
-    """ENDPOINTS: how many the policy selects, in its cluster."""
+    """ENDPOINTS: how many the policy selects, in its cluster. Wide: which, what it enforces there, since when."""
     fields = ("cluster", "kind", "namespace", "name", "selected")
-    return [HEADER], [[item[field] for field in fields] for item in items]
+    if not wide:
+        return [HEADER], [[item[field] for field in fields] for item in items]
+    rows = [[item[field] for field in fields] + _wide(item) for item in items]
+    return [(*HEADER, "INGRESS", "EGRESS", "REVISION", "SELECTS")], rows
+
+
+def _wide(item: dict[str, Any]) -> list[Any]:
+    enforced = ["Enabled" if item[f"{way}_enforced"] else "Disabled" for way in ("ingress", "egress")]
+    more = [f"and {len(item['endpoints']) - SHOWN_MAX} more"] if len(item["endpoints"]) > SHOWN_MAX else []
+    return [*enforced, item["revision"], [*item["endpoints"][:SHOWN_MAX], *more]]
 
 
 def add_verbs(verbs: Any) -> None:
@@ -36,11 +47,14 @@ def add_verbs(verbs: Any) -> None:
         add_output(verb)
         add_at(verb)
         add_target(verb)
-    lint = verbs.add_parser("lint", help="policies in manifests that do not do what they seem to", allow_abbrev=False)
-    lint.add_argument("--manifests", action="append", required=True, metavar="[CLUSTER=]DIR", help="may be repeated")
+    lint = verbs.add_parser("lint", help="policies that do not do what they seem to", allow_abbrev=False)
+    lint.add_argument("--manifests", action="append", metavar="[CLUSTER=]DIR",
+                      help="may be repeated. Without it the running mesh is asked")
     lint.add_argument("--settings", metavar="FILE", help="policy settings, JSON or YAML, named as in Cilium")
     add_output(lint)
-    lint.set_defaults(run=lint_manifests, names=None, ip_labels=None)
+    add_at(lint)
+    add_target(lint)
+    lint.set_defaults(run=run_lint, names=None, ip_labels=None)
     add_what_if(verbs)
 
 
@@ -72,15 +86,31 @@ def show_settings(arguments: argparse.Namespace) -> int:
     return OK
 
 
-def lint_manifests(arguments: argparse.Namespace) -> int:
+def run_lint(arguments: argparse.Namespace) -> int:
     """Exit status 1 if anything was found."""
+    items = _lint_manifests(arguments) if arguments.manifests else _lint_mesh(arguments)
+    if arguments.output in ("json", "yaml"):
+        print_document(arguments.output, items)
+    elif items:
+        rows = [[each["policy"], each["where"], each["reason"]] for each in items]
+        print_table([("POLICY", "WHERE", "REASON")], rows)
+    return FAILED if items else OK
+
+
+def _lint_manifests(arguments: argparse.Namespace) -> list[dict[str, Any]]:
     from controlplane.cli.verdict import mesh_from_manifests
     from controlplane.policy.lint import findings
 
+    if arguments.at or arguments.node or arguments.socket:
+        raise UsageError("--manifests asks no mesh; leave out --at, --node and --socket")
     found = findings(mesh_from_manifests(arguments))
-    if arguments.output in ("json", "yaml"):
-        items = [{"policy": each.policy, "where": each.where, "reason": each.reason} for each in found]
-        print_document(arguments.output, items)
-    elif found:
-        print_table([("POLICY", "WHERE", "REASON")], [[each.policy, each.where, each.reason] for each in found])
-    return FAILED if found else OK
+    return [{"policy": each.policy, "where": each.where, "reason": each.reason} for each in found]
+
+
+def _lint_mesh(arguments: argparse.Namespace) -> list[dict[str, Any]]:
+    if arguments.settings:
+        raise UsageError("--settings goes with --manifests; a running mesh has its own")
+    answer = ask(connect(arguments), asked("/v1/policy/lint", {"at": arguments.at}))
+    say_at(arguments, answer)
+    items: list[dict[str, Any]] = answer["items"]
+    return items

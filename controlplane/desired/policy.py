@@ -25,7 +25,8 @@ from controlplane.policy.resolve import (
 )
 from controlplane.policy.rules import ParsedPolicy, Rule
 from controlplane.policy.selection import Selection
-from controlplane.policy.selectors import Selector
+from controlplane.policy.selectors import LabelIndex, Selector
+from controlplane.policy.settings import PolicySettings
 from controlplane.projections.change import Change
 from controlplane.projections.state import State
 from datapath.tables import PolicyKey, PolicyRow, PolicySubjectKey, PolicySubjectRow
@@ -92,6 +93,15 @@ class PolicyCompiler:
     def api_servers(self) -> frozenset[str]:
         """Addresses of the cluster's own API servers."""
         return self._addresses.api_servers
+
+    @property
+    def settings(self) -> PolicySettings:
+        """Of the policies of the cluster."""
+        return self._inputs.settings
+
+    def labels_of(self, number: int) -> LabelIndex | None:
+        """What selectors see of an identity on this node; None if it is not known."""
+        return self._selection.labels_of(number)
 
     def full(self, state: State, cluster: str, node: str) -> tuple[SubjectRows, PolicyRows]:
         """All rows, from nothing."""

@@ -26,6 +26,7 @@ def findings(mesh: Mesh) -> list[Finding]:
     """By policy, in the order of their rules."""
     found: list[Finding] = []
     indexes = [index_labels(endpoint.labels) for endpoint in mesh.endpoints]
+    known = {key for index in indexes for key in index}
     ports = {name for endpoint in mesh.endpoints for name in endpoint.ports}
     for cluster in mesh.clusters.values():
         groups = {group.name for group in cluster.groups}
@@ -33,10 +34,15 @@ def findings(mesh: Mesh) -> list[Finding]:
             for part in with_services(policy, cluster.services).parts:
                 if not part.of_nodes and not any(part.subject.matches_index(index) for index in indexes):
                     found.append(Finding(part.name, "spec", f"selects no endpoint: {part.subject}"))
+                if not part.of_nodes:
+                    found += _unknown_keys(part.name, "spec", part.subject, known)
                 if part.is_idle:
                     found.append(Finding(part.name, "spec", NO_EFFECT))
                 for rule in part.rules:
                     found += _of_rule(part, rule, indexes, ports, groups)
+                    for selector in rule.peers or ():
+                        if _is_of_endpoints(selector):
+                            found += _unknown_keys(part.name, rule.origin, selector, known)
                 found += _shadowed(part, cluster)
     return list(dict.fromkeys(found))
 
@@ -55,6 +61,12 @@ def _of_rule(policy: ParsedPolicy, rule: Rule, indexes: list, ports: set[str], g
         if named.name not in ports:
             found.append(Finding(policy.name, rule.origin, f"no workload names a port {named.name}"))
     return found
+
+
+def _unknown_keys(policy: str, where: str, selector: Selector, known: set[str]) -> list[Finding]:
+    """Labels that no endpoint has: misspelt, it may be, which no condition with "not" shows by selecting nothing."""
+    keys = [requirement.key for requirement in selector.requirements if requirement.key not in known]
+    return [Finding(policy, where, f"no endpoint has a label {key}") for key in keys]
 
 
 def _group_of(selector: Selector) -> str:

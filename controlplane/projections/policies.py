@@ -22,6 +22,7 @@ def policy_applied(state: "State", record: Record, event: PolicyApplied, changes
     new = Policy(record.cluster, event.kind, event.namespace, event.name, event.manifest, event.parser)
     if old != new:
         state.policies[key] = new
+        state.policy_revisions[key] = record.revision
         state.service_policies.pop(key, None)
         if names_services(new):
             state.service_policies[key] = None
@@ -34,5 +35,6 @@ def policy_removed(state: "State", record: Record, event: PolicyRemoved, changes
     old = state.policies.pop(key, None)
     if old is not None:
         state.service_policies.pop(key, None)
+        state.policy_revisions.pop(key, None)
         changes.append(Change("policy", key, old, None))
     return ""

@@ -135,6 +135,7 @@ class _Saved(msgspec.Struct, array_like=True):
     refused_events: list[RefusedEvent]
     identity_unused_since: list[tuple[int, int]]
     content: _Content
+    policy_revisions: list[tuple[ObjectKey, int]] = []
 
 
 _encode = msgpack.Encoder(order="sorted").encode
@@ -151,6 +152,8 @@ class State:
         self.sequences: dict[str, int] = {}
         self.policy_epoch = 0
         """Revision of the last record that could change a policy or ipcache row of any node."""
+        self.policy_revisions: dict[ObjectKey, int] = {}
+        """Of the record that last changed each policy."""
         self.unknown_tags: dict[str, int] = {}
         self.refused_count = 0
         self.refused_events: list[RefusedEvent] = []
@@ -279,6 +282,7 @@ class State:
             services.remove_slice(self, key, changes)
         self._forget("policy", self.policies, cluster, changes)
         self.service_policies = {key: None for key in self.service_policies if key.cluster != cluster}
+        self.policy_revisions = {key: held for key, held in self.policy_revisions.items() if key.cluster != cluster}
         self._forget("cidr_group", self.cidr_groups, cluster, changes)
         self._forget("name", self.resolved_names, cluster, changes)
         settings = self.policy_settings.pop(cluster, None)
@@ -322,6 +326,7 @@ class State:
                 self.refused_events,
                 sorted(self.identity_unused_since.items()),
                 self._content(),
+                sorted(self.policy_revisions.items()),
             )
         )
 
@@ -363,6 +368,7 @@ class State:
         state.revision, state.store_id = found.revision, found.store_id
         state.sequences, state.policy_epoch = found.sequences, found.policy_epoch
         state.unknown_tags = found.unknown_tags
+        state.policy_revisions = dict(found.policy_revisions)
         state.refused_count, state.refused_events = found.refused_count, found.refused_events
         try:
             state._hold(found.content)

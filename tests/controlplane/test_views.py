@@ -3,9 +3,11 @@
 import pytest
 
 from controlplane import events as e
+from controlplane.api.endpoint_policy import endpoint_policy, find_endpoints
 from controlplane.api.views import items_of
 from controlplane.model import RESERVED_IDENTITIES, NodeKey
 from controlplane.policy.manifests import canonical
+from controlplane.projections.state import State
 from datapath.codec import prefix_bytes
 from tests.controlplane.policy.worlds import cilium_policy
 from tests.controlplane.random_mesh import Log
@@ -58,3 +60,35 @@ def test_the_operator_lists_prefixes_of_every_cluster(log: Log) -> None:
     named = {(item.cluster, item.prefix) for item in listed if item.source == "policy"}
     assert {("east", "198.51.100.0/24"), ("west", "203.0.113.0/24")} <= named
     assert [item.identity for item in listed if item.source == "reserved"] == [RESERVED_IDENTITIES["world"]] * 2
+
+
+def test_policy_list_says_what_is_selected_enforced_and_since_when(log: Log) -> None:
+    """The endpoints by name, each direction, the record that last changed the policy; the settings count."""
+    revision = log.state.revision
+    (own,) = (item for item in items_of("policy", log.state, NODE, remote) if item.cluster == "east")
+    assert (own.selected, own.endpoints) == (1, ["shop/web"])
+    assert (own.ingress_enforced, own.egress_enforced) == (False, True)
+    assert 0 < own.revision < revision
+    log.write("east", "operator", e.SettingsChanged('{"enable-policy":"never"}'))
+    (own,) = (item for item in items_of("policy", log.state, NODE, remote) if item.cluster == "east")
+    assert not own.egress_enforced
+    (endpoint,) = items_of("endpoint", log.state, NODE, remote)
+    assert not endpoint.egress_enforced
+    apply(log, "east", "192.0.2.0/24")
+    (own,) = (item for item in items_of("policy", log.state, NODE, remote) if item.cluster == "east")
+    assert own.revision == log.state.revision
+    assert State.load(log.state.save()).policy_revisions == log.state.policy_revisions
+
+
+def test_an_endpoint_shows_the_rows_of_each_rule(log: Log) -> None:
+    """By the rule's path; together they are the rows of its identity."""
+    (endpoint,) = log.state.endpoints.values()
+    found = endpoint_policy(log.state, endpoint)
+    (rule,) = found["rules"]
+    assert (rule["path"], rule["direction"], rule["verdict"]) == ("spec.egress[0]", "egress", "allow")
+    assert rule["rows"] == found["rows"]
+    assert len(found["rows"]) == sum(key.subject_identity == endpoint.identity for key in table(log, "policy"))
+    own = (endpoint.cluster, endpoint.node)
+    for text in (str(endpoint.endpoint_id), "shop/web", "east:shop/web", endpoint.ipv4):
+        assert find_endpoints(log.state.endpoints.values(), text, own) == [endpoint]
+    assert find_endpoints(log.state.endpoints.values(), str(endpoint.endpoint_id), None) == []

@@ -26,7 +26,8 @@ ITEMS: dict[str, dict[str, Any]] = {
     "service": {"cluster": "east", "namespace": "shop", "name": "cart", "type": "ClusterIP", "address": "10.96.0.4",
                 "port": 80, "port_name": "http", "protocol": "TCP", "is_global": False,
                 "backends": [{"address": "10.1.0.7", "port": 8080, "cluster": "east", "state": "active"}]},
-    "policy": {"cluster": "east", "kind": "NetworkPolicy", "namespace": "shop", "name": "p", "selected": 1},
+    "policy": {"cluster": "east", "kind": "NetworkPolicy", "namespace": "shop", "name": "p", "selected": 1,
+               "endpoints": ["shop/web"], "ingress_enforced": True, "egress_enforced": False, "revision": 7},
     "ip": {"prefix": "10.1.0.7/32", "identity": 65793, "source": "endpoint", "cluster": "east", "node": "n1",
            "name": "x"},
 }

@@ -65,6 +65,60 @@ def test_replace_takes_out_what_is_not_named(tmp_path: Path, capsys: pytest.Capt
     assert "good" in capsys.readouterr().out
 
 
+def test_replace_answers_in_one_document(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """What was applied and what was taken out together, and the revision at which all of it is in force."""
+    path = tmp_path / "policy.yaml"
+    path.write_text(POLICY.format(name="good", rule=""))
+    result = {"kind": "CiliumNetworkPolicy", "namespace": "shop", "accepted": True, "reason": ""}
+    agent = FakeAgent(tmp_path / "agent.sock")
+    try:
+        agent.answers["POST", "/v1/apply"] = (200, {"revision": 1, "results": [{**result, "name": "good"}]})
+        agent.answers["POST", "/v1/delete"] = (200, {"revision": 2, "results": [{**result, "name": "old"}]})
+        for kind in ("NetworkPolicy", "CiliumClusterwideNetworkPolicy", "CiliumCIDRGroup"):
+            agent.answers["GET", f"/v1/get/{kind}"] = (200, {"documents": []})
+        held = {"kind": "CiliumNetworkPolicy", "metadata": {"name": "old", "namespace": "shop"}}
+        agent.answers["GET", "/v1/get/CiliumNetworkPolicy"] = (200, {"documents": [held]})
+        assert main(["apply", "-f", str(path), "--replace", "--socket", str(agent.path), "-o", "json"]) == 0
+    finally:
+        agent.close()
+    answer = json.loads(capsys.readouterr().out)
+    assert (answer["revision"], [each["name"] for each in answer["results"]]) == (2, ["good", "old"])
+
+
+def test_lint_asks_the_running_mesh(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Without manifests; exit status 1 where something was found."""
+    agent = FakeAgent(tmp_path / "agent.sock")
+    try:
+        found = {"policy": "NetworkPolicy/shop/p", "where": "spec", "reason": "selects no endpoint: app=x"}
+        agent.answers["GET", "/v1/policy/lint"] = (200, {"revision": 3, "items": [found]})
+        assert main(["policy", "lint", "--socket", str(agent.path)]) == 1
+    finally:
+        agent.close()
+    assert "selects no endpoint" in capsys.readouterr().out
+
+
+def test_endpoint_get_shows_rules_and_rows(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The endpoint's line, then a line for each rule; a rule without rows says so."""
+    item = {
+        "endpoint_id": 7, "ingress_enforced": True, "egress_enforced": False, "identity": 65793, "labels": ["k8s:app=x"],
+        "ipv6": "", "ipv4": "10.1.0.7", "state": "ready", "cluster": "east", "node": "n1", "namespace": "shop",
+        "workload": "x", "device": "ml1",
+    }  # fmt: skip
+    rule = {
+        "policy": "NetworkPolicy/shop/p", "path": "spec.ingress[0]", "direction": "ingress", "verdict": "allow",
+        "peers": ["any"], "ports": ["80/TCP"], "rows": [],
+    }  # fmt: skip
+    agent = FakeAgent(tmp_path / "agent.sock")
+    try:
+        answer = {"revision": 3, "items": [{"endpoint": item, "identity": 65793, "rules": [rule], "rows": []}]}
+        agent.answers["GET", "/v1/policy/endpoint"] = (200, answer)
+        assert main(["endpoint", "get", "shop/x", "--socket", str(agent.path)]) == 0
+    finally:
+        agent.close()
+    out = capsys.readouterr().out
+    assert "10.1.0.7" in out and "spec.ingress[0]" in out and "no row" in out
+
+
 def test_a_running_mesh_is_asked_without_manifests(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The flows go to the agent, its answers come out."""
     flows = [{"from": "shop/a", "to": "shop/b", "l4": "TCP/80"}]
