@@ -5,7 +5,8 @@
  *
  * Rules. Constants are enums (macros vanish from BTF). Fields in network order have a __be type. No implicit
  * padding: fields called reserved* are always zero. An address is always 16 bytes, IPv4 as ::ffff:a.b.c.d, so
- * that both families go through the same code. A retired number is never used again.
+ * that both families go through the same code. A retired number is never used again. A new field is zero in rows that
+ * come from a version without it, and zero must mean what was so before.
  */
 #ifndef MESHLOG_ABI_H
 #define MESHLOG_ABI_H

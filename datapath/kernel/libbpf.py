@@ -52,15 +52,12 @@ def _libc() -> ctypes.CDLL:
 def _syscall_number() -> int:
     machine = platform.machine()
     if machine not in SYSCALL_NUMBERS:
-        raise KernelError(
-            f"the number of bpf(2) on {machine} is not known; known: {', '.join(SYSCALL_NUMBERS)}"
-        )
+        raise KernelError(f"the number of bpf(2) on {machine} is not known; known: {', '.join(SYSCALL_NUMBERS)}")
     return SYSCALL_NUMBERS[machine]
 
 
 def _bpf_or_errno(command: int, attr: bytearray) -> tuple[int, int]:
-    """The result and the errno (0: none); the kernel writes its answers into `attr`, which is padded with
-    zeros."""
+    """The result and the errno (0: none); the kernel writes its answers into `attr`, which is padded with zeros."""
     attr.extend(bytes(max(0, ATTR_BYTES - len(attr))))
     raw = (ctypes.c_char * len(attr)).from_buffer(attr)
     result = _libc().syscall(_syscall_number(), command, raw, len(attr))
@@ -82,8 +79,7 @@ def kernel_error(call: str, subject: str, code: int) -> KernelError | NotRoot:
 
 
 def lacks_privilege() -> bool:
-    """Whether the calling thread has not the capabilities for programs and devices; being user 0 is not
-    enough."""
+    """Whether the calling thread has not the capabilities for programs and devices; being user 0 is not enough."""
     status = Path("/proc/thread-self/status").read_text()
     effective = int(status.partition("CapEff:")[2].split()[0], 16)
     has_bpf = effective & (1 << CAP_BPF | 1 << CAP_SYS_ADMIN)
@@ -114,9 +110,7 @@ def map_create(
     map_type: int, key_size: int, value_size: int, max_entries: int, flags: int = 0, name: str = ""
 ) -> int:
     """A new map's descriptor."""
-    attr = struct.pack(
-        "<IIIIIII16s", map_type, key_size, value_size, max_entries, flags, 0, 0, name.encode()[:15]
-    )
+    attr = struct.pack("<IIIIIII16s", map_type, key_size, value_size, max_entries, flags, 0, 0, name.encode()[:15])
     return _bpf(uapi.MAP_CREATE, bytearray(attr), f"{name or 'map'} of type {map_type}")
 
 
@@ -134,9 +128,8 @@ def map_lookup(fd: int, key: bytes, value_bytes: int) -> bytes | None:
 
 def map_update(fd: int, key: bytes, value: bytes) -> int:
     """Writes one row; the errno, or 0."""
-    return _bpf_or_errno(
-        uapi.MAP_UPDATE_ELEM, bytearray(struct.pack("<IIQQQ", fd, 0, _address(key), _address(value), 0))
-    )[1]
+    attr = bytearray(struct.pack("<IIQQQ", fd, 0, _address(key), _address(value), 0))
+    return _bpf_or_errno(uapi.MAP_UPDATE_ELEM, attr)[1]
 
 
 def map_delete(fd: int, key: bytes) -> int:
@@ -190,11 +183,8 @@ def map_lookup_batches(
     token = bytearray(max(key_size, 4))
     resumed = 0
     while True:
-        attr = bytearray(
-            struct.pack(
-                "<QQQQIIQQ", resumed, _address(token), _address(keys), _address(values), chunk, fd, 0, 0
-            )
-        )
+        places = resumed, _address(token), _address(keys), _address(values)
+        attr = bytearray(struct.pack("<QQQQIIQQ", *places, chunk, fd, 0, 0))
         _, code = _bpf_or_errno(uapi.MAP_LOOKUP_BATCH, attr)
         if code not in (0, errno.ENOENT):
             raise kernel_error("BPF_MAP_LOOKUP_BATCH", f"of {chunk} rows", code)
@@ -208,7 +198,20 @@ def map_info(fd: int) -> uapi.MapInfo:
     """What the kernel says of a map."""
     raw = _info(fd, 88, "map")
     map_type, map_id, key_size, value_size, max_entries, flags = struct.unpack_from("<6I", raw)
-    return uapi.MapInfo(map_type, map_id, key_size, value_size, max_entries, flags, _text(raw[24:40]))
+    types = struct.unpack_from("<3I", raw, 64)
+    return uapi.MapInfo(map_type, map_id, key_size, value_size, max_entries, flags, _text(raw[24:40]), *types)
+
+
+def btf_section(btf_id: int) -> bytes:
+    """The types that the kernel was given with an object, as in its .BTF section."""
+    fd = _bpf(uapi.BTF_GET_FD_BY_ID, bytearray(struct.pack("<I", btf_id)), f"types {btf_id}")
+    try:
+        (size,) = struct.unpack_from("<I", _info(fd, 32, "types"), 8)
+        raw = bytearray(size)
+        _info(fd, 32, "types", struct.pack("<QI", _address(raw), size))
+        return bytes(raw)
+    finally:
+        os.close(fd)
 
 
 def map_fd_by_id(map_id: int) -> int:

@@ -1,10 +1,9 @@
 """The compiled objects in the kernel: loaded once per content, shared by all who attach, found again after
 a restart.
 
-    <pin root>/maps/<map>                           every map that maps.h pins by name
-    <pin root>/programs/<content id>/<program>      the programs; the content id is a hash of the object
-    files and of
-                                                    the load-time configuration
+    <pin root>/maps/<layout id>/<map>                           every map that maps.h pins by name (layouts.py)
+    <pin root>/programs/<content id>-<layout id>/<program>      the programs; the content id is a hash of the object
+                                                                files and of the load-time configuration
 
 Belongs here: loading, pinning, taking up again, and private copies for test runs. Does not belong here:
 where the programs are attached (links.py), and what is in the maps (maps.py).
@@ -13,14 +12,14 @@ where the programs are attached (links.py), and what is in the maps (maps.py).
 import hashlib
 import os
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import NamedTuple, Self
 
 from datapath.abi import btf, types
 from datapath.codec import struct_name
 from datapath.errors import KernelError, LayoutMismatch
-from datapath.kernel import libbpf, uapi
+from datapath.kernel import layouts, libbpf, uapi
 from datapath.kernel.maps import Map, close_all
 from datapath.tables import TABLES
 
@@ -29,6 +28,8 @@ SOCKET_OBJECT = "sock.bpf.o"
 """Only where sockets are to be translated."""
 CONSTANTS_SECTION = ".rodata"
 CONTENT_ID_CHARACTERS = 16
+PLACEHOLDER = "/nowhere"
+"""A pin root for objects that are only looked at: which maps they would pin shows only with one."""
 PARTIAL_SUFFIX = "-partial"
 """bpffs takes no dots. Of a directory of program pins that is not complete yet; a crash leaves it behind,
 the next start removes it."""
@@ -142,7 +143,7 @@ class ObjectSet:
         constants: Mapping[str, Constant],
         objects: tuple[str, ...] = OBJECTS,
     ) -> None:
-        self.maps_dir = pin_root / "maps"
+        self._maps_root = pin_root / "maps"
         self._programs_dir = pin_root / "programs"
         self._objects_dir = objects_dir
         self._objects = objects
@@ -150,45 +151,57 @@ class ObjectSet:
         self.programs: dict[str, Program] = {}
         self.maps: dict[str, Map] = {}
         self.content_id = ""
+        self.pins = self._programs_dir
+        """The directory of the programs; its name begins with the content id."""
         self.loaded = False
         """Whether the last open loaded the programs; False: it took up the pinned ones."""
 
-    def open(self) -> None:
-        """Takes up what is pinned if it has the same content, else loads it with the pinned maps.
+    def open(self, attached_ids: Collection[int] = ()) -> None:
+        """Takes up what is pinned if it has the same content, else loads it with the pinned maps, or with new ones that
+        get the rows of those pinned. `attached_ids`: the programs that run, by their numbers.
 
         Raises KernelError, LayoutMismatch.
         """
         elves = {name: self._read(name) for name in self._objects}
         self.content_id = _content_id(elves, self._constants)
-        self.maps_dir.mkdir(parents=True, exist_ok=True)
+        self.pins = self._find_pins()
+        self._maps_root.mkdir(parents=True, exist_ok=True)
         self._programs_dir.mkdir(parents=True, exist_ok=True)
         for left_over in self._programs_dir.glob(f"*{PARTIAL_SUFFIX}"):
-            _remove_pins(left_over)
+            layouts.remove(left_over)
         self.loaded = not self._take_up()
         if self.loaded:
-            self._load(elves)
+            self._load(elves, attached_ids)
             if not self._take_up():
-                raise KernelError(
-                    f"the programs just pinned at {self._pins} do not use the maps at {self.maps_dir}"
-                )
+                raise KernelError(f"the programs just pinned at {self.pins} do not use the maps of their layout")
 
     def remove_unused(self, used_ids: Iterable[int]) -> int:
-        """Removes the pins of other contents none of whose programs is in `used_ids`; how many contents
-        went."""
+        """Removes the pins of other contents none of whose programs is in `used_ids`, and maps that then have no
+        program; how many contents went."""
         used = set(used_ids)
         removed = 0
         for directory in self._programs_dir.iterdir():
-            if directory != self._pins and not used & {
-                _pinned_program_id(path) for path in directory.iterdir()
-            }:
-                _remove_pins(directory)
+            if directory != self.pins and not used & _pinned_program_ids(directory):
+                layouts.remove(directory)
                 removed += 1
+        left = {_layout_of(directory) for directory in self._programs_dir.iterdir()}
+        for directory in self._maps_root.iterdir():
+            if directory.name not in left:
+                layouts.carry_over(directory, self.maps, runtime_only=True)
+                layouts.remove(directory)
         return removed
 
     @property
     def has_unused(self) -> bool:
-        """Whether pins of another content are left."""
-        return len(os.listdir(self._programs_dir)) > 1
+        """Whether pins of another content or of another layout are left."""
+        return len(os.listdir(self._programs_dir)) > 1 or len(os.listdir(self._maps_root)) > 1
+
+    def catch_up(self) -> None:
+        """Carries over what programs of other layouts have written since; before programs move to this one."""
+        own = _layout_of(self.pins)
+        for directory in self._maps_root.iterdir():
+            if directory.name != own:
+                layouts.carry_over(directory, self.maps, runtime_only=True)
 
     def close(self) -> None:
         """Lets go of all descriptors; pins stay."""
@@ -197,9 +210,10 @@ class ObjectSet:
             os.close(program.fd)
         self.maps, self.programs = {}, {}
 
-    @property
-    def _pins(self) -> Path:
-        return self._programs_dir / self.content_id
+    def _find_pins(self) -> Path:
+        """Where the programs of this content are, or are to be once their layout is known."""
+        found = self._programs_dir.glob(f"{self.content_id}-{'[0-9a-f]' * layouts.ID_CHARACTERS}")
+        return next(found, self._programs_dir / self.content_id)
 
     def _read(self, name: str) -> bytes:
         try:
@@ -210,14 +224,14 @@ class ObjectSet:
             ) from error
 
     def _take_up(self) -> bool:
-        if not self._pins.is_dir():
+        maps_dir = self._maps_root / _layout_of(self.pins)
+        if not self.pins.is_dir() or not maps_dir.is_dir():
             return False
         try:
-            self.maps = {path.name: Map(libbpf.open_pin(path)) for path in sorted(self.maps_dir.iterdir())}
-            self.programs = {
-                path.name: _program(path.name, libbpf.open_pin(path)) for path in sorted(self._pins.iterdir())
-            }
-            _refuse_layouts(self.maps, self.maps_dir)
+            self.maps = {path.name: Map(libbpf.open_pin(path)) for path in sorted(maps_dir.iterdir())}
+            pinned = sorted(self.pins.iterdir())
+            self.programs = {path.name: _program(path.name, libbpf.open_pin(path)) for path in pinned}
+            _refuse_layouts(self.maps, maps_dir)
             if self._is_whole():
                 return True
         except BaseException:
@@ -236,29 +250,71 @@ class ObjectSet:
         }
         return all(_is_section(map_id) for map_id in used - pinned)
 
-    def _load(self, elves: Mapping[str, bytes]) -> None:
-        missing = set(self._constants)
-        partial = self._pins.with_name(self.content_id + PARTIAL_SUFFIX)
+    def _load(self, elves: Mapping[str, bytes], attached_ids: Collection[int]) -> None:
+        declared = [each for name, elf in elves.items() for each in _declared(name, elf)]
+        layout = layouts.layout_id(declared)
+        maps_dir = self._maps_root / layout
+        maps_dir.mkdir(exist_ok=True)
+        old_dir = layouts.predecessor(maps_dir, self._layouts_in_use(attached_ids))
+        if old_dir is not None:
+            layouts.share(old_dir, maps_dir, declared)
+        partial = self._programs_dir / f"{self.content_id}-{layout}{PARTIAL_SUFFIX}"
         partial.mkdir()
+        missing = set(self._constants)
         for name, elf in elves.items():
-            opened = libbpf.Object(elf, name.split(".")[0], self.maps_dir)
-            try:
-                missing -= _write_constants(opened, elf, self._constants)
-                _refuse_changes(opened, self.maps_dir)
-                opened.load()
-                for program in opened.programs:
-                    fd = opened.program_fd(program)
-                    libbpf.pin(fd, partial / program)
-                    os.close(fd)
-            finally:
-                opened.close()
+            missing -= self._load_object(name, elf, maps_dir, partial)
         if missing:
             raise LayoutMismatch(
                 f"no object in {self._objects_dir} has the constant {', '.join(sorted(missing))}"
             )
-        if self._pins.exists():
-            _remove_pins(self._pins)
-        partial.rename(self._pins)
+        if old_dir is not None:
+            _fill(old_dir, maps_dir)
+        if self.pins.exists():
+            layouts.remove(self.pins)
+        self.pins = self._programs_dir / f"{self.content_id}-{layout}"
+        partial.rename(self.pins)
+
+    def _load_object(self, name: str, elf: bytes, maps_dir: Path, pins: Path) -> set[str]:
+        """Which constants it has."""
+        opened = libbpf.Object(elf, name.split(".")[0], maps_dir)
+        try:
+            written = _write_constants(opened, elf, self._constants)
+            opened.load()
+            for program in opened.programs:
+                fd = opened.program_fd(program)
+                libbpf.pin(fd, pins / program)
+                os.close(fd)
+            return written
+        finally:
+            opened.close()
+
+    def _layouts_in_use(self, attached_ids: Collection[int]) -> set[str]:
+        return {
+            _layout_of(directory)
+            for directory in self._programs_dir.iterdir()
+            if _pinned_program_ids(directory) & set(attached_ids)
+        }
+
+
+def _declared(name: str, elf: bytes) -> tuple[libbpf.ObjectMap, ...]:
+    opened = libbpf.Object(elf, name.split(".")[0], Path(PLACEHOLDER))
+    try:
+        return opened.maps
+    finally:
+        opened.close()
+
+
+def _layout_of(programs: Path) -> str:
+    return programs.name.partition("-")[2]
+
+
+def _fill(old_dir: Path, maps_dir: Path) -> None:
+    """The maps of a layout get the rows that those of another have."""
+    maps = {path.name: Map(libbpf.open_pin(path)) for path in maps_dir.iterdir()}
+    try:
+        layouts.carry_over(old_dir, maps)
+    finally:
+        close_all(maps)
 
 
 def _content_id(elves: Mapping[str, bytes], constants: Mapping[str, Constant]) -> str:
@@ -295,12 +351,15 @@ def _program(name: str, fd: int) -> Program:
     return Program(name, fd, libbpf.program_info(fd).id)
 
 
-def _pinned_program_id(path: Path) -> int:
-    fd = libbpf.open_pin(path)
-    try:
-        return libbpf.program_info(fd).id
-    finally:
-        os.close(fd)
+def _pinned_program_ids(directory: Path) -> set[int]:
+    found = set()
+    for path in directory.iterdir():
+        fd = libbpf.open_pin(path)
+        try:
+            found.add(libbpf.program_info(fd).id)
+        finally:
+            os.close(fd)
+    return found
 
 
 def _is_section(map_id: int) -> bool:
@@ -310,26 +369,6 @@ def _is_section(map_id: int) -> bool:
         return "." in libbpf.map_info(fd).name
     finally:
         os.close(fd)
-
-
-def _remove_pins(directory: Path) -> None:
-    for path in directory.iterdir():
-        path.unlink()
-    directory.rmdir()
-
-
-def _refuse_changes(opened: libbpf.Object, maps_dir: Path) -> None:
-    """Compares what the object declares with what is pinned, before libbpf refuses it with a bare EINVAL."""
-    for declared in opened.maps:
-        path = maps_dir / declared.name
-        if not declared.pinned or not path.exists():
-            continue
-        pinned = Map(libbpf.open_pin(path))
-        pinned.close()
-        for field in ("type", "key_size", "value_size", "max_entries", "flags"):
-            old, new = getattr(pinned.info, field), getattr(declared, field)
-            if old != new:
-                raise _mismatch(path, field, old, f"{opened.name} declares {new}")
 
 
 def _refuse_layouts(maps: Mapping[str, Map], maps_dir: Path) -> None:
@@ -346,6 +385,6 @@ def _refuse_layouts(maps: Mapping[str, Map], maps_dir: Path) -> None:
 
 def _mismatch(path: Path, field: str, old: int, wanted: str) -> LayoutMismatch:
     return LayoutMismatch(
-        f"the pinned map {path} has {field} {old}, and {wanted}; it is from another version. "
-        f"Remove {path.parent.parent} to start with empty maps; nothing is forwarded until they are filled"
+        f"the pinned map {path} has {field} {old}, and {wanted}; something else has pinned it there. "
+        f"Remove {path.parent} to start with empty maps; nothing is forwarded until they are filled"
     )

@@ -89,11 +89,16 @@ class RealKernel:
         features.require()
         self.attach_mode = features.attach_mode(self._attach)
         refuse_other_filesystem(self._pin_root)
-        self.objects.open()
         self._open_netlink = Netlink()
+        self.objects.open(self._attached_ids(self._open_netlink))
         self._open_attachments = self._make_attachments(self._open_netlink)
         self._open_socket_hooks = SocketHooks(self._pin_root / "sockets", self._cgroup, self.objects.programs)
         self._remove_unused_programs()
+
+    def _attached_ids(self, netlink: Netlink) -> set[int]:
+        """The programs of ours that run, whatever their version and the form of their attachment."""
+        walked = (*Links(self._pin_root / "links").walk(), *Filters(netlink).walk())
+        return {program_id for _, program_id in walked}
 
     def _make_attachments(self, netlink: Netlink) -> Attachments:
         links, filters = Links(self._pin_root / "links"), Filters(netlink)
@@ -123,6 +128,8 @@ class RealKernel:
         found = TABLES[table]
         if found.map:
             return self._map(found.map).put(rows)
+        if table == "attachments" and self.objects.has_unused:
+            self.objects.catch_up()
         writers: Mapping[str, Callable[[Any, Any], int]] = {
             "attachments": self._put_attachment,
             "socket_hooks": self._put_socket_hook,

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 MAP_LOOKUP_ELEM, MAP_UPDATE_ELEM, MAP_DELETE_ELEM, MAP_GET_NEXT_KEY = 1, 2, 3, 4
 MAP_CREATE, PROG_LOAD, OBJ_PIN, OBJ_GET, PROG_TEST_RUN = 0, 5, 6, 7, 10
-PROG_GET_FD_BY_ID, MAP_GET_FD_BY_ID, OBJ_GET_INFO_BY_FD, PROG_QUERY = 13, 14, 15, 16
+PROG_GET_FD_BY_ID, MAP_GET_FD_BY_ID, OBJ_GET_INFO_BY_FD, PROG_QUERY, BTF_GET_FD_BY_ID = 13, 14, 15, 16, 19
 MAP_LOOKUP_BATCH, MAP_UPDATE_BATCH, MAP_DELETE_BATCH = 24, 26, 27
 LINK_CREATE, LINK_UPDATE, LINK_DETACH = 28, 29, 34
 
@@ -21,7 +21,7 @@ COMMAND_NAMES = {
     MAP_CREATE: "BPF_MAP_CREATE", PROG_LOAD: "BPF_PROG_LOAD", OBJ_PIN: "BPF_OBJ_PIN", OBJ_GET: "BPF_OBJ_GET",
     PROG_TEST_RUN: "BPF_PROG_TEST_RUN", PROG_GET_FD_BY_ID: "BPF_PROG_GET_FD_BY_ID",
     MAP_GET_FD_BY_ID: "BPF_MAP_GET_FD_BY_ID", OBJ_GET_INFO_BY_FD: "BPF_OBJ_GET_INFO_BY_FD",
-    PROG_QUERY: "BPF_PROG_QUERY", MAP_LOOKUP_BATCH: "BPF_MAP_LOOKUP_BATCH",
+    PROG_QUERY: "BPF_PROG_QUERY", BTF_GET_FD_BY_ID: "BPF_BTF_GET_FD_BY_ID", MAP_LOOKUP_BATCH: "BPF_MAP_LOOKUP_BATCH",
     MAP_UPDATE_BATCH: "BPF_MAP_UPDATE_BATCH", MAP_DELETE_BATCH: "BPF_MAP_DELETE_BATCH",
     LINK_CREATE: "BPF_LINK_CREATE", LINK_UPDATE: "BPF_LINK_UPDATE", LINK_DETACH: "BPF_LINK_DETACH",
 }  # fmt: skip
@@ -42,7 +42,7 @@ SK_BUFF_BYTES = 192
 
 
 class MapInfo(NamedTuple):
-    """What the kernel says of a map; sizes in bytes."""
+    """What the kernel says of a map; sizes in bytes. `btf_id` 0: it knows no types; else those of key and value."""
 
     type: int
     id: int
@@ -51,6 +51,9 @@ class MapInfo(NamedTuple):
     max_entries: int
     flags: int
     name: str
+    btf_id: int
+    key_type: int
+    value_type: int
 
 
 class ProgramInfo(NamedTuple):

@@ -52,7 +52,7 @@ class Attached:
     """A Wire whose node is held by one RealKernel after another."""
 
     def __init__(self, wire: Wire, bpffs: Path, objects_dir: Path) -> None:
-        self.wire, self._objects_dir = wire, objects_dir
+        self.wire, self.objects_dir = wire, objects_dir
         self.pin_root = bpffs / "meshlog" / "n1"
         self.rows = attachment_rows(wire)
         self._kernel: RealKernel | None = None
@@ -61,7 +61,7 @@ class Attached:
         """As a new agent of this form does, after the one before is gone."""
         self.close()
         underlay = ifindex(self.wire.node, "und")
-        kernel = RealKernel(self.pin_root, self._objects_dir, underlay, attach=form, **settings)
+        kernel = RealKernel(self.pin_root, self.objects_dir, underlay, attach=form, **settings)
         self.wire.node.call(kernel.open)
         self._kernel = kernel
 
@@ -314,7 +314,7 @@ def test_filters_of_others_are_left_alone(attached: Attached) -> None:
     attached.open("clsact")
     node.run("tc", "qdisc", "add", "dev", "und", "clsact")
     other = ("tc", "filter", "add", "dev", "und", "ingress", "pref", "1", "handle", "0x4d", "bpf", "da")
-    pinned = attached.pin_root / "programs" / attached.kernel.objects.content_id / "from_network"
+    pinned = attached.kernel.objects.pins / "from_network"
     node.run(*other, "object-pinned", str(pinned))
     assert attached.dump() == {}
     failures = node.call(attached.kernel.put, "attachments", list(attached.rows.items()))

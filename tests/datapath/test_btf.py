@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from datapath.abi import btf, generate
+from datapath.abi import btf, generate, structs
 from datapath.abi.layout import Field, Struct
 
 PREAMBLE = "#include <linux/types.h>\nstruct address { __be32 words[4]; };\n"
@@ -36,7 +36,7 @@ def test_fields_have_the_compilers_offsets(tmp_path: Path) -> None:
                         __u16 reserved[2]; __u8 tail[4]; };
            struct row *use;""",
     )
-    assert list(generate.read_structs(btf.parse(elf))) == [
+    assert list(structs.read_structs(btf.parse(elf))) == [
         Struct(
             "row",
             48,
@@ -59,7 +59,7 @@ def test_enums_are_read(tmp_path: Path) -> None:
     elf = compile_c(
         tmp_path, "enum small { A = 1, B = 7 }; enum other { C = 2147483647 }; enum small u; enum other v;"
     )
-    assert dict(generate.read_enums(btf.parse(elf))) == {
+    assert dict(structs.read_enums(btf.parse(elf))) == {
         "small": (("A", 1), ("B", 7)),
         "other": (("C", 2147483647),),
     }
@@ -68,8 +68,8 @@ def test_enums_are_read(tmp_path: Path) -> None:
 def test_an_enum_value_with_two_readings_is_refused(tmp_path: Path) -> None:
     """Older compilers write -1 and 4294967295 the same way."""
     types = btf.parse(compile_c(tmp_path, "enum odd { MINUS = -1 }; enum odd use;"))
-    with pytest.raises(generate.AbiError, match="MINUS in enum odd is not between 0 and 2147483647"):
-        list(generate.read_enums(types))
+    with pytest.raises(structs.AbiError, match="MINUS in enum odd is not between 0 and 2147483647"):
+        list(structs.read_enums(types))
 
 
 def test_an_enum64_is_read() -> None:
@@ -83,7 +83,7 @@ def test_an_enum64_is_read() -> None:
     types = btf.parse_section(
         btf.HEADER.pack(btf.BTF_MAGIC, 1, 0, 24, 0, len(record), len(record), len(strings)) + record + strings
     )
-    assert dict(generate.read_enums(types)) == {"wide": (("BIG", -2),)}
+    assert dict(structs.read_enums(types)) == {"wide": (("BIG", -2),)}
 
 
 @pytest.mark.parametrize(
@@ -99,8 +99,8 @@ def test_an_enum64_is_read() -> None:
 def test_what_the_abi_forbids_is_refused(tmp_path: Path, declaration: str, complaint: str) -> None:
     """Padding, bit fields and types without a fixed layout are named by struct and field."""
     types = btf.parse(compile_c(tmp_path, declaration))
-    with pytest.raises(generate.AbiError, match=complaint):
-        list(generate.read_structs(types))
+    with pytest.raises(structs.AbiError, match=complaint):
+        list(structs.read_structs(types))
 
 
 def test_one_name_in_two_enums_is_refused(tmp_path: Path) -> None:
@@ -115,7 +115,7 @@ def test_one_name_in_two_enums_is_refused(tmp_path: Path) -> None:
         + records
         + strings
     )
-    with pytest.raises(generate.AbiError, match="SAME stands in enum one and in enum two"):
+    with pytest.raises(structs.AbiError, match="SAME stands in enum one and in enum two"):
         generate.render_types(btf.parse_section(raw))
 
 
