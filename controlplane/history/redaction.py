@@ -13,11 +13,11 @@ from controlplane import codec
 from controlplane.events import Batch, Unknown
 from controlplane.history.capsule import Capsule, Report
 from controlplane.history.exporting import DIFFERENT, OUTSIDE, NodeCheck, check
-from controlplane.history.flows import FlowKey, FlowRow, FlowSummary
+from controlplane.history.flows import FlowKey, FlowRow, FlowSummary, Side
 from controlplane.history.provenance import Origin, Origins
 from controlplane.history.pseudonyms import WITHHELD, Pseudonyms
 from controlplane.history.replay import encoded_rows
-from controlplane.model import EndpointKey, NodeKey, ObjectKey
+from controlplane.model import IDENTITY_N_MIN, EndpointKey, NodeKey, ObjectKey
 from controlplane.projections.state import State, rewrite_saved
 from kvstore.types import Record
 
@@ -123,11 +123,13 @@ class _Words:
         )  # fmt: skip
 
     def _flow(self, key: FlowKey) -> FlowKey:
-        sides = [
-            msgspec.structs.replace(side, address=self._names.address(side.address)) if side.address else side
-            for side in (key.source, key.dest)
-        ]
-        return msgspec.structs.replace(key, source=sides[0], dest=sides[1])
+        return msgspec.structs.replace(key, source=self._side(key.source), dest=self._side(key.dest))
+
+    def _side(self, side: Side) -> Side:
+        """The identity of a prefix is a hash of it, from which it could be guessed: only reserved numbers stay."""
+        if not side.address:
+            return side
+        return Side(side.identity if side.identity < IDENTITY_N_MIN else 0, self._names.address(side.address))
 
     def _end(self, text: str) -> str:
         """ "cluster:namespace/workload", "node:cluster:name" or "ip:address"."""
