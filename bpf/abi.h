@@ -406,10 +406,14 @@ struct socket_flow_key {
 	__u8 reserved[5];
 };
 
+enum socket_flow_flag {
+	SOCKET_FLOW_NODE_PORT = 1, /* at an address of the node under which the frontend has no row */
+};
+
 struct socket_flow_row {
-	struct address frontend;
+	struct address frontend; /* as the socket asked for it */
 	__be16 frontend_port;
-	__u16 reserved;
+	__u16 flags;
 };
 
 /* metrics: per CPU, index = reason << 2 | direction. Reason 0 counts forwarded packets. */

@@ -59,6 +59,7 @@ EMIT_ENUM(service_scope);
 EMIT_ENUM(backend_flag);
 EMIT_ENUM(affinity_client);
 EMIT_ENUM(conntrack_flag);
+EMIT_ENUM(socket_flow_flag);
 EMIT_ENUM(conntrack_lifetime);
 EMIT_ENUM(nat_direction);
 EMIT_ENUM(traffic_direction);

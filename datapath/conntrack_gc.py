@@ -11,12 +11,13 @@ from typing import NamedTuple
 from datapath.conntrack import expired_keys
 from datapath.errors import KernelError
 from datapath.kernel.api import Kernel
-from datapath.orphans import backends_of, departed_flows, idle_ports
+from datapath.orphans import backends_of, departed_flows, departed_sockets, idle_ports
 from datapath.reconciler import Reconciler
 from datapath.status import WriteCount
 
 CONNTRACK = "conntrack"
 NAT = "nat"
+SOCKET_FLOWS = "socket_flows"
 SERVICE_TABLES = ("services", "backends")
 PURGE_PAUSE_S = 0.2
 """Between two purges: a purge reads all of conntrack, and changes of services come in bursts."""
@@ -25,7 +26,7 @@ PURGE_PAUSE_S = 0.2
 class CollectionCount(NamedTuple):
     """Since start: times the maps were read for what has expired, conntrack entries removed then, conntrack entries
     found at the last such reading, calls that failed; entries removed because their backend left, and ports that
-    were free again; entries of nat at the last reading."""
+    were free again; entries of nat at the last reading; sockets that were ended because their backend left."""
 
     runs: int
     removed: int
@@ -34,6 +35,7 @@ class CollectionCount(NamedTuple):
     departed: int
     ports: int
     nat_entries: int = 0
+    sockets: int = 0
 
 
 class ConntrackCollector:
@@ -74,12 +76,25 @@ class ConntrackCollector:
         return removed
 
     async def purge(self) -> int:
-        """Flows whose backend left, once, now; the number of entries removed. Raises KernelError."""
+        """Flows and sockets whose backend left, once, now; the number of flows' entries removed. Raises KernelError."""
         writes = self._service_writes()
         removed = await self._remove(CONNTRACK, await self._reconciler.worker.call(self._read_departed))
+        ended = await self._end_sockets()
         self._purged_at = writes
-        self._count = self._count._replace(departed=self._count.departed + removed)
+        count = self._count
+        self._count = count._replace(departed=count.departed + removed, sockets=count.sockets + ended)
         return removed
+
+    async def _end_sockets(self) -> int:
+        """A connected datagram socket would send to the backend that left for as long as it lives. Their flows are
+        forgotten after them, so that a purge broken off finds them again."""
+        flows = await self._reconciler.worker.call(self._read_sockets)
+        if not flows:
+            return 0
+        # In a thread of its own: looking through all namespaces must not keep rows waiting.
+        ended = await asyncio.to_thread(self._kernel.end_sockets, frozenset(flows.values()))
+        await self._remove(SOCKET_FLOWS, list(flows))
+        return ended
 
     async def _collect_always(self) -> None:
         while True:
@@ -117,6 +132,9 @@ class ConntrackCollector:
         now_ns = self._now_ns()
         counts = len(entries), len(ports)
         return counts, expired_keys(entries.items(), now_ns), idle_ports(ports, entries, now_ns)
+
+    def _read_sockets(self) -> dict[bytes, int]:
+        return departed_sockets(self._kernel.dump_runtime(SOCKET_FLOWS), backends_of(self._reconciler.realized_rows))
 
     def _read_departed(self) -> list[bytes]:
         return departed_flows(self._kernel.dump_runtime(CONNTRACK), backends_of(self._reconciler.realized_rows))

@@ -1,4 +1,5 @@
-"""Entries of the programs that outlived what they stand for: flows to a backend that left, ports without a flow.
+"""Entries of the programs that outlived what they stand for: flows and sockets to a backend that left, ports without
+a flow.
 
 Belongs here: judging them, from bytes. Does not belong here: reading and removing them (conntrack_gc.py), lifetimes
 (conntrack.py). Pure.
@@ -14,7 +15,7 @@ from datapath.abi import types as abi
 from datapath.conntrack import ConntrackKey, decode_entry, encode_key, is_expired
 from datapath.tables import BackendKey, BackendRow, IpcacheKey, ServiceKey, ServiceRow
 
-TCP = 6
+TCP, UDP = 6, 17
 End = tuple[bytes, int]
 """An address and a port."""
 
@@ -39,6 +40,25 @@ class NatRow(NamedTuple):
     port: int
 
 
+class SocketFlowKey(NamedTuple):
+    """A socket, and the backend that it was sent to."""
+
+    socket_cookie: int
+    backend: bytes
+    backend_port: int
+    protocol: int
+
+
+class SocketFlowRow(NamedTuple):
+    """The frontend that it asked for."""
+
+    frontend: bytes
+    frontend_port: int
+    flags: int
+
+
+_SOCKET_KEY = codec.struct_codec(SocketFlowKey)
+_SOCKET_ROW = codec.struct_codec(SocketFlowRow)
 _NAT_KEY = codec.struct_codec(NatKey)
 _NAT_ROW = codec.struct_codec(NatRow)
 
@@ -91,6 +111,16 @@ class Backends:
             found = self._known[protocol, frontend] = frozenset(self._read(protocol, frontend))
         return found
 
+    def of_node_port(self, protocol: int, port: int) -> frozenset[End]:
+        """Of the node port of this number, whichever of the node's addresses its rows stand under."""
+        found: set[End] = set()
+        for raw, value in self._services.items():
+            key: ServiceKey = codec.decode_key("services", raw)
+            service: ServiceRow = codec.decode_row("services", value)
+            if (key.protocol, key.port) == (protocol, port) and service.flags & abi.SERVICE_NODE_PORT:
+                found.update(self._members(service.backend_set))
+        return frozenset(found)
+
     def is_in_mesh(self, address: bytes) -> bool:
         """Whether an endpoint or a node has the address."""
         return codec.encode_key("ipcache", IpcacheKey(128, address)) in self._ipcache
@@ -133,6 +163,29 @@ def departed_flows(conntrack: Iterable[tuple[bytes, bytes]], backends: Backends)
         if flow.protocol != TCP or not backends.is_in_mesh(backend[0]):
             departed.append(key)
     return departed
+
+
+def departed_sockets(flows: Iterable[tuple[bytes, bytes]], backends: Backends) -> dict[bytes, int]:
+    """Keys of socket_flows whose datagrams would go to a backend that does not serve the frontend any more, with the
+    cookie of the socket. A TCP connection ends in its own time."""
+    departed = {}
+    for raw, value in flows:
+        key: SocketFlowKey = _SOCKET_KEY.decode(raw)
+        if key.protocol != UDP:
+            continue
+        row: SocketFlowRow = _SOCKET_ROW.decode(value)
+        if row.flags & abi.SOCKET_FLOW_NODE_PORT:
+            serving = backends.of_node_port(key.protocol, row.frontend_port)
+        else:
+            serving = backends.of(key.protocol, (row.frontend, row.frontend_port))
+        if (key.backend, key.backend_port) not in serving:
+            departed[raw] = key.socket_cookie
+    return departed
+
+
+def encode_socket_flow(key: SocketFlowKey, row: SocketFlowRow) -> tuple[bytes, bytes]:
+    """Raises ValueError for a value that its field cannot hold."""
+    return _SOCKET_KEY.encode(key), _SOCKET_ROW.encode(row)
 
 
 RowsOf = Callable[[str], Mapping[bytes, bytes]]

@@ -17,6 +17,8 @@
  */
 #define STEP __noinline int
 
+#define NS_PER_S 1000000000ull
+
 /* Which part of a datagram a packet is. A later one has no transport header. */
 enum fragment { FRAGMENT_NONE = 0, FRAGMENT_FIRST = 1, FRAGMENT_LATER = 2 };
 

@@ -72,7 +72,7 @@ static __always_inline struct service_row *socket_node_port(struct bpf_sock_addr
 }
 
 static __always_inline struct service_row *socket_service(struct bpf_sock_addr *ctx, __u8 protocol,
-							  const struct address_port *wanted)
+							  const struct address_port *wanted, __u16 *flags)
 {
 	struct service_key key = {
 		.address = wanted->address,
@@ -82,7 +82,10 @@ static __always_inline struct service_row *socket_service(struct bpf_sock_addr *
 	};
 	struct service_row *service = bpf_map_lookup_elem(&services, &key);
 
-	return service ? service : socket_node_port(ctx, &key);
+	if (service)
+		return service;
+	*flags = SOCKET_FLOW_NODE_PORT;
+	return socket_node_port(ctx, &key);
 }
 
 /* Every TCP connection chooses anew. Datagrams of a socket go to one backend for as long as the set stands. */
@@ -91,20 +94,65 @@ static __always_inline __u32 socket_choice(__u8 protocol, __u64 cookie)
 	return protocol == IPPROTO_TCP ? bpf_get_prandom_u32() : (__u32)(cookie * 0x9e3779b97f4a7c15ull >> 32);
 }
 
-static __always_inline struct backend_row *socket_backend(const struct service_row *service, __u32 choice)
+/* Which backend the client was sent to last, if the set still has it for new flows and its time has not passed. */
+static __always_inline struct affinity_backend_row *socket_affinity(const struct service_row *service,
+								    const struct affinity_key *client, __u64 now)
+{
+	struct affinity_row *last = bpf_map_lookup_elem(&affinity, client);
+	struct affinity_backend_key key = {.backend_set = service->backend_set};
+
+	if (!last || now - last->last_used_ns > service->affinity_s * NS_PER_S)
+		return 0;
+	key.address = last->address;
+	key.port = last->port;
+	return bpf_map_lookup_elem(&affinity_backends, &key);
+}
+
+/* A client is a network namespace: the sockets of an endpoint, or those of the node. */
+static __always_inline void socket_client(struct bpf_sock_addr *ctx, const struct address_port *frontend,
+					  struct affinity_key *client)
+{
+	__u64 cookie = bpf_get_netns_cookie(ctx);
+
+	client->client.words[0] = (__u32)cookie;
+	client->client.words[1] = (__u32)(cookie >> 32);
+	client->frontend = frontend->address;
+	client->port = frontend->port;
+	client->protocol = (__u8)ctx->protocol;
+	client->client_kind = AFFINITY_CLIENT_NETNS;
+}
+
+static __always_inline struct backend_row *socket_backend(struct bpf_sock_addr *ctx, const struct service_row *service,
+							  const struct address_port *frontend, __u32 choice)
 {
 	struct backend_key key = {.backend_set = service->backend_set};
+	struct affinity_backend_row *kept = 0;
+	struct affinity_key client = {};
+	struct affinity_row latest = {};
+	struct backend_row *backend;
 
 	if (service->count == 0)
 		return 0;
-	key.slot = choice % service->count;
-	return bpf_map_lookup_elem(&backends, &key);
+	if (service->affinity_s) {
+		latest.last_used_ns = bpf_ktime_get_ns();
+		socket_client(ctx, frontend, &client);
+		kept = socket_affinity(service, &client, latest.last_used_ns);
+	}
+	key.slot = kept ? kept->slot : choice % service->count;
+	backend = bpf_map_lookup_elem(&backends, &key);
+	if (backend && service->affinity_s) {
+		latest.address = backend->address;
+		latest.port = backend->port;
+		bpf_map_update_elem(&affinity, &client, &latest, BPF_ANY);
+	}
+	return backend;
 }
 
 /* Writes only what is new, so that a sender of datagrams does not write with each of them. */
-static __always_inline int socket_flow_keep(const struct socket_flow_key *key, const struct address_port *frontend)
+static __always_inline int socket_flow_keep(const struct socket_flow_key *key, const struct address_port *frontend,
+					    __u16 flags)
 {
-	struct socket_flow_row row = {.frontend = frontend->address, .frontend_port = frontend->port};
+	struct socket_flow_row row = {.frontend = frontend->address, .frontend_port = frontend->port, .flags = flags};
 	struct socket_flow_row *known = bpf_map_lookup_elem(&socket_flows, key);
 
 	if (known && known->frontend_port == row.frontend_port && address_equal(&known->frontend, &row.frontend))
@@ -119,22 +167,24 @@ static __always_inline int socket_translate(struct bpf_sock_addr *ctx, struct ad
 	struct socket_flow_key flow = {.protocol = protocol};
 	struct service_row *service;
 	struct backend_row *backend;
+	__u16 flags = 0;
 
 	if (protocol != IPPROTO_TCP && protocol != IPPROTO_UDP)
 		return SOCKET_UNCHANGED;
 	if (config_socket_node_only && !socket_is_of_node(ctx))
 		return SOCKET_UNCHANGED;
-	service = socket_service(ctx, protocol, end);
-	if (!service)
+	service = socket_service(ctx, protocol, end, &flags);
+	/* Which address a socket will have is not known yet: whether it may come is asked at its device. */
+	if (!service || service->source_range_set)
 		return SOCKET_UNCHANGED;
 	flow.socket_cookie = bpf_get_socket_cookie(ctx);
-	backend = socket_backend(service, socket_choice(protocol, flow.socket_cookie));
+	backend = socket_backend(ctx, service, end, socket_choice(protocol, flow.socket_cookie));
 	if (!backend)
 		return SOCKET_WITHOUT_BACKEND;
 	flow.backend = backend->address;
 	flow.backend_port = backend->port;
 	/* An answer from an address that it did not ask would be lost on the socket; its device can translate too. */
-	if (socket_flow_keep(&flow, end))
+	if (socket_flow_keep(&flow, end, flags))
 		return SOCKET_UNCHANGED;
 	end->address = backend->address;
 	end->port = backend->port;

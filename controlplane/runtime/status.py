@@ -149,6 +149,7 @@ def collector_samples(collector: ConntrackCollector) -> list[Sample]:
         ("conntrack_expired_total", (), count.removed),
         ("conntrack_backend_gone_total", (), count.departed),
         ("masquerade_ports_freed_total", (), count.ports),
+        ("sockets_ended_total", (), count.sockets),
     ]
 
 

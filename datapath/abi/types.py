@@ -163,6 +163,9 @@ SERVICE_SOURCE_RANGES_DENY = 128
 SERVICE_SCOPE_INTERNAL = 0
 SERVICE_SCOPE_EXTERNAL = 1
 
+# enum socket_flow_flag
+SOCKET_FLOW_NODE_PORT = 1
+
 # enum source_file
 FILE_ENDPOINT = 1
 FILE_HOST = 2
@@ -335,6 +338,9 @@ ENUMS: Mapping[str, Mapping[str, int]] = {
     "service_scope": {
         "SERVICE_SCOPE_INTERNAL": SERVICE_SCOPE_INTERNAL,
         "SERVICE_SCOPE_EXTERNAL": SERVICE_SCOPE_EXTERNAL,
+    },
+    "socket_flow_flag": {
+        "SOCKET_FLOW_NODE_PORT": SOCKET_FLOW_NODE_PORT,
     },
     "source_file": {
         "FILE_ENDPOINT": FILE_ENDPOINT,
@@ -695,7 +701,7 @@ STRUCTS: Mapping[str, Struct] = {
         (
             Field("frontend", 0, 16, "bytes"),
             Field("frontend_port", 16, 2, "be16"),
-            Field("reserved", 18, 2, "u16"),
+            Field("flags", 18, 2, "u16"),
         ),
     ),
     "source_range_key": Struct(

@@ -50,6 +50,11 @@ class Kernel(Protocol):
         """Remove entries of a runtime map; the number that were there."""
         ...
 
+    def end_sockets(self, cookies: frozenset[int]) -> int:
+        """End the node's connected UDP sockets of these cookies, in whatever namespace: their next call fails with
+        ECONNABORTED. How many there were. May be called from any thread. Raises KernelError."""
+        ...
+
     def settle(self) -> bool:
         """One step of work that nothing waits for and that no table shows, some 30 ms long; False when there is none
         left. Raises KernelError."""

@@ -30,6 +30,8 @@ class KernelMemory:
         self.tables: dict[str, dict[bytes, bytes]] = {name: {} for name in TABLES}
         self.runtime: dict[str, dict[bytes, bytes]] = {name: {} for name in RUNTIME_MAPS}
         self.devices = devices
+        self.sockets: set[int] = set()
+        """Cookies of connected UDP sockets."""
         self.writes = 0
         self.limits = {
             name: ENUMS["limit"][f"{name.upper()}_MAX"]
@@ -73,6 +75,11 @@ class FakeKernel:
 
     def settle(self) -> bool:
         return False
+
+    def end_sockets(self, cookies: frozenset[int]) -> int:
+        ended = self.memory.sockets & cookies
+        self.memory.sockets -= ended
+        return len(ended)
 
     def dump(self, table: str) -> Mapping[bytes, bytes]:
         rows = self._rows(table)

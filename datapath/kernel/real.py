@@ -24,6 +24,7 @@ from datapath.kernel.links import Links
 from datapath.kernel.maps import Map
 from datapath.kernel.netlink import Netlink
 from datapath.kernel.programs import OBJECTS, SOCKET_OBJECT, Constant, ObjectSet
+from datapath.kernel.sock_diag import end_sockets
 from datapath.kernel.socket_hooks import SocketHooks
 from datapath.kernel.stand_ins import NoForm, StandIns
 from datapath.tables import TABLES, AttachmentKey, SocketHookKey, SocketHookRow, Table
@@ -181,6 +182,10 @@ class RealKernel:
     def settle(self) -> bool:
         """As the Protocol says."""
         return self._stand_ins is not None and self._stand_ins.settle()
+
+    def end_sockets(self, cookies: frozenset[int]) -> int:
+        """As the Protocol says."""
+        return end_sockets(self._cgroup, cookies) if self._cgroup else 0
 
     def read_notifications(self) -> "RingReader":
         """The consumer of this node's notifications; there must be one only. The caller closes it."""

@@ -122,7 +122,7 @@ class SocketNode:
 
     def service(
         self, family: int, kind: int, backends: Iterable[str], *, address: str = "", name: int = 99,
-        flags: int = abi.SERVICE_CLUSTER_IP,
+        flags: int = abi.SERVICE_CLUSTER_IP, affinity_s: int = 0,
     ) -> None:  # fmt: skip
         """A frontend, PORT of FRONTEND unless another address is given, and its backends."""
         found = [codec.address_bytes(each) for each in backends]
@@ -130,7 +130,7 @@ class SocketNode:
             BackendKey(name, slot): BackendRow(each, BACKEND_PORT, 0) for slot, each in enumerate(found)
         })  # fmt: skip
         key = ServiceKey(codec.address_bytes(address or FRONTEND[family]), PORT, PROTOCOLS[kind])
-        self.put("services", {key: ServiceRow(name, len(found), flags)})
+        self.put("services", {key: ServiceRow(name if found else 0, len(found), flags, affinity_s)})
 
     def own_address(self, address: str) -> None:
         """One of the node's own."""

@@ -4,6 +4,7 @@ The programs of sockets have no test run; each test makes its calls. What the pa
 """
 
 import errno
+import select
 import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,6 +14,7 @@ import pytest
 from datapath import codec
 from datapath.abi import types as abi
 from datapath.notifications import decode_records
+from datapath.tables import AffinityBackendKey, AffinityBackendRow, ServiceKey
 from tests.bpf.sockets import (
     BACKEND_PORT,
     BACKENDS,
@@ -20,6 +22,7 @@ from tests.bpf.sockets import (
     NODE,
     PORT,
     ROUTER,
+    TIMEOUT_S,
     Maker,
     SocketNode,
 )
@@ -323,4 +326,40 @@ def test_sockets_of_endpoints_may_be_left_to_their_devices(
         other.socket(family, STREAM) as asking,
         pytest.raises(OSError, match=r"unreachable|Cannot assign"),
     ):
+        asking.connect((FRONTEND[family], PORT))
+
+
+def test_a_namespace_keeps_its_backend(place: SocketNode, maker: Maker, family: int) -> None:
+    """With session affinity all connections go to one backend, until the set has it for new flows no more."""
+    place.service(family, STREAM, BACKENDS[family], affinity_s=1000)
+    keys = [AffinityBackendKey(99, codec.address_bytes(each), BACKEND_PORT) for each in BACKENDS[family]]
+    place.put("affinity_backends", {key: AffinityBackendRow(slot) for slot, key in enumerate(keys)})
+    serving = [place.serve(family, STREAM, each) for each in BACKENDS[family]]
+    first = [connect_to(place, maker, family, serving) for _ in range(20)]
+    assert len({*first}) == 1
+    gone = first[0]
+    assert place.kernel.delete("affinity_backends", [codec.encode_key("affinity_backends", keys[gone])]) == []
+    place.service(family, STREAM, [BACKENDS[family][1 - gone]], name=98, affinity_s=1000)
+    place.put("affinity_backends", {keys[1 - gone]._replace(backend_set=98): AffinityBackendRow(0)})
+    assert {connect_to(place, maker, family, serving) for _ in range(3)} == {1 - gone}
+    for each in serving:
+        each.close()
+
+
+def connect_to(place: SocketNode, maker: Maker, family: int, serving: list[socket.socket]) -> int:
+    """Which of the backends a connection reaches."""
+    with maker.socket(family, STREAM) as asking:
+        asking.connect((FRONTEND[family], PORT))
+        ready, _, _ = select.select(serving, [], [], TIMEOUT_S)
+        ready[0].accept()[0].close()
+        return serving.index(ready[0])
+
+
+def test_a_frontend_with_source_ranges_is_left_to_the_device(place: SocketNode, maker: Maker, family: int) -> None:
+    """A socket without an address yet cannot be asked where it comes from."""
+    place.service(family, STREAM, BACKENDS[family][:1])
+    key = codec.encode_key("services", ServiceKey(codec.address_bytes(FRONTEND[family]), PORT, socket.IPPROTO_TCP))
+    row = codec.decode_row("services", dict(place.kernel.dump("services"))[key])
+    assert place.kernel.put("services", [(key, codec.encode_row("services", row._replace(source_range_set=7)))]) == []
+    with maker.socket(family, STREAM) as asking, pytest.raises(OSError, match="unreachable"):
         asking.connect((FRONTEND[family], PORT))

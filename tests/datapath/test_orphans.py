@@ -181,6 +181,35 @@ async def test_backend_that_leaves_takes_its_flows_along() -> None:
     assert kernel.memory.runtime["conntrack"] == staying
 
 
+def socket_flow(cookie: int, backend: orphans.End, protocol: int = UDP) -> tuple[bytes, bytes]:
+    """As the map holds it."""
+    key = orphans.SocketFlowKey(cookie, *backend, protocol)
+    return orphans.encode_socket_flow(key, orphans.SocketFlowRow(FRONTEND, 80, 0))
+
+
+async def test_sockets_end_with_their_backend() -> None:
+    """UDP sockets to a backend that left, once; their flows are forgotten. TCP ends in its own time."""
+    kernel = FakeKernel()
+    reconciler = Reconciler(kernel, lambda: 0.0)
+    await reconciler.open()
+    collector = ConntrackCollector(kernel, reconciler, now_ns=lambda: 6, interval_s=1.0, chunk=100)
+    leaving, staying = socket_flow(1, (FIRST, 8080)), socket_flow(2, (SECOND, 8080))
+    stream = socket_flow(3, (FIRST, 8080), TCP)
+    kernel.memory.runtime["socket_flows"] = dict((leaving, staying, stream))
+    kernel.memory.sockets = {1, 2, 3}
+    running = asyncio.create_task(reconciler.run())
+    everything = {name: {} for name in TABLES} | tables(UDP, [(SECOND, 8080)])
+    reconciler.offer(Desired(1, True, everything))
+    await reconciler.wait_realized(1, DEADLINE_S)
+    await collector.purge()
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
+    await reconciler.close()
+    assert kernel.memory.sockets == {2, 3}
+    assert kernel.memory.runtime["socket_flows"] == dict((staying, stream))
+    assert collector.count().sockets == 1
+
+
 def test_rows_for_people_tell_both_ways() -> None:
     """What `meshlog bpf nat list` gets: the way out first, ends as text."""
     rows = nat_rows(ports().items())
