@@ -187,6 +187,7 @@ enum service_flag {
 	SERVICE_LOCAL_BACKENDS = 32, /* the set holds only backends of this node: the client keeps its address */
 	SERVICE_DSR = 64,	     /* the node of the backend answers the client itself */
 	SERVICE_SOURCE_RANGES_DENY = 128, /* source_range_set names who may not come, instead of who may */
+	SERVICE_LOCAL_REDIRECT = 256,
 };
 
 struct service_row {
@@ -207,6 +208,8 @@ struct backend_key {
 
 enum backend_flag {
 	BACKEND_TERMINATING = 1, /* it is about to go: below count only where no other backend is left */
+	BACKEND_QUARANTINED = 2, /* judged unfit */
+	BACKEND_MAINTENANCE = 4, /* taken out by hand, or of weight 0 */
 };
 
 struct backend_row {

@@ -8,7 +8,7 @@ The cluster of an event is its record's cluster; who may write what is checked b
 
 import msgspec
 
-from controlplane.model import Backend, Device, Labels, ServicePort, Tunnel
+from controlplane.model import Backend, Device, Exposure, HostPort, Labels, ServicePort, Tunnel
 
 SCHEMA_VERSION = 1
 
@@ -79,6 +79,10 @@ class WorkloadApplied(Event, frozen=True):
     service_account: str = ""
     ports: dict[str, tuple[int, str]] = {}
     node: str = ""
+    host_ports: tuple[HostPort, ...] = ()
+    host_network: bool = False
+    terminating: bool = False
+    weight: int = 1
 
 
 class WorkloadRemoved(Event, frozen=True):
@@ -134,7 +138,7 @@ class EndpointDeleted(Event, frozen=True):
 
 
 class ServiceApplied(Event, frozen=True):
-    """A service exists in exactly this form, its cluster addresses decided."""
+    """A service exists in exactly this form, its cluster addresses and node ports decided."""
 
     namespace: str
     name: str
@@ -146,6 +150,7 @@ class ServiceApplied(Event, frozen=True):
     shared: bool = True
     labels: dict[str, str] = {}
     annotations: dict[str, str] = {}
+    exposure: Exposure = Exposure()
 
 
 class ServiceRemoved(Event, frozen=True):
@@ -161,9 +166,36 @@ class BackendsReported(Event, frozen=True):
     service: str
     backends: tuple[Backend, ...]
     ports: tuple[ServicePort, ...]
+    weight: int = 1
 
 
 class BackendsWithdrawn(Event, frozen=True):
+    namespace: str
+    name: str
+
+
+class BackendStateSet(Event, frozen=True):
+    """Somebody judged a backend: "active", "quarantined" or "maintenance"; it keeps its flows and gets no new ones."""
+
+    address: str
+    port: int
+    protocol: str
+    state: str
+
+
+class LocalRedirectApplied(Event, frozen=True):
+    """What leads to a frontend goes to workloads of the asking node; in exactly this form."""
+
+    namespace: str
+    name: str
+    address: str
+    service: str
+    ports: tuple[ServicePort, ...]
+    selector: dict[str, str]
+    all_ports: bool = False
+
+
+class LocalRedirectRemoved(Event, frozen=True):
     namespace: str
     name: str
 
@@ -242,6 +274,9 @@ EVENTS: tuple[type[Event], ...] = (
     ServiceRemoved,
     BackendsReported,
     BackendsWithdrawn,
+    BackendStateSet,
+    LocalRedirectApplied,
+    LocalRedirectRemoved,
     PolicyApplied,
     PolicyRemoved,
     CIDRGroupApplied,

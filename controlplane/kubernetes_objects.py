@@ -1,8 +1,8 @@
 """Kubernetes manifests as commands: one document in, one command or everything that is wrong with it out. Pure.
 
-Belongs here: the kinds that Meshlog takes, their metadata, Namespace, Pod and policies. Does not belong here: files
-and YAML (kubernetes.py), services (kubernetes_services.py), the meaning of policies (policy/), the way back
-(kubernetes_views.py).
+Belongs here: the kinds that Meshlog takes, their metadata, Namespace and policies. Does not belong here: files and YAML
+(kubernetes.py), the other kinds (kubernetes_pods.py, _services.py, _slices.py, _redirects.py), the meaning of policies
+(policy/), the way back (kubernetes_views.py).
 """
 
 from collections.abc import Callable, Mapping
@@ -11,10 +11,14 @@ from typing import Any
 from controlplane.commands.addresses import ApplyCidrGroup, RemoveCidrGroup
 from controlplane.commands.namespace import ApplyNamespace, RemoveNamespace
 from controlplane.commands.policy import ApplyPolicy, RemovePolicy
+from controlplane.commands.redirect import ApplyLocalRedirect, RemoveLocalRedirect
 from controlplane.commands.service import ApplyService, RemoveService, ReportBackends, WithdrawBackends
 from controlplane.commands.workload import ApplyWorkload, RemoveWorkload
-from controlplane.fields import Reading, Refusal, path_of
-from controlplane.kubernetes_services import read_backends, read_service
+from controlplane.fields import Reading, Refusal
+from controlplane.kubernetes_pods import read_pod
+from controlplane.kubernetes_redirects import read_redirect
+from controlplane.kubernetes_services import read_service
+from controlplane.kubernetes_slices import read_backends
 from controlplane.policy import cidr_groups
 from controlplane.policy.manifests import (
     API_VERSIONS,
@@ -24,7 +28,7 @@ from controlplane.policy.manifests import (
     canonical,
     parse,
 )
-from controlplane.policy.rules import PORT_MAX, PROTOCOLS
+from controlplane.projections.redirects import KIND as REDIRECT
 
 Command = (
     ApplyNamespace
@@ -39,6 +43,8 @@ Command = (
     | RemovePolicy
     | ApplyCidrGroup
     | RemoveCidrGroup
+    | ApplyLocalRedirect
+    | RemoveLocalRedirect
 )
 
 KINDS = {
@@ -46,6 +52,7 @@ KINDS = {
     "Pod": "v1",
     "Service": "v1",
     "EndpointSlice": "discovery.k8s.io/v1",
+    REDIRECT: "cilium.io/v2",
     **API_VERSIONS,
     cidr_groups.KIND: cidr_groups.API_VERSIONS[0],
 }
@@ -72,60 +79,6 @@ METADATA_IGNORED = (
     "uid",
 )
 """Metadata that the API server keeps for itself."""
-
-POD_SPEC_READ = (
-    "containers",
-    "initContainers",
-    "nodeName",
-    "serviceAccountName",
-    "serviceAccount",
-    "hostNetwork",
-)
-POD_SPEC_IGNORED = (
-    "activeDeadlineSeconds",
-    "affinity",
-    "automountServiceAccountToken",
-    "dnsConfig",
-    "dnsPolicy",
-    "enableServiceLinks",
-    "ephemeralContainers",
-    "hostAliases",
-    "hostIPC",
-    "hostPID",
-    "hostUsers",
-    "hostname",
-    "hostnameOverride",
-    "imagePullSecrets",
-    "nodeSelector",
-    "os",
-    "overhead",
-    "preemptionPolicy",
-    "priority",
-    "priorityClassName",
-    "readinessGates",
-    "resourceClaims",
-    "resources",
-    "restartPolicy",
-    "runtimeClassName",
-    "schedulerName",
-    "schedulingGates",
-    "securityContext",
-    "setHostnameAsFQDN",
-    "shareProcessNamespace",
-    "subdomain",
-    "terminationGracePeriodSeconds",
-    "tolerations",
-    "topologySpreadConstraints",
-    "volumes",
-    "workloadRef",
-)
-"""A Pod's spec is the platform's: these fields place and run it, and no packet depends on them."""
-
-CONTAINER_PORT_FIELDS = ("name", "containerPort", "protocol")
-CONTAINER_PORT_UNSUPPORTED = {
-    "hostPort": "is not supported; reach the pod by its address or through a Service",
-    "hostIP": "is not supported; reach the pod by its address or through a Service",
-}
 
 
 class Metadata:
@@ -195,6 +148,8 @@ def removal_of(document: Any) -> Command | tuple[Refusal, ...]:
         return RemoveService(namespace, name)
     if kind == "EndpointSlice":
         return WithdrawBackends(namespace, name)
+    if kind == REDIRECT:
+        return RemoveLocalRedirect(namespace, name)
     if kind == cidr_groups.KIND:
         return RemoveCidrGroup(name)
     return RemovePolicy(kind, namespace, name)
@@ -237,55 +192,7 @@ def _namespace(reading: Reading, metadata: Metadata, document: dict[str, Any]) -
 
 
 def _pod(reading: Reading, metadata: Metadata, document: dict[str, Any]) -> Command:
-    fields = reading.mapping(document, "", ("apiVersion", "kind", "metadata", "spec", "status"))
-    spec = reading.mapping(fields.get("spec"), "spec", (*POD_SPEC_READ, *POD_SPEC_IGNORED))
-    if reading.flag(spec.get("hostNetwork"), "spec.hostNetwork", False):
-        reading.refuse("spec.hostNetwork", True, "a pod of the host's network has no endpoint; leave it out")
-    account = spec.get("serviceAccountName", spec.get("serviceAccount"))
-    node = spec.get("nodeName")
-    return ApplyWorkload(
-        namespace=metadata.namespace,
-        name=metadata.name,
-        labels=metadata.labels,
-        ready=_is_ready(reading, fields.get("status")),
-        service_account=reading.text(account, "spec.serviceAccountName"),
-        ports=_named_ports(reading, spec),
-        node=reading.dns_subdomain(node, "spec.nodeName") if node else "",
-    )
-
-
-def _is_ready(reading: Reading, status: Any) -> bool:
-    """What condition Ready says; a pod without it counts as ready, since a manifest of one has no status."""
-    conditions = reading.mapping(status, "status").get("conditions")
-    for number, item in enumerate(reading.sequence(conditions, "status.conditions")):
-        condition = reading.mapping(item, f"status.conditions[{number}]")
-        if condition.get("type") == "Ready":
-            path = f"status.conditions[{number}].status"
-            return reading.one_of(condition.get("status"), path, ("True", "False", "Unknown"), "True") == "True"
-    return True
-
-
-def _named_ports(reading: Reading, spec: Mapping[str, Any]) -> dict[str, tuple[int, str]]:
-    """Ports with a name, of containers and of init containers that keep running; the first of a name counts."""
-    found: dict[str, tuple[int, str]] = {}
-    for field in ("containers", "initContainers"):
-        for number, item in enumerate(reading.sequence(spec.get(field), f"spec.{field}")):
-            path = f"spec.{field}[{number}]"
-            container = reading.mapping(item, path)
-            ends = field == "initContainers" and container.get("restartPolicy") != "Always"
-            where = path_of(path, "ports")
-            for position, port in enumerate(reading.sequence(container.get("ports"), where)):
-                name, value = _container_port(reading, port, f"{where}[{position}]")
-                if name and not ends:
-                    found.setdefault(name, value)
-    return found
-
-
-def _container_port(reading: Reading, item: Any, path: str) -> tuple[str, tuple[int, str]]:
-    port = reading.mapping(item, path, CONTAINER_PORT_FIELDS, CONTAINER_PORT_UNSUPPORTED)
-    number = reading.number(port.get("containerPort"), path_of(path, "containerPort"), 1, PORT_MAX)
-    protocol = reading.one_of(port.get("protocol"), path_of(path, "protocol"), tuple(PROTOCOLS), "TCP")
-    return reading.text(port.get("name"), path_of(path, "name")), (number or 0, protocol)
+    return read_pod(reading, metadata, document)
 
 
 def _service(reading: Reading, metadata: Metadata, document: dict[str, Any]) -> Command:
@@ -294,6 +201,10 @@ def _service(reading: Reading, metadata: Metadata, document: dict[str, Any]) -> 
 
 def _endpoint_slice(reading: Reading, metadata: Metadata, document: dict[str, Any]) -> Command:
     return read_backends(reading, metadata, document)
+
+
+def _local_redirect(reading: Reading, metadata: Metadata, document: dict[str, Any]) -> Command:
+    return read_redirect(reading, metadata, document)
 
 
 def _cidr_group(reading: Reading, metadata: Metadata, document: dict[str, Any]) -> Command:
@@ -306,5 +217,6 @@ _READERS: Mapping[str, Callable[[Reading, Metadata, dict[str, Any]], Command]] =
     "Pod": _pod,
     "Service": _service,
     "EndpointSlice": _endpoint_slice,
+    REDIRECT: _local_redirect,
     cidr_groups.KIND: _cidr_group,
 }

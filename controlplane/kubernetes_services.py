@@ -1,16 +1,32 @@
-"""Kubernetes Service and EndpointSlice manifests as commands. Pure.
+"""Kubernetes Service manifests as commands. Pure.
 
-Belongs here: their fields. Every field of a Service changes where packets go, so one that is not supported is refused.
+Belongs here: their fields and annotations. Every field of a Service changes where packets go, so one that is not
+supported is refused. Does not belong here: EndpointSlices (kubernetes_slices.py), what a field does (desired/).
 """
 
 import ipaddress
 from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import Any
 
-from controlplane.commands.service import ApplyService, ReportBackends
+from controlplane.balancing import GLOBAL_ANNOTATIONS, SHARED_ANNOTATIONS, annotation_fault
+from controlplane.commands.service import FAMILY_POLICIES, SINGLE_STACK, ApplyService
 from controlplane.fields import Reading, path_of
-from controlplane.model import Backend, ServicePort
+from controlplane.kubernetes_slices import IP_FAMILIES, Named, read_address
+from controlplane.model import Exposure, ServicePort
 from controlplane.policy.rules import PORT_MAX
+from controlplane.projections.exposures import (
+    AFFINITY_S_MAX,
+    CLUSTER,
+    CLUSTER_IP,
+    EXTERNAL_NAME,
+    LOAD_BALANCER,
+    NODE_PORT,
+    POLICIES,
+    SAME_NODE,
+    SAME_ZONE,
+    TYPES,
+)
+from controlplane.projections.workloads import PROTOCOLS
 
 TOP_FIELDS = ("apiVersion", "kind", "metadata", "spec", "status")
 SERVICE_FIELDS = (
@@ -22,90 +38,162 @@ SERVICE_FIELDS = (
     "ipFamilies",
     "ipFamilyPolicy",
     "sessionAffinity",
+    "sessionAffinityConfig",
     "internalTrafficPolicy",
+    "externalTrafficPolicy",
     "publishNotReadyAddresses",
+    "externalIPs",
+    "externalName",
+    "trafficDistribution",
+    "healthCheckNodePort",
+    "loadBalancerIP",
+    "loadBalancerClass",
+    "loadBalancerSourceRanges",
+    "allocateLoadBalancerNodePorts",
 )
-NOT_CLUSTER_IP = "belongs to a Service of another type than ClusterIP; remove it"
-SERVICE_UNSUPPORTED = {
-    "externalIPs": "is not supported yet; remove it",
-    "sessionAffinityConfig": "session affinity is not supported yet; remove it",
-    "trafficDistribution": "is not supported yet; remove it",
-    "externalName": NOT_CLUSTER_IP,
-    "externalTrafficPolicy": NOT_CLUSTER_IP,
-    "healthCheckNodePort": NOT_CLUSTER_IP,
-    "loadBalancerIP": NOT_CLUSTER_IP,
-    "loadBalancerClass": NOT_CLUSTER_IP,
-    "loadBalancerSourceRanges": NOT_CLUSTER_IP,
-    "allocateLoadBalancerNodePorts": NOT_CLUSTER_IP,
+OF_TYPES = {
+    "externalName": (EXTERNAL_NAME,),
+    "externalTrafficPolicy": (NODE_PORT, LOAD_BALANCER),
+    "healthCheckNodePort": (LOAD_BALANCER,),
+    "loadBalancerIP": (LOAD_BALANCER,),
+    "loadBalancerClass": (LOAD_BALANCER,),
+    "loadBalancerSourceRanges": (LOAD_BALANCER,),
+    "allocateLoadBalancerNodePorts": (LOAD_BALANCER,),
 }
-ONLY_SUPPORTED = {
-    "type": ("ClusterIP", "NodePort, LoadBalancer and ExternalName are not supported yet"),
-    "sessionAffinity": ("None", "session affinity is not supported yet"),
-    "internalTrafficPolicy": ("Cluster", "node-local backends are not supported yet"),
-}
-"""Fields of which one value is supported, and why not the others."""
+"""Fields that only services of these types have."""
 
-PORT_FIELDS = ("name", "port", "protocol", "targetPort", "appProtocol")
+PORT_FIELDS = ("name", "port", "protocol", "targetPort", "appProtocol", "nodePort")
 """`appProtocol` is a hint to proxies and changes no packet."""
-PORT_UNSUPPORTED = {"nodePort": NOT_CLUSTER_IP}
-PROTOCOLS = ("TCP", "UDP")
 HEADLESS = "None"
-IP_FAMILIES = ("IPv4", "IPv6")
-IP_FAMILY_POLICIES = ("SingleStack", "PreferDualStack", "RequireDualStack")
-
-GLOBAL_ANNOTATIONS = ("service.cilium.io/global", "io.cilium/global-service")
-SHARED_ANNOTATIONS = ("service.cilium.io/shared", "io.cilium/shared-service")
-CILIUM_ANNOTATION_PREFIXES = ("service.cilium.io/", "io.cilium/")
-
-SLICE_FIELDS = ("apiVersion", "kind", "metadata", "addressType", "endpoints", "ports")
-ENDPOINT_FIELDS = (
-    "addresses",
-    "conditions",
-    "nodeName",
-    "hostname",
-    "targetRef",
-    "zone",
-    "deprecatedTopology",
-)
-"""Of these `hostname`, `targetRef`, `zone` and `deprecatedTopology` name an endpoint and choose nothing."""
-ENDPOINT_UNSUPPORTED = {"hints": "topology hints are not supported yet; remove it"}
-SERVICE_NAME_LABEL = "kubernetes.io/service-name"
-
-
-class Named(Protocol):
-    """The metadata of the document, checked."""
-
-    name: str
-    namespace: str
-    labels: dict[str, str]
-    annotations: dict[str, str]
+CLIENT_IP = "ClientIP"
+AFFINITY_S_DEFAULT = 10800
+DISTRIBUTIONS = {"PreferClose": SAME_ZONE, SAME_ZONE: SAME_ZONE, SAME_NODE: SAME_NODE}
+"""PreferClose is the older name."""
+RANGES_ANNOTATION = "service.beta.kubernetes.io/load-balancer-source-ranges"
+TOPOLOGY_ANNOTATIONS = ("service.kubernetes.io/topology-mode", "service.kubernetes.io/topology-aware-hints")
+"""They ask the platform for hints in its EndpointSlices, which count wherever they are."""
 
 
 def read_service(reading: Reading, metadata: Named, document: Mapping[str, Any]) -> ApplyService:
     fields = reading.mapping(document, "", TOP_FIELDS)
-    spec = reading.mapping(fields.get("spec"), "spec", SERVICE_FIELDS, SERVICE_UNSUPPORTED)
-    for field, (supported, reason) in ONLY_SUPPORTED.items():
-        if spec.get(field, supported) != supported:
-            reading.refuse(f"spec.{field}", spec[field], f"{reason}; write {supported}")
-    if reading.flag(spec.get("publishNotReadyAddresses"), "spec.publishNotReadyAddresses", False):
-        reading.refuse("spec.publishNotReadyAddresses", True, "only ready backends serve; remove it")
+    spec = reading.mapping(fields.get("spec"), "spec", SERVICE_FIELDS)
+    kind = reading.one_of(spec.get("type"), "spec.type", TYPES, CLUSTER_IP)
+    for field, types in OF_TYPES.items():
+        is_reached = field == "externalTrafficPolicy" and spec.get("externalIPs")
+        if spec.get(field) is not None and kind not in types and not is_reached:
+            reason = f"belongs to a Service of type {' or '.join(types)}, not {kind}; remove it"
+            reading.refuse(f"spec.{field}", spec[field], reason)
     addresses, headless = _cluster_addresses(reading, spec)
-    if not headless:
-        _check_families(reading, spec, addresses)
+    if headless and kind not in (CLUSTER_IP, EXTERNAL_NAME):
+        reading.refuse("spec.clusterIP", HEADLESS, f"a Service of type {kind} has a cluster address")
+    families, family_policy = _families(reading, spec, addresses)
     selector = spec.get("selector")
     is_global, shared = _sharing(reading, metadata.annotations)
     return ApplyService(
         namespace=metadata.namespace,
         name=metadata.name,
         cluster_ips=addresses,
-        ports=_service_ports(reading, spec.get("ports"), headless),
+        ports=_service_ports(reading, spec.get("ports"), kind, headless),
         selector=reading.labels(selector, "spec.selector") if selector else None,
         headless=headless,
         is_global=is_global,
         shared=shared,
         labels=metadata.labels,
         annotations=metadata.annotations,
+        exposure=_exposure(reading, spec, kind, metadata.annotations, fields.get("status")),
+        families=families,
+        family_policy=family_policy,
     )
+
+
+def _exposure(
+    reading: Reading, spec: Mapping[str, Any], kind: str, annotations: Mapping[str, str], status: Any
+) -> Exposure:
+    external = reading.sequence(spec.get("externalIPs"), "spec.externalIPs")
+    name = reading.dns_subdomain(spec["externalName"], "spec.externalName") if spec.get("externalName") else ""
+    if kind == EXTERNAL_NAME and not name and not spec.get("externalName"):
+        reading.refuse("spec.externalName", None, f"is required of a Service of type {EXTERNAL_NAME}")
+    distribution = reading.one_of(spec.get("trafficDistribution"), "spec.trafficDistribution", tuple(DISTRIBUTIONS))
+    health_port = spec.get("healthCheckNodePort")
+    return Exposure(
+        type=kind,
+        external_ips=_addresses(reading, external, "spec.externalIPs"),
+        load_balancer_ips=_balancer_addresses(reading, spec, status) if kind == LOAD_BALANCER else (),
+        load_balancer_class=reading.text(spec.get("loadBalancerClass"), "spec.loadBalancerClass"),
+        allocates_node_ports=reading.flag(
+            spec.get("allocateLoadBalancerNodePorts"), "spec.allocateLoadBalancerNodePorts", True
+        ),
+        source_ranges=_source_ranges(reading, spec, annotations),
+        external_policy=reading.one_of(
+            spec.get("externalTrafficPolicy"), "spec.externalTrafficPolicy", POLICIES, CLUSTER
+        ),
+        internal_policy=reading.one_of(
+            spec.get("internalTrafficPolicy"), "spec.internalTrafficPolicy", POLICIES, CLUSTER
+        ),
+        affinity_s=_affinity(reading, spec),
+        publishes_not_ready=reading.flag(
+            spec.get("publishNotReadyAddresses"), "spec.publishNotReadyAddresses", False
+        ),
+        distribution=DISTRIBUTIONS.get(distribution, ""),
+        health_check_port=reading.number(health_port, "spec.healthCheckNodePort", 1, PORT_MAX) or 0
+        if health_port
+        else 0,
+        external_name=name,
+    )
+
+
+def _addresses(reading: Reading, listed: list[Any], path: str) -> tuple[str, ...]:
+    found = (read_address(reading, item, f"{path}[{number}]") for number, item in enumerate(listed))
+    return tuple(dict.fromkeys(each for each in found if each))
+
+
+def _balancer_addresses(reading: Reading, spec: Mapping[str, Any], status: Any) -> tuple[str, ...]:
+    """What the load balancer got; what is asked for where it has got nothing yet. A balancer that answers for its
+    addresses itself ("Proxy") keeps them."""
+    path = "status.loadBalancer.ingress"
+    balancer = reading.mapping(reading.mapping(status, "status").get("loadBalancer"), "status.loadBalancer")
+    found = []
+    listed = reading.sequence(balancer.get("ingress"), path)
+    for number, item in enumerate(listed):
+        fields = reading.mapping(item, f"{path}[{number}]")
+        if fields.get("ip") and fields.get("ipMode", "VIP") == "VIP":
+            found.append(read_address(reading, fields["ip"], f"{path}[{number}].ip"))
+    asked = spec.get("loadBalancerIP")
+    if asked and not listed:
+        found.append(read_address(reading, asked, "spec.loadBalancerIP"))
+    return tuple(dict.fromkeys(each for each in found if each))
+
+
+def _source_ranges(
+    reading: Reading, spec: Mapping[str, Any], annotations: Mapping[str, str]
+) -> tuple[str, ...]:
+    path = "spec.loadBalancerSourceRanges"
+    listed = reading.sequence(spec.get("loadBalancerSourceRanges"), path)
+    if not listed and RANGES_ANNOTATION in annotations:
+        path = f"metadata.annotations[{RANGES_ANNOTATION}]"
+        listed = [each.strip() for each in annotations[RANGES_ANNOTATION].split(",") if each.strip()]
+    found = []
+    for number, item in enumerate(listed):
+        try:
+            found.append(str(ipaddress.ip_network(item.strip() if isinstance(item, str) else "", strict=False)))
+        except ValueError:
+            reading.refuse(f"{path}[{number}]", item, "must be a prefix such as 192.0.2.0/24")
+    return tuple(sorted(dict.fromkeys(found)))
+
+
+def _affinity(reading: Reading, spec: Mapping[str, Any]) -> int:
+    """Seconds; 0 without affinity."""
+    path = "spec.sessionAffinityConfig"
+    kind = reading.one_of(spec.get("sessionAffinity"), "spec.sessionAffinity", ("None", CLIENT_IP), "None")
+    config = reading.mapping(spec.get("sessionAffinityConfig"), path, ("clientIP",))
+    client = reading.mapping(config.get("clientIP"), f"{path}.clientIP", ("timeoutSeconds",))
+    given = client.get("timeoutSeconds")
+    seconds = AFFINITY_S_DEFAULT
+    if given is not None:
+        seconds = reading.number(given, f"{path}.clientIP.timeoutSeconds", 1, AFFINITY_S_MAX) or AFFINITY_S_DEFAULT
+    if kind != CLIENT_IP and config:
+        reading.refuse(path, spec["sessionAffinityConfig"], f"needs sessionAffinity {CLIENT_IP}")
+    return seconds if kind == CLIENT_IP else 0
 
 
 def _cluster_addresses(reading: Reading, spec: Mapping[str, Any]) -> tuple[tuple[str, ...], bool]:
@@ -119,48 +207,40 @@ def _cluster_addresses(reading: Reading, spec: Mapping[str, Any]) -> tuple[tuple
     texts = texts or ([("spec.clusterIP", first)] if first else [])
     if [item for _, item in texts] == [HEADLESS]:
         return (), True
-    found = [_address(reading, item, where) for where, item in texts]
+    found = [read_address(reading, item, where) for where, item in texts]
     families = [ipaddress.ip_address(each).version for each in found if each]
     if len(families) != len(set(families)):
         reading.refuse(path, listed, "holds at most one address per family")
     return tuple(each for each in found if each), False
 
 
-def _address(reading: Reading, value: Any, path: str, family: str = "") -> str:
-    """In canonical form, or "" after a refusal."""
-    try:
-        address = ipaddress.ip_address(value) if isinstance(value, str) else None
-    except ValueError:
-        address = None
-    if address is None or (family and f"IPv{address.version}" != family) or "%" in str(address):
-        reading.refuse(path, value, f"must be an {family or 'IP'} address")
-        return ""
-    return str(address)
-
-
-def _check_families(reading: Reading, spec: Mapping[str, Any], addresses: tuple[str, ...]) -> None:
-    """A service has an address of each family that its cluster has, or the addresses that it names: no other choice."""
+def _families(
+    reading: Reading, spec: Mapping[str, Any], addresses: tuple[str, ...]
+) -> tuple[tuple[int, ...], str]:
+    """The families asked for, in order, and their policy; without either a service has all that its cluster has."""
     path = "spec.ipFamilies"
-    named = [f"IPv{ipaddress.ip_address(address).version}" for address in addresses] or list(IP_FAMILIES)
     listed = reading.sequence(spec.get("ipFamilies"), path)
     found = [reading.one_of(item, f"{path}[{n}]", IP_FAMILIES) for n, item in enumerate(listed)]
-    if all(found) and found and sorted(found) != sorted(named):
-        reading.refuse(path, listed, "leave it out, or name the address wanted in clusterIPs")
-    policy = reading.one_of(spec.get("ipFamilyPolicy"), "spec.ipFamilyPolicy", IP_FAMILY_POLICIES)
-    chosen = {"SingleStack": 1, "RequireDualStack": 2}.get(policy)
-    if chosen and len(addresses) != chosen:
-        reason = f"needs {chosen} in clusterIPs; without it a service has an address of each family of its cluster"
-        reading.refuse("spec.ipFamilyPolicy", policy, reason)
+    families = tuple(int(each[-1]) for each in found if each)
+    policy = reading.one_of(spec.get("ipFamilyPolicy"), "spec.ipFamilyPolicy", FAMILY_POLICIES)
+    if len(families) != len(set(families)):
+        reading.refuse(path, listed, "names each family once")
+    if policy == SINGLE_STACK and len(families) > 1:
+        reading.refuse(path, listed, f"ipFamilyPolicy {SINGLE_STACK} takes one")
+    named = tuple(ipaddress.ip_address(each).version for each in addresses)
+    if named and families and all(found) and named != families[: len(named)]:
+        reading.refuse(path, listed, f"clusterIPs has {', '.join(f'IPv{each}' for each in named)}")
+    if policy == SINGLE_STACK and len(named) > 1:
+        reading.refuse("spec.ipFamilyPolicy", policy, "clusterIPs holds an address of each family")
+    return families, policy
 
 
 def _sharing(reading: Reading, annotations: Mapping[str, str]) -> tuple[bool, bool]:
-    """(global, shared). Other annotations of Cilium's on a service change its balancing and are refused."""
+    """(global, shared). An annotation of Cilium's that is not understood is refused: it would change the balancing."""
     for key, value in annotations.items():
-        known = key in GLOBAL_ANNOTATIONS + SHARED_ANNOTATIONS
-        if key.startswith(CILIUM_ANNOTATION_PREFIXES) and not known:
-            reading.refuse(f"metadata.annotations[{key}]", value, "is not supported yet; remove it")
-        if known and value.lower() not in ("true", "false"):
-            reading.refuse(f"metadata.annotations[{key}]", value, 'must be "true" or "false"')
+        fault = annotation_fault(key, value)
+        if fault:
+            reading.refuse(f"metadata.annotations[{key}]", value, fault)
 
     def flag(names: tuple[str, ...], default: bool) -> bool:
         values = [annotations[name].lower() == "true" for name in names if name in annotations]
@@ -169,14 +249,17 @@ def _sharing(reading: Reading, annotations: Mapping[str, str]) -> tuple[bool, bo
     return flag(GLOBAL_ANNOTATIONS, False), flag(SHARED_ANNOTATIONS, True)
 
 
-def _service_ports(reading: Reading, value: Any, headless: bool) -> tuple[ServicePort, ...]:
+def _service_ports(reading: Reading, value: Any, kind: str, headless: bool) -> tuple[ServicePort, ...]:
     path = "spec.ports"
     listed = reading.sequence(value, path)
-    if not listed and not headless:
+    if not listed and not headless and kind != EXTERNAL_NAME:
         reading.refuse(path, value, "needs at least one port")
     ports = [_service_port(reading, item, f"{path}[{n}]", len(listed) > 1) for n, item in enumerate(listed)]
     for number, port in enumerate(ports):
         earlier = ports[:number]
+        if port.node_port and kind not in (NODE_PORT, LOAD_BALANCER):
+            reason = f"a Service of type {kind} has none; remove it, or write type {NODE_PORT}"
+            reading.refuse(f"{path}[{number}].nodePort", port.node_port, reason)
         if any(port.name == other.name for other in earlier):
             reading.refuse(f"{path}[{number}].name", port.name, "is the name of an earlier port too")
         if any((port.port, port.protocol) == (other.port, other.protocol) for other in earlier):
@@ -185,7 +268,8 @@ def _service_ports(reading: Reading, value: Any, headless: bool) -> tuple[Servic
 
 
 def _service_port(reading: Reading, item: Any, path: str, needs_name: bool) -> ServicePort:
-    fields = reading.mapping(item, path, PORT_FIELDS, PORT_UNSUPPORTED)
+    fields = reading.mapping(item, path, PORT_FIELDS)
+    node_port = fields.get("nodePort")
     port = reading.number(fields.get("port"), path_of(path, "port"), 1, PORT_MAX) or 0
     target = fields.get("targetPort", port)
     if not isinstance(target, str):
@@ -200,46 +284,5 @@ def _service_port(reading: Reading, item: Any, path: str, needs_name: bool) -> S
         port=port,
         protocol=reading.one_of(fields.get("protocol"), path_of(path, "protocol"), PROTOCOLS, "TCP"),
         target_port=target or port,
+        node_port=reading.number(node_port, path_of(path, "nodePort"), 1, PORT_MAX) or 0 if node_port else 0,
     )
-
-
-def read_backends(reading: Reading, metadata: Named, document: Mapping[str, Any]) -> ReportBackends:
-    fields = reading.mapping(document, "", SLICE_FIELDS)
-    service = metadata.labels.get(SERVICE_NAME_LABEL, "")
-    if not service:
-        path = f"metadata.labels[{SERVICE_NAME_LABEL}]"
-        reading.refuse(path, None, "is required: the Service whose backends these are")
-    family = reading.one_of(fields.get("addressType"), "addressType", IP_FAMILIES)
-    if "addressType" not in fields:
-        reading.refuse("addressType", None, f"is required: one of {', '.join(IP_FAMILIES)}")
-    listed = reading.sequence(fields.get("endpoints"), "endpoints")
-    ports = reading.sequence(fields.get("ports"), "ports")
-    return ReportBackends(
-        namespace=metadata.namespace,
-        name=metadata.name,
-        service=service,
-        backends=tuple(_backend(reading, item, f"endpoints[{n}]", family) for n, item in enumerate(listed)),
-        ports=tuple(_backend_port(reading, item, f"ports[{n}]") for n, item in enumerate(ports)),
-    )
-
-
-def _backend(reading: Reading, item: Any, path: str, family: str) -> Backend:
-    fields = reading.mapping(item, path, ENDPOINT_FIELDS, ENDPOINT_UNSUPPORTED)
-    where = path_of(path, "addresses")
-    addresses = reading.sequence(fields.get("addresses"), where)
-    if len(addresses) != 1:
-        reading.refuse(where, fields.get("addresses"), "must hold one address; write an endpoint for each")
-    conditions = path_of(path, "conditions")
-    known = reading.mapping(fields.get("conditions"), conditions, ("ready", "serving", "terminating"))
-    return Backend(
-        address=_address(reading, addresses[0], f"{where}[0]", family) if addresses else "",
-        ready=reading.flag(known.get("ready"), path_of(conditions, "ready"), True),
-        node=reading.text(fields.get("nodeName"), path_of(path, "nodeName")),
-    )
-
-
-def _backend_port(reading: Reading, item: Any, path: str) -> ServicePort:
-    fields = reading.mapping(item, path, ("name", "port", "protocol", "appProtocol"))
-    port = reading.number(fields.get("port"), path_of(path, "port"), 1, PORT_MAX) or 0
-    protocol = reading.one_of(fields.get("protocol"), path_of(path, "protocol"), PROTOCOLS, "TCP")
-    return ServicePort(reading.text(fields.get("name"), path_of(path, "name")), port, protocol, port)

@@ -142,10 +142,21 @@ class Namespace(msgspec.Struct, frozen=True, array_like=True, gc=False):
     labels: dict[str, str]
 
 
+class HostPort(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """A port of the workload's node that leads to the workload; `address` "": of all the node's addresses."""
+
+    host_port: int
+    port: int
+    protocol: str
+    address: str = ""
+
+
 class Workload(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """What the platform declares of a workload before and while it runs (a Pod's metadata and readiness).
 
     `ports`: named container ports, name -> (number, protocol). `service_account` is "" where none is named.
+    `host_network`: it has no endpoint and is reached at its node's addresses. `terminating`: it is about to go.
+    `weight`: its share of new flows where Maglev chooses; 0: no new flows at all.
     """
 
     cluster: str
@@ -156,15 +167,44 @@ class Workload(msgspec.Struct, frozen=True, array_like=True, gc=False):
     service_account: str = ""
     ports: dict[str, tuple[int, str]] = {}
     node: str = ""
+    host_ports: tuple[HostPort, ...] = ()
+    host_network: bool = False
+    terminating: bool = False
+    weight: int = 1
 
 
 class ServicePort(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """`target_port` is a number or the name of a container port; protocol "TCP" or "UDP"."""
+    """`target_port` is a number or the name of a container port; `node_port` 0: none."""
 
     name: str
     port: int
     protocol: str
     target_port: int | str
+    node_port: int = 0
+
+
+class Exposure(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """How a service is reached beside its cluster addresses, by whom, and which backends are chosen for whom.
+
+    `external_policy`, `internal_policy`: "Cluster" or "Local", for what comes from the network and for what comes from
+    the mesh. `affinity_s`: for how long a client keeps its backend; 0: not at all. `distribution`: which backends are
+    preferred, "PreferSameZone" or "PreferSameNode"; "": none. `health_check_port`: of each node, where its local ready
+    backends are asked for.
+    """
+
+    type: str = "ClusterIP"
+    external_ips: tuple[str, ...] = ()
+    load_balancer_ips: tuple[str, ...] = ()
+    load_balancer_class: str = ""
+    allocates_node_ports: bool = True
+    source_ranges: tuple[str, ...] = ()
+    external_policy: str = "Cluster"
+    internal_policy: str = "Cluster"
+    affinity_s: int = 0
+    publishes_not_ready: bool = False
+    distribution: str = ""
+    health_check_port: int = 0
+    external_name: str = ""
 
 
 class Service(msgspec.Struct, frozen=True, array_like=True, gc=False):
@@ -181,14 +221,23 @@ class Service(msgspec.Struct, frozen=True, array_like=True, gc=False):
     shared: bool = True
     labels: dict[str, str] = {}
     annotations: dict[str, str] = {}
+    exposure: Exposure = Exposure()
 
 
 class Backend(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """One address that serves, as an EndpointSlice reports it."""
+    """One address that serves, as an EndpointSlice reports it. `serving` counts of one that is `terminating`.
+
+    `for_zones`, `for_nodes`: where its reporter wants it to be used.
+    """
 
     address: str
     ready: bool = True
     node: str = ""
+    serving: bool = True
+    terminating: bool = False
+    zone: str = ""
+    for_zones: tuple[str, ...] = ()
+    for_nodes: tuple[str, ...] = ()
 
 
 class BackendSlice(msgspec.Struct, frozen=True, array_like=True, gc=False):
@@ -200,6 +249,35 @@ class BackendSlice(msgspec.Struct, frozen=True, array_like=True, gc=False):
     service: str
     backends: tuple[Backend, ...]
     ports: tuple[ServicePort, ...]
+    weight: int = 1
+
+
+class BackendState(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """What somebody judged a backend to be: "quarantined" or "maintenance"; without one it is "active"."""
+
+    cluster: str
+    address: str
+    port: int
+    protocol: str
+    state: str
+
+
+class LocalRedirect(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """What leads to a frontend goes to workloads of the asking node, while it has any.
+
+    The frontend: `address`, or the cluster addresses of `service` in the same namespace. `selector`: labels of the
+    workloads. `target_port` of a port is that of the workload. `all_ports`: the service's, found by their names or by
+    the only one that there is; `port` says nothing then.
+    """
+
+    cluster: str
+    namespace: str
+    name: str
+    address: str
+    service: str
+    ports: tuple[ServicePort, ...]
+    selector: dict[str, str]
+    all_ports: bool = False
 
 
 class Policy(msgspec.Struct, frozen=True, array_like=True, gc=False):

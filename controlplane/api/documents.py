@@ -18,12 +18,13 @@ ALIASES = {
     "svc": "Service",
     "no": "Node",
     "netpol": "NetworkPolicy",
+    "clrp": "CiliumLocalRedirectPolicy",
     "cnp": "CiliumNetworkPolicy",
     "ccnp": "CiliumClusterwideNetworkPolicy",
 }
 KINDS = (
     "Namespace", "Node", "Pod", "Service", "EndpointSlice", "NetworkPolicy", "CiliumNetworkPolicy",
-    "CiliumClusterwideNetworkPolicy", "CiliumCIDRGroup",
+    "CiliumClusterwideNetworkPolicy", "CiliumCIDRGroup", "CiliumLocalRedirectPolicy",
 )  # fmt: skip
 POLICY_KINDS = ("NetworkPolicy", "CiliumNetworkPolicy", "CiliumClusterwideNetworkPolicy")
 
@@ -69,6 +70,7 @@ def _nouns(state: State, kind: str) -> Iterable[Any]:
         "Pod": state.workloads.values(),
         "Service": state.services.values(),
         "EndpointSlice": state.backend_slices.values(),
+        "CiliumLocalRedirectPolicy": state.local_redirects.values(),
         "CiliumCIDRGroup": state.cidr_groups.values(),
     }
     return collections[kind]

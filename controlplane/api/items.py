@@ -52,14 +52,21 @@ class IdentityItem(msgspec.Struct, frozen=True):
 
 
 class BackendItem(msgspec.Struct, frozen=True):
+    """`state`: active, terminating, quarantined or maintenance. `selected`: new flows may go there."""
+
     address: str
     port: int
     cluster: str
     state: str
+    node: str = ""
+    weight: int = 1
+    selected: bool = True
 
 
 class ServiceItem(msgspec.Struct, frozen=True):
-    """One frontend of a service. `type`: "ClusterIP" or "Headless" (then `address` is "")."""
+    """One frontend. `type`: the frontend's, or "Headless" (`address` is then "") or "ExternalName" (it is then that
+    name). `scope`: internal or external where both sides get other backends. `kind` of the object that asks for it.
+    """
 
     cluster: str
     namespace: str
@@ -71,6 +78,11 @@ class ServiceItem(msgspec.Struct, frozen=True):
     protocol: str
     is_global: bool
     backends: list[BackendItem]
+    scope: str = ""
+    flags: list[str] = []
+    affinity_s: int = 0
+    source_ranges: list[str] = []
+    kind: str = "Service"
 
 
 class PolicyItem(msgspec.Struct, frozen=True):

@@ -8,10 +8,10 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from controlplane.api import items
+from controlplane.api.service_views import service_items
 from controlplane.desired.ipcache import host_prefix, node_identity
 from controlplane.desired.policy_inputs import PolicyInputs, api_servers, policy_settings
 from controlplane.desired.prefixes import PrefixIdentities, prefix_identities
-from controlplane.desired.services import PROTOCOL_NUMBERS, ServiceCompiler
 from controlplane.labels import SOURCE_RESERVED
 from controlplane.model import RESERVED_IDENTITIES, Endpoint, EndpointKey, Labels, Node, NodeKey, ObjectKey
 from controlplane.policy.prefixes import EVERY_PREFIX
@@ -19,8 +19,6 @@ from controlplane.policy.rules import ParsedPolicy
 from controlplane.policy.verdict import enforces, policies_of
 from controlplane.projections.state import State
 from datapath.abi.types import POLICY_EGRESS, POLICY_INGRESS
-from datapath.codec import address_bytes, address_text
-from datapath.tables import BackendRow, ServiceKey
 
 RowState = Callable[[str, str, int], str]
 """(cluster, node, endpoint id) -> "ready", "pending", "error" or "remote"."""
@@ -34,6 +32,8 @@ def items_of(kind: str, state: State, where: NodeKey | None, row_state: RowState
         return [_node(state, key, state.nodes[key], key == where) for key in sorted(state.nodes)]
     if kind == "identity":
         return _identities(state, _named_prefixes(state, where))
+    if kind == "service":
+        return service_items(state, where)
     if kind == "ip":
         return _addresses(state, where, _named_prefixes(state, where))
     return _LISTS[kind](state)
@@ -137,53 +137,6 @@ def _identities(state: State, named: dict[str, PrefixIdentities]) -> list[items.
     return reserved + allocated + of_prefixes
 
 
-class Backends:
-    """The backends behind every frontend of one cluster, as its nodes' kernels hold them."""
-
-    def __init__(self, state: State, cluster: str) -> None:
-        self._state = state
-        self._services, rows = ServiceCompiler(cluster).full(state)
-        self._sets: dict[int, list[tuple[int, BackendRow]]] = {}
-        for key, row in rows.items():
-            self._sets.setdefault(key.backend_set, []).append((key.slot, row))
-
-    def of(self, address: str, port: int, protocol: str) -> list[items.BackendItem]:
-        """In order of their slots."""
-        found = self._services.get(ServiceKey(address_bytes(address), port, PROTOCOL_NUMBERS[protocol]))
-        return [self._item(row) for _, row in sorted(self._sets.get(found.backend_set, ()))] if found else []
-
-    def _item(self, row: BackendRow) -> items.BackendItem:
-        address = address_text(row.address)
-        holder = self._state.addresses.get(address)
-        return items.BackendItem(address, row.port, holder.cluster if holder else "", "active")
-
-
-def _services(state: State) -> list[items.ServiceItem]:
-    backends = {cluster: Backends(state, cluster) for cluster in {key.cluster for key in state.services}}
-    found = []
-    for key in sorted(state.services):
-        service = state.services[key]
-        for port in service.ports:
-            for address in service.cluster_ips or ("",):
-                found.append(
-                    items.ServiceItem(
-                        cluster=service.cluster,
-                        namespace=service.namespace,
-                        name=service.name,
-                        type="Headless" if service.headless else "ClusterIP",
-                        address=address,
-                        port=port.port,
-                        port_name=port.name,
-                        protocol=port.protocol,
-                        is_global=service.is_global,
-                        backends=backends[key.cluster].of(address, port.port, port.protocol)
-                        if address
-                        else [],
-                    )
-                )
-    return found
-
-
 def _policies(state: State) -> list[items.PolicyItem]:
     policies = Policies(state)
     selected: dict[tuple[str, ...], dict[str, None]] = {}
@@ -247,6 +200,5 @@ def _address(address: str, identity: int, source: str, cluster: str, node: str, 
 
 
 _LISTS: dict[str, Callable[[State], list[Any]]] = {
-    "service": _services,
     "policy": _policies,
 }

@@ -3,7 +3,18 @@
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from controlplane.commands import addresses, cluster, endpoint, identity, namespace, node, policy, service, workload
+from controlplane.commands import (
+    addresses,
+    cluster,
+    endpoint,
+    identity,
+    namespace,
+    node,
+    policy,
+    redirect,
+    service,
+    workload,
+)
 from controlplane.commands.types import Author, Decision, Rejection
 from controlplane.projections.state import State
 
@@ -21,6 +32,9 @@ DECISIONS: Mapping[type[Any], Callable[[State, Author, Any], Decision | Rejectio
     endpoint.RelabelEndpoint: endpoint.relabel_endpoint,
     endpoint.DeleteEndpoint: endpoint.delete_endpoint,
     identity.ReleaseIdentity: identity.release_identity,
+    redirect.ApplyLocalRedirect: redirect.apply_local_redirect,
+    redirect.RemoveLocalRedirect: redirect.remove_local_redirect,
+    redirect.SetBackendState: redirect.set_backend_state,
     service.ApplyService: service.apply_service,
     service.RemoveService: service.remove_service,
     service.ReportBackends: service.report_backends,

@@ -4,16 +4,27 @@ import msgspec
 
 from controlplane.addresses import family_of, is_address, is_within, service_addresses
 from controlplane.commands.cluster import cluster_claim
+from controlplane.commands.node_ports import decide_node_ports, freed_port_claims, port_claims
 from controlplane.commands.types import Author, Decision, Rejection
 from controlplane.events import BackendsReported, BackendsWithdrawn, ServiceApplied, ServiceRemoved
-from controlplane.model import Backend, Cluster, Service, ServicePort
+from controlplane.model import Backend, BackendSlice, Cluster, Exposure, Service, ServicePort
+from controlplane.projections.exposures import EXTERNAL_NAME, exposure_fault, node_ports
 from controlplane.projections.services import ports_fault, service_key, slice_key
 from controlplane.projections.state import State
+from controlplane.projections.workloads import weight_fault
 from kvstore.types import Claim, Want
+
+FAMILIES = (4, 6)
+SINGLE_STACK, PREFER_DUAL_STACK, REQUIRE_DUAL_STACK = "SingleStack", "PreferDualStack", "RequireDualStack"
+FAMILY_POLICIES = (SINGLE_STACK, PREFER_DUAL_STACK, REQUIRE_DUAL_STACK)
 
 
 class ApplyService(msgspec.Struct, frozen=True):
-    """`cluster_ips` may be empty: they are then chosen, one of each range of the cluster."""
+    """`cluster_ips` may be empty: they are then chosen of the cluster's ranges, `families` (4, 6) in that order.
+
+    `families` (): every range. `family_policy`: "SingleStack" takes the first, "RequireDualStack" needs both. Ports
+    of the nodes that are 0 are chosen where the exposure asks for them.
+    """
 
     namespace: str
     name: str
@@ -25,6 +36,9 @@ class ApplyService(msgspec.Struct, frozen=True):
     shared: bool = True
     labels: dict[str, str] = {}
     annotations: dict[str, str] = {}
+    exposure: Exposure = Exposure()
+    families: tuple[int, ...] = ()
+    family_policy: str = ""
 
 
 class RemoveService(msgspec.Struct, frozen=True):
@@ -40,6 +54,7 @@ class ReportBackends(msgspec.Struct, frozen=True):
     service: str
     backends: tuple[Backend, ...]
     ports: tuple[ServicePort, ...]
+    weight: int = 1
 
 
 class WithdrawBackends(msgspec.Struct, frozen=True):
@@ -55,16 +70,21 @@ def apply_service(state: State, author: Author, command: ApplyService) -> Decisi
     fault = ports_fault(command.ports)
     if fault:
         return Rejection(fault, "spec.ports")
+    fault = exposure_fault(command.exposure)
+    if fault:
+        return Rejection(fault, "spec")
     known = state.services.get(service_key(author.cluster, command.namespace, command.name))
     addresses = _cluster_ips(state, cluster, command, known)
     if isinstance(addresses, Rejection):
         return addresses
-    event = ServiceApplied(
-        command.namespace, command.name, addresses, command.ports, command.selector or None, command.headless,
-        command.is_global, command.shared, command.labels, command.annotations,
-    )  # fmt: skip
+    key = service_key(author.cluster, command.namespace, command.name)
+    reached = decide_node_ports(state, key, command.ports, command.exposure, known)
+    if isinstance(reached, Rejection):
+        return reached
+    event = applied(command, addresses, *reached)
     had = known.cluster_ips if known else ()
-    if known is not None and known == Service(author.cluster, *msgspec.structs.astuple(event)):
+    new = Service(author.cluster, *msgspec.structs.astuple(event))
+    if known == new:
         return Decision()
     own = name_claim(author.cluster, command.namespace, command.name)
     if known is None:
@@ -73,16 +93,30 @@ def apply_service(state: State, author: Author, command: ApplyService) -> Decisi
         claims = [Claim(own, Want.HELD, untouched_since=state.revision)]
     claims += [Claim(address_claim(author.cluster, each)) for each in addresses if each not in had]
     claims += [Claim(address_claim(author.cluster, each), Want.FREED) for each in had if each not in addresses]
+    claims += port_claims(author.cluster, known, new)
     return Decision((event,), tuple(claims))
+
+
+def applied(
+    command: ApplyService, addresses: tuple[str, ...], ports: tuple[ServicePort, ...], exposure: Exposure
+) -> ServiceApplied:
+    """The event of a command when everything in it is decided."""
+    return ServiceApplied(
+        command.namespace, command.name, addresses, ports, command.selector or None, command.headless,
+        command.is_global, command.shared, command.labels, command.annotations, exposure,
+    )  # fmt: skip
 
 
 def _cluster_ips(
     state: State, cluster: Cluster, command: ApplyService, known: Service | None
 ) -> tuple[str, ...] | Rejection:
-    if command.headless:
+    if command.headless or command.exposure.type == EXTERNAL_NAME:
         return ()
     if not command.cluster_ips:
-        return known.cluster_ips if known and known.cluster_ips else _free_ips(state, cluster)
+        had = known.cluster_ips if known else ()
+        if had and not command.families and not command.family_policy:
+            return had
+        return _chosen_ips(state, cluster, command, {family_of(each): each for each in had})
     key = service_key(cluster.name, command.namespace, command.name)
     for address in command.cluster_ips:
         if not is_address(address):
@@ -97,14 +131,35 @@ def _cluster_ips(
     return command.cluster_ips
 
 
-def _free_ips(state: State, cluster: Cluster) -> tuple[str, ...] | Rejection:
+def wanted_families(command: ApplyService, there: tuple[int, ...]) -> tuple[int, ...]:
+    """The families of which a service gets addresses, in order; `there`: those that the cluster has."""
+    named = command.families
+    if command.family_policy == SINGLE_STACK:
+        return named[:1] or there[:1]
+    if command.family_policy:
+        return tuple(dict.fromkeys((*named, *there)))
+    return named or there
+
+
+def _chosen_ips(
+    state: State, cluster: Cluster, command: ApplyService, had: dict[int, str]
+) -> tuple[str, ...] | Rejection:
+    """Of each family the address that it has, or a free one."""
     chosen = []
-    for cidr in sorted(cluster.service_cidrs, key=family_of):
+    ranges = {family_of(cidr): cidr for cidr in sorted(cluster.service_cidrs, key=family_of)}
+    for family in wanted_families(command, tuple(ranges)):
+        cidr = ranges.get(family, "")
+        if not cidr:
+            has = " and ".join(cluster.service_cidrs) or "none"
+            return Rejection(f"IPv{family}: cluster {cluster.name} has no such range; it has {has}", "spec.ipFamilies")
         free = (each for each in service_addresses(cidr) if (cluster.name, each) not in state.service_addresses)
-        address = next(free, None)
+        address = had.get(family) or next(free, None)
         if address is None:
             return Rejection(f"no address is left in the service range {cidr} of cluster {cluster.name}")
         chosen.append(address)
+    if command.family_policy == REQUIRE_DUAL_STACK and len(chosen) < len(FAMILIES):
+        problem = f"cluster {cluster.name} has only {' and '.join(cluster.service_cidrs) or 'no range'}"
+        return Rejection(f"{REQUIRE_DUAL_STACK}: {problem}", "spec.ipFamilyPolicy")
     return tuple(chosen)
 
 
@@ -115,23 +170,22 @@ def remove_service(state: State, author: Author, command: RemoveService) -> Deci
         return Decision()
     name = name_claim(author.cluster, command.namespace, command.name)
     own = Claim(name, Want.FREED, untouched_since=state.revision)
-    claims = (own, *(Claim(address_claim(author.cluster, each), Want.FREED) for each in known.cluster_ips))
+    addresses = (Claim(address_claim(author.cluster, each), Want.FREED) for each in known.cluster_ips)
+    claims = (own, *addresses, *freed_port_claims(author.cluster, node_ports(known)))
     return Decision((ServiceRemoved(command.namespace, command.name),), claims)
 
 
 def report_backends(state: State, author: Author, command: ReportBackends) -> Decision | Rejection:
     """Nothing to do when the slice is known in this very form."""
-    fault = ports_fault(command.ports)
+    fault = ports_fault(command.ports) or weight_fault(command.weight)
     if fault:
         return Rejection(fault, "ports")
     wrong = next((each.address for each in command.backends if not is_address(each.address)), None)
     if wrong is not None:
         return Rejection(f"{wrong!r} is no address in canonical form", "endpoints")
     known = state.backend_slices.get(slice_key(author.cluster, command.namespace, command.name))
-    event = BackendsReported(command.namespace, command.name, command.service, command.backends, command.ports)
-    if known is not None and (known.service, known.backends, known.ports) == (
-        event.service, event.backends, event.ports,
-    ):  # fmt: skip
+    event = BackendsReported(*msgspec.structs.astuple(command))
+    if known == BackendSlice(author.cluster, *msgspec.structs.astuple(event)):
         return Decision()
     return Decision((event,))
 

@@ -4,8 +4,9 @@ import msgspec
 
 from controlplane.commands.types import Author, Decision, Rejection
 from controlplane.events import WorkloadApplied, WorkloadRemoved
+from controlplane.model import HostPort, Workload
 from controlplane.projections.state import State
-from controlplane.projections.workloads import ports_fault, workload_key
+from controlplane.projections.workloads import host_ports_fault, ports_fault, weight_fault, workload_key
 
 
 class ApplyWorkload(msgspec.Struct, frozen=True):
@@ -18,6 +19,10 @@ class ApplyWorkload(msgspec.Struct, frozen=True):
     service_account: str = ""
     ports: dict[str, tuple[int, str]] = {}
     node: str = ""
+    host_ports: tuple[HostPort, ...] = ()
+    host_network: bool = False
+    terminating: bool = False
+    weight: int = 1
 
 
 class RemoveWorkload(msgspec.Struct, frozen=True):
@@ -27,7 +32,7 @@ class RemoveWorkload(msgspec.Struct, frozen=True):
 
 def apply_workload(state: State, author: Author, command: ApplyWorkload) -> Decision | Rejection:
     """Nothing to do when it is known in this very form."""
-    fault = ports_fault(command.ports)
+    fault = ports_fault(command.ports) or host_ports_fault(command.host_ports) or weight_fault(command.weight)
     if fault:
         return Rejection(fault, "spec.containers")
     known = state.workloads.get(workload_key(author.cluster, command.namespace, command.name))
@@ -39,10 +44,12 @@ def apply_workload(state: State, author: Author, command: ApplyWorkload) -> Deci
         command.service_account,
         dict(sorted(command.ports.items())),
         command.node,
+        command.host_ports,
+        command.host_network,
+        command.terminating,
+        command.weight,
     )
-    if known is not None and (
-        known.labels, known.ready, known.service_account, known.ports, known.node,
-    ) == (event.labels, event.ready, event.service_account, event.ports, event.node):  # fmt: skip
+    if known == Workload(author.cluster, *msgspec.structs.astuple(event)):
         return Decision()
     return Decision((event,))
 

@@ -26,21 +26,16 @@ class Deriver:
     def __init__(self, cluster: str, node: str) -> None:
         self._node = NodeKey(cluster, node)
         self._local = LocalTables(self._node)
-        self._services = ServiceCompiler(cluster)
+        self._services = ServiceCompiler(cluster, node)
         self._policies = PolicyCompiler()
 
     def full(self, state: State) -> t.Desired:
         """Every row of every table."""
-        services, backends = self._services.full(state)
         subjects, policy = self._policies.full(state, *self._node)
         tables = {
             **self._local.full(state),
             "ipcache": ipcache.all_rows(state, self._node, self._policies.prefixes.numbers, self._policies.api_servers),
-            "services": services,
-            "backends": backends,
-            "maglev": {},
-            "source_ranges": {},
-            "affinity_backends": {},
+            **self._services.full(state),
             "policy_subjects": subjects,
             "policy": policy,
             "node_state": _node_state(state),
@@ -50,16 +45,11 @@ class Deriver:
     def update(self, state: State, applied: Iterable[tuple[Change, ...]]) -> t.Desired:
         """Only rows that can have changed, None for those that go. `applied`: what State.apply returned, in order."""
         changes = tuple(chain.from_iterable(applied))
-        services, backends = self._services.update(state, changes)
         subjects, policy = self._policies.update(state, changes)
         tables = {
             **self._local.update(state, changes),
             "ipcache": self._changed_ipcache(state, changes),
-            "services": services,
-            "backends": backends,
-            "maglev": {},
-            "source_ranges": {},
-            "affinity_backends": {},
+            **self._services.update(state, changes),
             "policy_subjects": subjects,
             "policy": policy,
             "node_state": _node_state(state),

@@ -1,237 +1,248 @@
-"""Rows of services and backends: what each frontend of this cluster leads to.
+"""Rows of services on one node: what each frontend leads to, kept while the state changes.
 
-Belongs here: which backends a service has, sets of them, and the indexes that keep the cost of a change with the
-change. Does not belong here: cluster addresses (commands/service.py). A set is named by the hash of its content, so
-equal sets are one. Pure.
+Belongs here: who claims which frontend, and the indexes that keep the cost of a change with the change. Does not belong
+here: frontends (frontends.py), backends (backends.py), the contents that rows name (sets.py). Pure.
+
+A unit is what brings frontends about: a service of the own cluster, a workload with host ports on the own node, a local
+redirect. Where units claim one frontend, the lowest rank has it, then the lowest key.
 """
 
-from collections.abc import Iterable, Mapping
-from hashlib import blake2b
+from collections.abc import Iterable
+from typing import Any
 
-from controlplane.model import BackendSlice, ObjectKey, Service, ServicePort, Workload
+from controlplane.balancing import DEFAULTS, BalancingSettings, seed_bytes
+from controlplane.desired.backends import (
+    Candidates,
+    Here,
+    put_slice,
+    put_workload,
+    target_port,
+    workload_addresses,
+    zone_of,
+)
+from controlplane.desired.frontends import (
+    Frontend,
+    Frontends,
+    ServiceFrontends,
+    host_port_frontends,
+    redirect_frontend,
+)
+from controlplane.desired.policy_inputs import settings_of
+from controlplane.desired.service_index import ServiceIndex
+from controlplane.desired.sets import Contents, Maglev, Member, range_set_name
+from controlplane.model import LocalRedirect, Node, NodeKey, ObjectKey, Service, ServicePort, Workload
 from controlplane.projections.change import Change
+from controlplane.projections.redirects import KIND as REDIRECT
+from controlplane.projections.services import KIND as SERVICE
 from controlplane.projections.services import service_key
 from controlplane.projections.state import State
-from controlplane.projections.workloads import workload_key
-from datapath.abi.types import SERVICE_CLUSTER_IP
 from datapath.codec import address_bytes
-from datapath.tables import BackendKey, BackendRow, ServiceKey, ServiceRow
+from datapath.tables import ServiceKey, ServiceRow
 
-PROTOCOL_NUMBERS = {"TCP": 6, "UDP": 17}
-
-Members = tuple[tuple[bytes, int], ...]
-"""Addresses and ports of a set's backends, sorted."""
-Frontends = dict[ServiceKey, Members]
-LabelPlace = tuple[str, str, str, str]
-"""Cluster, namespace, key, value."""
-ServiceChanges = dict[ServiceKey, ServiceRow | None]
-BackendChanges = dict[BackendKey, BackendRow | None]
-
-
-def set_name(members: Members) -> int:
-    """64 bits; 0 for the empty set."""
-    if not members:
-        return 0
-    content = b"".join(address + port.to_bytes(2, "big") for address, port in members)
-    return int.from_bytes(blake2b(content, digest_size=8).digest(), "little") or 1
+Rows = dict[Any, Any]
+TABLES = ("services", "backends", "maglev", "source_ranges", "affinity_backends")
 
 
 class ServiceCompiler:
-    """Compiles for one cluster. Call `full` first, then `update` after every change of the state."""
+    """Compiles for one node. Call `full` first, then `update` after every change of the state.
 
-    def __init__(self, cluster: str) -> None:
-        self._cluster = cluster
-        self._clear()
+    `node` "": for no node of the cluster, as lists show services where no node answers.
+    """
 
-    def _clear(self) -> None:
-        self._frontends: dict[ObjectKey, Frontends] = {}
-        self._sets: dict[int, tuple[Members, int]] = {}
-        """By name: the members, and how many frontends lead to them."""
-        self._selecting: dict[LabelPlace, dict[ObjectKey, None]] = {}
-        """Services by the first label that their selector asks for."""
-        self._labelled: dict[LabelPlace, dict[ObjectKey, None]] = {}
-        """Workloads by each of their labels."""
+    def __init__(self, cluster: str, node: str = "") -> None:
+        self._key = NodeKey(cluster, node)
+        self._clear(DEFAULTS)
 
-    def full(self, state: State) -> tuple[dict[ServiceKey, ServiceRow], dict[BackendKey, BackendRow]]:
-        """All rows, from nothing."""
-        self._clear()
-        for key, workload in state.workloads.items():
-            self._index_workload(key, workload)
-        for key, service in state.services.items():
-            self._index_service(key, service)
-        services: dict[ServiceKey, ServiceRow] = {}
-        for key in state.services:
-            if key.cluster == self._cluster:
-                frontends = self._compile(state, key)
-                self._frontends[key] = frontends
-                for frontend, members in frontends.items():
-                    services[frontend] = self._take(members)
-        backends: dict[BackendKey, BackendRow] = {}
-        for name, (members, _) in self._sets.items():
-            backends.update(_backend_rows(name, members))
-        return services, backends
+    def _clear(self, settings: BalancingSettings) -> None:
+        self._settings = settings
+        self._maglev = Maglev(settings.table_size, seed_bytes(settings.seed) or b"")
+        self._index = ServiceIndex(self._key)
+        self._here = Here(*self._key, "")
+        self._own: Node | None = None
+        self._units: dict[ObjectKey, Frontends] = {}
+        self._claims: dict[ServiceKey, tuple[ObjectKey, ...]] = {}
+        self._won: dict[ServiceKey, Frontend] = {}
+        self._contents = Contents()
 
-    def update(self, state: State, changes: Iterable[Change]) -> tuple[ServiceChanges, BackendChanges]:
+    def full(self, state: State) -> dict[str, Rows]:
+        """All rows by table, from nothing."""
+        self._clear(settings_of(state, self._key.cluster).balancing)
+        self._place(state)
+        self._index.fill(state)
+        changes = self._recompile(state, self._all_units(state))
+        return {name: {key: row for key, row in rows.items() if row is not None} for name, rows in changes.items()}
+
+    def update(self, state: State, changes: Iterable[Change]) -> dict[str, Rows]:
         """What becomes of the rows; None for those that go."""
-        names: dict[tuple[str, str], None] = {}
-        for change in changes:
-            if change.kind == "service":
-                self._reindex_service(change)
-                names[change.key.namespace, change.key.name] = None
-            elif change.kind == "backends":
-                for held in (change.old, change.new):
-                    if held is not None:
-                        names[held.namespace, held.service] = None
-            elif change.kind == "workload":
-                self._reindex_workload(change)
-        for change in changes:
-            if change.kind == "workload":
-                self._name_selecting(state, change.key, change.old, names)
-                self._name_selecting(state, change.key, change.new, names)
-            elif change.kind == "endpoint":
-                held = change.new or change.old
-                key = workload_key(held.cluster, held.namespace, held.workload)
-                self._name_selecting(state, key, state.workloads.get(key), names)
-        return self._recompile(state, names)
+        changes = tuple(changes)
+        if any(change.kind == "settings" and change.key == self._key.cluster for change in changes):
+            self._settings = settings_of(state, self._key.cluster).balancing
+            self._maglev = Maglev(self._settings.table_size, seed_bytes(self._settings.seed) or b"")
+            units = self._index.follow(state, changes)
+            return self._recompile(state, {**self._everything(state), **units})
+        units = self._index.follow(state, changes)
+        if any(change.kind == "node" and change.key == self._key for change in changes):
+            before = (self._own, self._here)
+            self._place(state)
+            if before != (self._own, self._here):
+                units.update(self._everything(state))
+        return self._recompile(state, units)
 
-    def _recompile(self, state: State, names: Iterable[tuple[str, str]]) -> tuple[ServiceChanges, BackendChanges]:
-        services: ServiceChanges = {}
-        touched: dict[int, Members] = {}
-        for namespace, name in names:
-            key = service_key(self._cluster, namespace, name)
-            old = self._frontends.pop(key, {})
-            new = self._compile(state, key) if key in state.services else {}
+    def frontends(self, unit: ObjectKey) -> Frontends:
+        """Those that a unit has, as compiled last."""
+        return {key: each for key, each in self._units.get(unit, {}).items() if self._holder(key) == unit}
+
+    def units(self) -> Iterable[ObjectKey]:
+        """Those that have frontends."""
+        return sorted(self._units)
+
+    def _place(self, state: State) -> None:
+        self._own = state.nodes.get(self._key)
+        self._here = Here(*self._key, zone_of(self._own))
+
+    def _all_units(self, state: State) -> dict[ObjectKey, None]:
+        units = dict.fromkeys(key for key in state.services if key.cluster == self._key.cluster)
+        units.update(dict.fromkeys(key for key in state.local_redirects if key.cluster == self._key.cluster))
+        units.update(self._index.with_host_ports)
+        return units
+
+    def _everything(self, state: State) -> dict[ObjectKey, None]:
+        """All units, also those that are gone."""
+        return {**self._all_units(state), **dict.fromkeys(self._units)}
+
+    def _recompile(self, state: State, units: Iterable[ObjectKey]) -> dict[str, Rows]:
+        touched: dict[ServiceKey, None] = {}
+        for unit in units:
+            old = self._units.pop(unit, {})
+            new = self._compile(state, unit)
             if new:
-                self._frontends[key] = new
-            for frontend, members in new.items():
-                row = self._take(members)
-                touched[row.backend_set] = members
-                services[frontend] = row
-            for frontend, members in old.items():
-                touched[self._drop(members)] = members
-                if frontend not in new:
-                    services.setdefault(frontend, None)
-        backends: BackendChanges = {}
-        for set_number, members in touched.items():
-            rows = _backend_rows(set_number, members)
-            backends.update(rows if set_number in self._sets else dict.fromkeys(rows))
-        return services, backends
+                self._units[unit] = new
+            for key in old:
+                if key not in new:
+                    self._unclaim(key, unit)
+            for key in new:
+                if key not in old:
+                    self._claims[key] = (*self._claims.get(key, ()), unit)
+            touched.update(dict.fromkeys(old))
+            touched.update(dict.fromkeys(new))
+        services: Rows = {}
+        for key in touched:
+            self._settle(key, services)
+        return {"services": services, **self._contents.changes()}
 
-    def _take(self, members: Members) -> ServiceRow:
-        name = set_name(members)
-        if name:
-            self._sets[name] = (members, self._sets.get(name, (members, 0))[1] + 1)
-        return ServiceRow(name, len(members), SERVICE_CLUSTER_IP)
+    def _unclaim(self, key: ServiceKey, unit: ObjectKey) -> None:
+        left = tuple(each for each in self._claims[key] if each != unit)
+        if left:
+            self._claims[key] = left
+        else:
+            del self._claims[key]
 
-    def _drop(self, members: Members) -> int:
-        name = set_name(members)
-        if name:
-            count = self._sets[name][1] - 1
-            if count:
-                self._sets[name] = (members, count)
-            else:
-                del self._sets[name]
-        return name
+    def _holder(self, key: ServiceKey) -> ObjectKey | None:
+        """Whose frontend it is."""
+        claims = self._claims.get(key, ())
+        if len(claims) < 2:
+            return claims[0] if claims else None
+        return min(claims, key=lambda unit: (self._units[unit][key].rank, unit))
 
-    def _compile(self, state: State, key: ObjectKey) -> Frontends:
-        service = state.services[key]
-        frontends: Frontends = {}
-        if service.headless:
-            return frontends
+    def _settle(self, key: ServiceKey, services: Rows) -> None:
+        """Write the row of the unit that has the frontend, if it is another than before."""
+        holder, before = self._holder(key), self._won.get(key)
+        now = self._units[holder][key] if holder else None
+        if now == before:
+            return
+        if now is not None:
+            self._won[key] = now
+            self._contents.take(now.choice, bool(now.affinity_s), now.ranges)
+            services[key] = _row(now)
+        else:
+            del self._won[key]
+            services[key] = None
+        if before is not None:
+            self._contents.drop(before.choice, bool(before.affinity_s), before.ranges)
+
+    def _compile(self, state: State, unit: ObjectKey) -> Frontends:
+        if unit.kind == SERVICE:
+            return self._of_service(state, state.services[unit]) if unit in state.services else {}
+        if unit.kind == REDIRECT:
+            return self._of_redirect(state, state.local_redirects[unit]) if unit in state.local_redirects else {}
+        return self._of_workload(state, unit, state.workloads[unit]) if unit in state.workloads else {}
+
+    def _of_service(self, state: State, service: Service) -> Frontends:
         sources = [service, *_shared_twins(state, service)]
-        for port in service.ports:
-            for address in service.cluster_ips:
-                frontend = ServiceKey(address_bytes(address), port.port, PROTOCOL_NUMBERS[port.protocol])
-                if frontend not in frontends:
-                    frontends[frontend] = self._members(state, sources, port, ":" in address)
-        return frontends
 
-    def _members(self, state: State, sources: list[Service], port: ServicePort, ipv6: bool) -> Members:
-        found: dict[tuple[bytes, int], None] = {}
+        def candidates_of(port: ServicePort, ipv6: bool) -> Candidates:
+            return self._candidates(state, sources, port, ipv6)
+
+        return ServiceFrontends(service, self._here, self._own, self._settings, self._maglev).build(candidates_of)
+
+    def _candidates(self, state: State, sources: list[Service], port: ServicePort, ipv6: bool) -> Candidates:
+        found: Candidates = {}
         for source in sources:
             twin = next((p for p in source.ports if (p.name, p.protocol) == (port.name, port.protocol)), None)
             if twin is None:
                 continue
-            for workload_key_ in self._selected(state, source):
-                self._put_workload(state, workload_key_, twin, ipv6, found)
+            not_ready_too = source.exposure.publishes_not_ready
+            for key in self._index.selected(source):
+                put_workload(state, key, twin, ipv6, not_ready_too, found)
             for key in state.service_slices.get(service_key(source.cluster, source.namespace, source.name), ()):
-                _put_slice(state.backend_slices[key], twin, ipv6, found)
+                put_slice(state, state.backend_slices[key], twin, ipv6, not_ready_too, found)
+        return found
+
+    def _of_workload(self, state: State, key: ObjectKey, workload: Workload) -> Frontends:
+        """Its host ports, while it has an endpoint on this node."""
+        if self._own is None:
+            return {}
+        addresses: dict[bool, str] = {}
+        for ipv6 in (False, True):
+            for node, address in workload_addresses(state, key, workload, ipv6):
+                if node == self._key.node:
+                    addresses[ipv6] = address
+        return host_port_frontends(self._own, addresses, workload.host_ports)
+
+    def _of_redirect(self, state: State, redirect: LocalRedirect) -> Frontends:
+        """Nothing while no workload here is ready: the frontend is then what it is without the redirect."""
+        found: Frontends = {}
+        for address, port in self._redirected(state, redirect):
+            members = self._local_members(state, redirect, port, ":" in address)
+            if members:
+                key, frontend = redirect_frontend(address, port.port, port.protocol, members)
+                found.setdefault(key, frontend)
+        return found
+
+    def _redirected(self, state: State, redirect: LocalRedirect) -> Iterable[tuple[str, ServicePort]]:
+        """(address, port) of the frontends; the port's target is that of the workloads."""
+        if redirect.address:
+            yield from ((redirect.address, port) for port in redirect.ports)
+            return
+        service = state.services.get(service_key(redirect.cluster, redirect.namespace, redirect.service))
+        for port in service.ports if service else ():
+            for target in redirect.ports:
+                named = len(redirect.ports) == 1 or target.name == port.name
+                is_meant = named if redirect.all_ports else target.port == port.port
+                if is_meant and target.protocol == port.protocol:
+                    meant = ServicePort(port.name, port.port, port.protocol, target.target_port)
+                    yield from ((address, meant) for address in (service.cluster_ips if service else ()))
+
+    def _local_members(
+        self, state: State, redirect: LocalRedirect, port: ServicePort, ipv6: bool
+    ) -> tuple[Member, ...]:
+        found: dict[Member, None] = {}
+        for key in self._index.labelled(redirect.cluster, redirect.namespace, redirect.selector):
+            workload = state.workloads[key]
+            number = target_port(workload, port)
+            if workload.ready and not workload.terminating and number:
+                for node, address in workload_addresses(state, key, workload, ipv6):
+                    if node == self._key.node:
+                        found[Member(address_bytes(address), number)] = None
         return tuple(sorted(found))
 
-    def _put_workload(
-        self,
-        state: State,
-        key: ObjectKey,
-        port: ServicePort,
-        ipv6: bool,
-        found: dict[tuple[bytes, int], None],
-    ) -> None:
-        workload = state.workloads[key]
-        number = _target_port(workload, port)
-        if not workload.ready or not number:
-            return
-        for endpoint_key in state.workload_endpoints.get((key.cluster, key.namespace, key.name), ()):
-            endpoint = state.endpoints[endpoint_key]
-            address = endpoint.ipv6 if ipv6 else endpoint.ipv4
-            if address:
-                found[address_bytes(address), number] = None
 
-    def _selected(self, state: State, service: Service) -> list[ObjectKey]:
-        """Workloads that a service's selector chooses."""
-        if not service.selector:
-            return []
-        buckets = [
-            self._labelled.get((service.cluster, service.namespace, name, value), {})
-            for name, value in service.selector.items()
-        ]
-        return [key for key in min(buckets, key=len) if all(key in bucket for bucket in buckets)]
-
-    def _name_selecting(
-        self, state: State, key: ObjectKey, workload: Workload | None, names: dict[tuple[str, str], None]
-    ) -> None:
-        """Adds the names of services that select a workload of these labels."""
-        if workload is None:
-            return
-        for label in workload.labels.items():
-            for service in self._selecting.get((key.cluster, key.namespace, *label), ()):
-                if _selects(state.services[service], workload.labels):
-                    names[service.namespace, service.name] = None
-
-    def _index_workload(self, key: ObjectKey, workload: Workload) -> None:
-        for label in workload.labels.items():
-            self._labelled.setdefault((key.cluster, key.namespace, *label), {})[key] = None
-
-    def _reindex_workload(self, change: Change) -> None:
-        if change.old is not None and change.new is not None and change.old.labels == change.new.labels:
-            return
-        if change.old is not None:
-            for label in change.old.labels.items():
-                _discard(self._labelled, (change.key.cluster, change.key.namespace, *label), change.key)
-        if change.new is not None:
-            self._index_workload(change.key, change.new)
-
-    def _index_service(self, key: ObjectKey, service: Service) -> None:
-        if service.selector:
-            place = (key.cluster, key.namespace, *min(service.selector.items()))
-            self._selecting.setdefault(place, {})[key] = None
-
-    def _reindex_service(self, change: Change) -> None:
-        if change.old is not None and change.old.selector:
-            place = (change.key.cluster, change.key.namespace, *min(change.old.selector.items()))
-            _discard(self._selecting, place, change.key)
-        if change.new is not None:
-            self._index_service(change.key, change.new)
-
-
-def _discard(index: dict[LabelPlace, dict[ObjectKey, None]], place: LabelPlace, key: ObjectKey) -> None:
-    held = index[place]
-    del held[key]
-    if not held:
-        del index[place]
-
-
-def _selects(service: Service, labels: Mapping[str, str]) -> bool:
-    return all(labels.get(name) == value for name, value in (service.selector or {}).items())
+def _row(frontend: Frontend) -> ServiceRow:
+    choice = frontend.choice
+    return ServiceRow(
+        choice.name, choice.count, frontend.flags, frontend.affinity_s, choice.maglev.size if choice.maglev else 0,
+        range_set_name(frontend.ranges),
+    )  # fmt: skip
 
 
 def _shared_twins(state: State, service: Service) -> list[Service]:
@@ -240,25 +251,3 @@ def _shared_twins(state: State, service: Service) -> list[Service]:
         return []
     twins = (state.services[key] for key in state.service_twins[service.namespace, service.name])
     return [twin for twin in twins if twin.cluster != service.cluster and twin.is_global and twin.shared]
-
-
-def _target_port(workload: Workload, port: ServicePort) -> int:
-    """The number that a service's port means for a workload; 0 if the workload has no port of that name."""
-    if isinstance(port.target_port, int):
-        return port.target_port
-    number, protocol = workload.ports.get(port.target_port, (0, ""))
-    return number if protocol == port.protocol else 0
-
-
-def _put_slice(found: BackendSlice, port: ServicePort, ipv6: bool, members: dict[tuple[bytes, int], None]) -> None:
-    numbers = [each.port for each in found.ports if (each.name, each.protocol) == (port.name, port.protocol)]
-    for backend in found.backends:
-        if backend.ready and (":" in backend.address) == ipv6:
-            for number in numbers:
-                members[address_bytes(backend.address), number] = None
-
-
-def _backend_rows(name: int, members: Members) -> dict[BackendKey, BackendRow]:
-    if not name:
-        return {}
-    return {BackendKey(name, slot): BackendRow(address, port, 0) for slot, (address, port) in enumerate(members)}

@@ -29,6 +29,8 @@ EVENT_PREFIXES: Mapping[str, tuple[str, ...]] = {
     "endpoint": ("Endpoint",),
     "service": ("Service",),
     "backends": ("Backends",),
+    "backend_state": ("BackendStateSet",),
+    "local_redirect": ("LocalRedirect",),
     "policy": ("Policy",),
     "cidr_group": ("CIDRGroup",),
     "name": ("NameResolved", "NameExpired"),

@@ -11,7 +11,8 @@ from typing import Any
 import msgspec
 
 from controlplane.api.schema import EndView, Evidence, Explanation, SideView
-from controlplane.desired.services import PROTOCOL_NUMBERS, ServiceCompiler
+from controlplane.desired.backends import PROTOCOL_NUMBERS
+from controlplane.desired.services import ServiceCompiler
 from controlplane.history.ends import ENDPOINT, SERVICE, End, Mesh
 from controlplane.history.nearest import nearest_rule, port_text
 from controlplane.history.records import time_text
@@ -21,6 +22,7 @@ from controlplane.policy.rules import ICMP, ICMPV6, PORT_MAX, PROTOCOLS, NamedPo
 from controlplane.policy.selectors import index_labels
 from controlplane.policy.verdict import HOST_LABEL, REDIRECT, Side, enforces, judge_side, rule_matches
 from controlplane.projections.namespaces import namespace_key
+from controlplane.projections.services import service_key
 from controlplane.projections.workloads import workload_key
 from datapath.abi.types import POLICY_EGRESS, POLICY_INGRESS
 from datapath.codec import address_bytes, address_text
@@ -243,7 +245,9 @@ def _through_service(mesh: Mesh, source: End, target: End, protocol: int, port: 
     if service.headless:
         found.reasons.append(f"{name} is headless: it has no address, and its name leads to its pods themselves")
         return DENY
-    row = _frontend(mesh, service, cluster, target.address, protocol, port)
+    asked_on = source.key if isinstance(source.key, (EndpointKey, NodeKey)) else NodeKey("", "")
+    where = NodeKey(cluster, asked_on.node if asked_on.cluster == cluster else "")
+    row = _frontend(mesh, service, where, target.address, protocol, port)
     if row is None:
         has = ", ".join(f"{each.port}/{each.protocol}" for each in service.ports) or "none"
         found.reasons.append(f"{name} has no port {port_text(protocol, port)} in cluster {cluster}; it has {has}")
@@ -279,17 +283,19 @@ def _through_backends(
 
 
 def _frontend(
-    mesh: Mesh, service: Service, cluster: str, address: str, protocol: int, port: int
+    mesh: Mesh, service: Service, where: NodeKey, address: str, protocol: int, port: int
 ) -> list[tuple[str, int]] | None:
-    """The backends of a frontend as the cluster's kernels hold them; None where there is no such frontend."""
+    """The backends of a frontend as a node's kernel holds them; None where there is no such frontend."""
     if protocol not in PROTOCOL_NUMBERS.values() or not address:
         return None
-    services, backends = ServiceCompiler(cluster).full(mesh.state)
-    row = services.get(ServiceKey(address_bytes(address), port, protocol))
-    if row is None:
+    compiler = ServiceCompiler(*where)
+    compiler.full(mesh.state)
+    key = service_key(where.cluster, service.namespace, service.name)
+    frontend = compiler.frontends(key).get(ServiceKey(address_bytes(address), port, protocol))
+    if frontend is None:
         return None
-    members = [(key.slot, held) for key, held in backends.items() if key.backend_set == row.backend_set]
-    return [(address_text(held.address), held.port) for _, held in sorted(members)] if row.backend_set else []
+    choice = frontend.choice
+    return [(address_text(member.address), member.port) for member in choice.members[: choice.count]]
 
 
 def _selected(mesh: Mesh, service: Service) -> list[tuple[ObjectKey, Workload]]:

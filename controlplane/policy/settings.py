@@ -1,4 +1,5 @@
-"""The settings that change what policies mean, by the names that Cilium's users know. Pure.
+"""The settings that change what policies mean, by the names that Cilium's users know, and the one document in which
+they stand with those of controlplane/balancing.py. Pure.
 
 Belongs here: their values, defaults, and reading them from a document. Does not belong here: settings of processes
 (controlplane/settings.py).
@@ -6,10 +7,11 @@ Belongs here: their values, defaults, and reading them from a document. Does not
 
 from collections.abc import Mapping
 from ipaddress import ip_address
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
+from controlplane import balancing
 from controlplane.fields import Reading, Refusal
 
 DEFAULT = "default"
@@ -58,6 +60,7 @@ ALIASES = {
     "l7Proxy": "enable-l7-proxy",
     "enableNonDefaultDenyPolicies": "enable-non-default-deny-policies",
     "k8sNetworkPolicy.enabled": "enable-k8s-networkpolicy",
+    **balancing.ALIASES,
 }
 """The same settings as values of the Helm chart."""
 
@@ -82,13 +85,28 @@ NAMES = (
     "enable-non-default-deny-policies",
     *KIND_SWITCHES,
     "kube-apiserver-addresses",
+    *balancing.NAMES,
 )
 CONFIG_MAP = "ConfigMap"
 """Of Cilium's ConfigMap the settings of policies are taken, all others passed over."""
 
 
 def read_policy_settings(document: Any) -> tuple[str, PolicySettings] | tuple[Refusal, ...]:
-    """The cluster's name ("" where none is given) and the settings; all refusals at once."""
+    """The cluster's name ("" where none is given) and the settings of policies; all refusals at once."""
+    found = read_settings(document)
+    return (found.cluster, found.policy) if isinstance(found, Settings) else found
+
+
+class Settings(NamedTuple):
+    """Everything that a settings document says of a cluster; its name "" where none is given."""
+
+    cluster: str
+    policy: PolicySettings
+    balancing: balancing.BalancingSettings
+
+
+def read_settings(document: Any) -> Settings | tuple[Refusal, ...]:
+    """All refusals at once."""
     reading = Reading()
     given: dict[str, Any] = {}
     if isinstance(document, dict) and document.get("kind") == CONFIG_MAP:
@@ -114,9 +132,10 @@ def read_policy_settings(document: Any) -> tuple[str, PolicySettings] | tuple[Re
         api_servers=_addresses(reading, fields.get("kube-apiserver-addresses"), "kube-apiserver-addresses"),
         ignored=tuple(kind for name, kind in KIND_SWITCHES.items() if not _flag(reading, fields, name, True)),
     )
+    balanced = balancing.read_balancing_settings(reading, fields)
     cluster = fields.get("cluster-name")
     name = reading.dns_label(cluster, "cluster-name") if cluster is not None else ""
-    return tuple(reading.refusals) or (name, settings)
+    return tuple(reading.refusals) or Settings(name, settings, balanced)
 
 
 def _flat(document: Mapping[str, Any], prefix: str) -> dict[str, Any]:

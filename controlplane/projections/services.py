@@ -6,10 +6,14 @@ endpoints a selector chooses (desired/services.py).
 
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from controlplane.addresses import is_address
 from controlplane.events import BackendsReported, BackendsWithdrawn, ServiceApplied, ServiceRemoved
 from controlplane.model import BackendSlice, ObjectKey, Service, ServicePort
 from controlplane.projections.change import Change
+from controlplane.projections.exposures import exposure_fault, node_port_fault, node_ports
+from controlplane.projections.workloads import PROTOCOLS, weight_fault
 from kvstore.types import Record
 
 if TYPE_CHECKING:
@@ -18,7 +22,6 @@ if TYPE_CHECKING:
 KIND = "Service"
 SLICE_KIND = "EndpointSlice"
 PORT_MAX = 65535
-PROTOCOLS = ("TCP", "UDP")
 
 
 def service_key(cluster: str, namespace: str, name: str) -> ObjectKey:
@@ -36,7 +39,9 @@ def ports_fault(ports: tuple[ServicePort, ...]) -> str:
         if not 1 <= port.port <= PORT_MAX or (isinstance(target, int) and not 1 <= target <= PORT_MAX):
             return f"port {port.name!r}, {port.port} to {target}: right is 1 to {PORT_MAX}"
         if port.protocol not in PROTOCOLS:
-            return f"protocol {port.protocol!r}: right is {' or '.join(PROTOCOLS)}"
+            return f"protocol {port.protocol!r}: right is {', '.join(PROTOCOLS)}"
+        if not 0 <= port.node_port <= PORT_MAX:
+            return f"node port {port.node_port}: right is 1 to {PORT_MAX}, 0 for none"
     return ""
 
 
@@ -53,14 +58,14 @@ def service_applied(state: "State", record: Record, event: ServiceApplied, chang
         if holder is not None and holder != key:
             return f"cluster address {address} is that of service {holder.namespace}/{holder.name}"
     old = state.services.get(key)
-    new = Service(
-        cluster, event.namespace, event.name, event.cluster_ips, event.ports, event.selector or None, event.headless,
-        event.is_global, event.shared, event.labels, event.annotations,
-    )  # fmt: skip
+    new = Service(cluster, *msgspec.structs.astuple(msgspec.structs.replace(event, selector=event.selector or None)))
     if old == new:
         return ""
+    fault = exposure_fault(new.exposure) or node_port_fault(state, key, new)
+    if fault:
+        return fault
     if old is not None:
-        _forget_addresses(state, old)
+        _forget_places(state, old)
     hold_service(state, key, new)
     changes.append(Change("service", key, old, new))
     return ""
@@ -71,15 +76,19 @@ def hold_service(state: "State", key: ObjectKey, service: Service) -> None:
     state.services[key] = service
     for address in service.cluster_ips:
         state.service_addresses[key.cluster, address] = key
+    for number, protocol in node_ports(service):
+        state.node_ports[key.cluster, number, protocol] = key
     name = (key.namespace, key.name)
     twins = state.service_twins.get(name, ())
     if key not in twins:
         state.service_twins[name] = tuple(sorted((*twins, key)))
 
 
-def _forget_addresses(state: "State", service: Service) -> None:
+def _forget_places(state: "State", service: Service) -> None:
     for address in dict.fromkeys(service.cluster_ips):
         del state.service_addresses[service.cluster, address]
+    for number, protocol in dict.fromkeys(node_ports(service)):
+        del state.node_ports[service.cluster, number, protocol]
 
 
 def service_removed(state: "State", record: Record, event: ServiceRemoved, changes: list[Change]) -> str:
@@ -92,7 +101,7 @@ def remove_service(state: "State", key: ObjectKey, changes: list[Change]) -> Non
     old = state.services.pop(key, None)
     if old is None:
         return
-    _forget_addresses(state, old)
+    _forget_places(state, old)
     name = (key.namespace, key.name)
     left = tuple(twin for twin in state.service_twins[name] if twin != key)
     if left:
@@ -103,7 +112,7 @@ def remove_service(state: "State", key: ObjectKey, changes: list[Change]) -> Non
 
 
 def backends_reported(state: "State", record: Record, event: BackendsReported, changes: list[Change]) -> str:
-    fault = ports_fault(event.ports)
+    fault = ports_fault(event.ports) or weight_fault(event.weight)
     if fault:
         return fault
     for backend in event.backends:
@@ -111,7 +120,7 @@ def backends_reported(state: "State", record: Record, event: BackendsReported, c
             return f"backend address {backend.address!r}: right is for example 10.0.0.1 or fd00::1"
     key = ObjectKey(record.cluster, SLICE_KIND, event.namespace, event.name)
     old = state.backend_slices.get(key)
-    new = BackendSlice(record.cluster, event.namespace, event.name, event.service, event.backends, event.ports)
+    new = BackendSlice(record.cluster, *msgspec.structs.astuple(event))
     if old == new:
         return ""
     if old is not None:

@@ -21,11 +21,13 @@ from controlplane.codec import MalformedBatch, decode
 from controlplane.model import (
     API_SERVER_SERVICE,
     BackendSlice,
+    BackendState,
     CidrGroup,
     Cluster,
     Endpoint,
     EndpointKey,
     Identity,
+    LocalRedirect,
     Namespace,
     Node,
     NodeKey,
@@ -43,6 +45,7 @@ from controlplane.projections import (
     namespaces,
     nodes,
     policies,
+    redirects,
     services,
     workloads,
 )
@@ -77,6 +80,9 @@ PROJECTIONS: Mapping[type[Any], Projection] = {
     e.ServiceRemoved: services.service_removed,
     e.BackendsReported: services.backends_reported,
     e.BackendsWithdrawn: services.backends_withdrawn,
+    e.BackendStateSet: redirects.backend_state_set,
+    e.LocalRedirectApplied: redirects.local_redirect_applied,
+    e.LocalRedirectRemoved: redirects.local_redirect_removed,
     e.PolicyApplied: policies.policy_applied,
     e.PolicyRemoved: policies.policy_removed,
     e.CIDRGroupApplied: addresses.cidr_group_applied,
@@ -122,6 +128,8 @@ class _Content(msgspec.Struct, array_like=True):
     cidr_groups: list[CidrGroup] = []
     resolved_names: list[ResolvedName] = []
     policy_settings: list[tuple[str, str]] = []
+    local_redirects: list[LocalRedirect] = []
+    backend_states: list[BackendState] = []
 
 
 class _Saved(msgspec.Struct, array_like=True):
@@ -171,6 +179,9 @@ class State:
         self.resolved_names: dict[ObjectKey, ResolvedName] = {}
         self.policy_settings: dict[str, str] = {}
         """By cluster, canonical JSON; absent where all are the defaults."""
+        self.local_redirects: dict[ObjectKey, LocalRedirect] = {}
+        self.backend_states: dict[ObjectKey, BackendState] = {}
+        """Only those that are not active."""
 
         self.last_created: dict[NodeKey, tuple[str, str]] = {}
         """For each node, ipv4 and ipv6 of the endpoint created last, or "": where the search for free ones goes on."""
@@ -196,6 +207,8 @@ class State:
         self.identity_users: dict[int, int] = {}
         self.service_addresses: dict[tuple[str, str], ObjectKey] = {}
         """By cluster and cluster address."""
+        self.node_ports: dict[tuple[str, int, str], ObjectKey] = {}
+        """By cluster, number and protocol."""
         self.service_twins: dict[tuple[str, str], tuple[ObjectKey, ...]] = {}
         """By namespace and name, the services of that name in all clusters."""
         self.service_slices: dict[ObjectKey, tuple[ObjectKey, ...]] = {}
@@ -283,6 +296,8 @@ class State:
         self._forget("policy", self.policies, cluster, changes)
         self.service_policies = {key: None for key in self.service_policies if key.cluster != cluster}
         self.policy_revisions = {key: held for key, held in self.policy_revisions.items() if key.cluster != cluster}
+        self._forget("local_redirect", self.local_redirects, cluster, changes)
+        self._forget("backend_state", self.backend_states, cluster, changes)
         self._forget("cidr_group", self.cidr_groups, cluster, changes)
         self._forget("name", self.resolved_names, cluster, changes)
         settings = self.policy_settings.pop(cluster, None)
@@ -349,6 +364,8 @@ class State:
             values(self.cidr_groups),
             values(self.resolved_names),
             sorted(self.policy_settings.items()),
+            values(self.local_redirects),
+            values(self.backend_states),
         )
 
     @classmethod
@@ -408,6 +425,10 @@ class State:
         self.cidr_groups = {addresses.group_key(each.cluster, each.name): each for each in content.cidr_groups}
         self.resolved_names = {addresses.name_key(each.cluster, each.name): each for each in content.resolved_names}
         self.policy_settings = dict(content.policy_settings)
+        for redirect in content.local_redirects:
+            self.local_redirects[redirects.redirect_key(redirect.cluster, redirect.namespace, redirect.name)] = redirect
+        for judged in content.backend_states:
+            self.backend_states[redirects.backend_key(*msgspec.structs.astuple(judged)[:4])] = judged
 
     def _hold_node(self, key: NodeKey, node: Node) -> None:
         self.nodes[key] = node

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 
 from msgspec.structs import astuple
 
+from controlplane.addresses import is_address
 from controlplane.events import WorkloadApplied, WorkloadRemoved
-from controlplane.model import ObjectKey, Workload
+from controlplane.model import HostPort, ObjectKey, Workload
 from controlplane.projections.change import Change
 from kvstore.types import Record
 
@@ -17,6 +18,9 @@ if TYPE_CHECKING:
 
 KIND = "Workload"
 PORT_MAX = 65535
+PROTOCOLS = ("TCP", "UDP", "SCTP")
+"""Of ports that a service or a host port can have."""
+WEIGHT_MAX = 65535
 
 
 def workload_key(cluster: str, namespace: str, name: str) -> ObjectKey:
@@ -31,17 +35,31 @@ def ports_fault(ports: dict[str, tuple[int, str]]) -> str:
     return ""
 
 
+def host_ports_fault(ports: tuple[HostPort, ...]) -> str:
+    """What is wrong with ports of the node; "" if nothing is."""
+    for each in ports:
+        if not 1 <= each.host_port <= PORT_MAX or not 1 <= each.port <= PORT_MAX:
+            return f"host port {each.host_port} to {each.port}: right is 1 to {PORT_MAX}"
+        if each.protocol not in PROTOCOLS:
+            return f"protocol {each.protocol!r} of host port {each.host_port}: right is {', '.join(PROTOCOLS)}"
+        if each.address and not is_address(each.address):
+            return f"address {each.address!r} of host port {each.host_port}: right is for example 192.0.2.1"
+    return ""
+
+
+def weight_fault(weight: int) -> str:
+    """What is wrong with a backend's weight; "" if nothing is."""
+    return "" if 0 <= weight <= WEIGHT_MAX else f"weight {weight}: right is 0 to {WEIGHT_MAX}"
+
+
 def workload_applied(state: "State", record: Record, event: WorkloadApplied, changes: list[Change]) -> str:
-    fault = ports_fault(event.ports)
+    fault = ports_fault(event.ports) or host_ports_fault(event.host_ports) or weight_fault(event.weight)
     if fault:
         return fault
     cluster = record.cluster
     key = ObjectKey(cluster, KIND, event.namespace, event.name)
     old = state.workloads.get(key)
-    new = Workload(
-        cluster, event.namespace, event.name, event.labels, event.ready, event.service_account, event.ports,
-        event.node,
-    )  # fmt: skip
+    new = Workload(cluster, *astuple(event))
     if old != new:
         state.workloads[key] = new
         changes.append(Change("workload", key, old, new))
@@ -54,6 +72,8 @@ def workloads_applied(
     """What `workload_applied` does for each of several, all at once; False, and nothing has changed, where one by one
     has to tell what comes of them."""
     if any(ports_fault(event.ports) for event in events if event.ports):
+        return False
+    if any(host_ports_fault(event.host_ports) or weight_fault(event.weight) for event in events):
         return False
     namespaces, names, *others = zip(*map(astuple, events), strict=True)
     namespaces, here = tuple(map(intern, namespaces)), repeat(record.cluster)

@@ -6,10 +6,12 @@ Belongs here: making histories. Does not belong here: what any test proves about
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+import msgspec
 from hypothesis import strategies as st
 
 from controlplane import events as e
 from controlplane.codec import encode
+from controlplane.commands.addresses import ChangeSettings
 from controlplane.commands.cluster import JoinCluster
 from controlplane.commands.decide import Author, decide
 from controlplane.commands.endpoint import CreateEndpoint, DeleteEndpoint, RelabelEndpoint
@@ -17,11 +19,12 @@ from controlplane.commands.identity import ReleaseIdentity
 from controlplane.commands.namespace import ApplyNamespace, RemoveNamespace
 from controlplane.commands.node import AssignAddressBlock, JoinNode, RemoveNode
 from controlplane.commands.policy import ApplyPolicy, RemovePolicy
+from controlplane.commands.redirect import ApplyLocalRedirect, RemoveLocalRedirect, SetBackendState
 from controlplane.commands.service import ApplyService, RemoveService, ReportBackends, WithdrawBackends
 from controlplane.commands.types import Decision
 from controlplane.commands.workload import ApplyWorkload, RemoveWorkload
 from controlplane.events import Batch, Event
-from controlplane.model import Backend, Device, ServicePort, Tunnel
+from controlplane.model import Backend, Device, Exposure, HostPort, ServicePort, Tunnel
 from controlplane.projections.state import State
 from kvstore.types import Record, Revision
 
@@ -32,6 +35,8 @@ APPS = ("web", "db")
 
 LEAVE = 22
 """The wish that takes a cluster out of the mesh."""
+LAST = 31
+ZONE = "topology.kubernetes.io/zone"
 
 Step = tuple[int, int, int, int]
 """Which wish, and three numbers that choose its particulars."""
@@ -42,7 +47,7 @@ Written = tuple[str, str, tuple[Event, ...]]
 def steps(largest: int = 40) -> st.SearchStrategy[list[Step]]:
     """Numbers from which `history` makes wishes."""
     return st.lists(
-        st.tuples(st.integers(0, 23), st.integers(0, 5), st.integers(0, 3), st.integers(0, 3)),
+        st.tuples(st.integers(0, LAST), st.integers(0, 5), st.integers(0, 3), st.integers(0, 3)),
         min_size=largest // 4,
         max_size=largest,
     )
@@ -112,8 +117,48 @@ def wish(step: Step) -> tuple[Author, Any]:
         20: (agent, _join(cluster, node, c)),
         21: (operator, AssignAddressBlock(node)),
         LEAVE: (operator, e.ClusterLeft()) if (b, c) == (0, 0) else (operator, ApplyNamespace(namespace, {})),
+        **_exposed(operator, namespace, app, workload, node, b, c),
+        30: (agent, msgspec.structs.replace(_join(cluster, node, 0), labels=(f"{ZONE}={'ab'[c % 2]}",))),
     }  # fmt: skip
     return wishes.get(kind, (agent, create))
+
+
+def _exposed(
+    operator: Author, namespace: str, app: str, workload: str, node: str, b: int, c: int
+) -> dict[int, tuple[Author, Any]]:
+    """Wishes about what the network reaches, and about which backends are chosen."""
+    kinds = ("NodePort", "LoadBalancer")
+    exposure = Exposure(
+        kinds[b % 2],
+        (f"198.51.100.{c}",),
+        ("203.0.113.1",) if b % 2 else (),
+        source_ranges=("192.0.2.0/24",) if c else (),
+        external_policy=("Cluster", "Local")[c % 2],
+        internal_policy=("Cluster", "Local")[b // 2],
+        affinity_s=60 * (c // 2),
+        publishes_not_ready=c == 3,
+        distribution=("", "PreferSameZone", "PreferSameNode", "")[b],
+    )
+    port = ServicePort("http", 80, "TCP", 8080)
+    annotations = {"service.cilium.io/affinity": ("local", "remote")[c % 2], "service.cilium.io/forwarding-mode": "dsr"}
+    hinted = Backend(f"10.9.0.{b}", c > 1, "n1", c > 0, c < 3, "a", ("a",) if b else (), ("n1",) if c else ())
+    host_ports = (HostPort(30000 + b, 8080, "TCP"),)
+    redirect = ApplyLocalRedirect(namespace, "lrp", "", app, (port,), {"app": app}, True)
+    address = ApplyLocalRedirect(namespace, "lrp", "198.51.100.1", "", (port,), {"app": app})
+    applied = ApplyWorkload(namespace, workload, {"app": app}, b != 1, "", {}, node, host_ports, b == 2, c == 1, c)
+    settings = ('{"bpf-lb-algorithm":"maglev","bpf-lb-maglev-table-size":251}', '{"bpf-lb-mode":"hybrid"}')[c % 2]
+    return {
+        23: (operator, ApplyService(namespace, app, (), (port,), {"app": app}, False, b > 0, True, {}, {}, exposure)),
+        24: (
+            operator,
+            ApplyService(namespace, app, (), (port,), {"app": app}, False, True, True, {}, annotations, exposure),
+        ),
+        25: (operator, applied),
+        26: (operator, ReportBackends(namespace, f"s{c}", app, (hinted,), (port,), b)),
+        27: (operator, (redirect, address, redirect, RemoveLocalRedirect(namespace, "lrp"))[c]),
+        28: (operator, SetBackendState(f"10.9.0.{b}", 80, "TCP", ("active", "quarantined", "maintenance", "active")[c])),
+        29: (operator, ChangeSettings(settings)),
+    }
 
 
 def _manifest(namespace: str, name: str, b: int, c: int) -> str:

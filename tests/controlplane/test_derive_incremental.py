@@ -72,10 +72,25 @@ def test_every_row_fits_its_struct(script: list[Step]) -> None:
         assert len(codec.encode_rows(name, rows)) == len(rows)
 
 
+@settings(max_examples=30, deadline=None)
+@given(steps(60))
+def test_what_service_rows_name_is_there(script: list[Step]) -> None:
+    """Lookup tables, ranges and backends for affinity: none is missing, and none is left over."""
+    tables = Deriver("east", "n1").full(history(script).state).tables
+    rows = tables["services"].values()
+    assert {key.backend_set for key in tables["maglev"]} == {row.backend_set for row in rows if row.maglev_slots}
+    with_affinity = {row.backend_set for row in rows if row.affinity_s and row.count}
+    assert {key.backend_set for key in tables["affinity_backends"]} == with_affinity
+    with_ranges = {row.source_range_set for row in rows} - {0}
+    assert {key.source_range_set for key in tables["source_ranges"]} == with_ranges
+
+
 @settings(max_examples=60, deadline=None)
 @given(steps(60))
 def test_every_service_row_has_its_backends(script: list[Step]) -> None:
     """No set is missing, incomplete or left over."""
     tables = Deriver("east", "n1").full(history(script).state).tables
     named = {(row.backend_set, slot) for row in tables["services"].values() for slot in range(row.count)}
-    assert named == {tuple(key) for key in tables["backends"]}
+    held = {tuple(key) for key in tables["backends"]}
+    assert named <= held
+    assert {key[0] for key in held} <= {row.backend_set for row in tables["services"].values()}

@@ -118,14 +118,13 @@ REFUSALS = [
     (namespace(", labels: {a: 1}"), "metadata.labels[a]", "must be text; write it in quotes"),
     (namespace(", labels: {'a b': c}"), "metadata.labels[a b]", "must be a label key"),
     (namespace() | {"specs": {}}, "specs", "did you mean spec?"),
-    (pod("{hostNetwork: true}"), "spec.hostNetwork", "has no endpoint"),
     (pod("{nodename: a}"), "spec.nodename", "did you mean nodeName?"),
     (pod("{nodeName: A_b}"), "spec.nodeName", "must be a DNS name"),
     (pod("{containers: {}}"), "spec.containers", "must be a list"),
     (
-        pod("{containers: [{ports: [{containerPort: 80, hostPort: 80}]}]}"),
-        "spec.containers[0].ports[0].hostPort",
-        "reach the pod by its address",
+        pod("{containers: [{ports: [{containerPort: 80, hostPort: 80, hostIP: here}]}]}"),
+        "spec.containers[0].ports[0].hostIP",
+        "must be an IP address",
     ),
     (
         pod("{containers: [{ports: [{name: a}]}]}"),
@@ -158,15 +157,14 @@ def test_refusal(found: Any, field: str, reason: str) -> None:
 
 def test_all_refusals_are_told_at_once() -> None:
     """One attempt shows everything that is wrong with an object."""
-    found = refusals(command_of(service("{type: NodePort, externalIPs: [1.2.3.4]}"), CLUSTER))
-    assert sorted(field for field, _ in found) == ["spec.externalIPs", "spec.ports", "spec.type"]
+    found = refusals(command_of(service("{type: Node, externalIPs: [1.2.3]}"), CLUSTER))
+    assert sorted(field for field, _ in found) == ["spec.externalIPs[0]", "spec.ports", "spec.type"]
 
 
 def test_a_refusal_reads_as_one_line() -> None:
     """Field, value, what would be right."""
-    (refusal,) = command_of(service("{type: NodePort, ports: [{port: 80}]}"), CLUSTER)
-    expected = 'spec.type: "NodePort": NodePort, LoadBalancer and ExternalName are not supported yet; write ClusterIP'
-    assert str(refusal) == expected
+    (refusal,) = command_of(service("{type: Node, ports: [{port: 80}]}"), CLUSTER)
+    assert str(refusal) == 'spec.type: "Node": must be one of ClusterIP, NodePort, LoadBalancer, ExternalName'
 
 
 @pytest.mark.parametrize(

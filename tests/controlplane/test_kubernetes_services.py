@@ -6,7 +6,7 @@ import pytest
 
 from controlplane.commands.service import ApplyService, ReportBackends
 from controlplane.kubernetes_objects import command_of
-from controlplane.model import Backend, ServicePort
+from controlplane.model import Backend, Exposure, ServicePort
 from tests.controlplane.kubernetes_documents import (
     CLUSTER,
     endpoint_slice,
@@ -80,6 +80,52 @@ def test_global_services(annotations: str, is_global: bool, shared: bool) -> Non
     assert (found.is_global, found.shared) == (is_global, shared)
 
 
+def test_a_load_balancer_with_everything() -> None:
+    """Each field becomes what it says; the address is the one that the balancer got."""
+    found = command_of(
+        service(
+            """{type: LoadBalancer, ports: [{port: 80, nodePort: 30080}], externalTrafficPolicy: Local,
+            internalTrafficPolicy: Local, sessionAffinity: ClientIP, loadBalancerSourceRanges: [192.0.2.7/24],
+            externalIPs: [198.51.100.7], trafficDistribution: PreferClose, healthCheckNodePort: 31000,
+            loadBalancerIP: 203.0.113.1, allocateLoadBalancerNodePorts: false, publishNotReadyAddresses: true}"""
+        )
+        | {"status": {"loadBalancer": {"ingress": [{"ip": "203.0.113.9"}, {"ip": "203.0.113.8", "ipMode": "Proxy"}]}}},
+        CLUSTER,
+    )
+    assert isinstance(found, ApplyService)
+    assert found.ports == (ServicePort("", 80, "TCP", 80, 30080),)
+    assert found.exposure == Exposure(
+        type="LoadBalancer",
+        external_ips=("198.51.100.7",),
+        load_balancer_ips=("203.0.113.9",),
+        allocates_node_ports=False,
+        source_ranges=("192.0.2.0/24",),
+        external_policy="Local",
+        internal_policy="Local",
+        affinity_s=10800,
+        publishes_not_ready=True,
+        distribution="PreferSameZone",
+        health_check_port=31000,
+    )
+
+
+def test_conditions_and_hints_of_a_slice() -> None:
+    """`serving` is what `ready` is where it is not said."""
+    rest = """
+addressType: IPv4
+endpoints:
+  - {addresses: [192.0.2.1], zone: a, hints: {forZones: [{name: b}, {name: a}], forNodes: [{name: n1}]}}
+  - {addresses: [192.0.2.2], conditions: {ready: false, serving: true, terminating: true}}
+ports: [{port: 8080}]
+"""
+    found = command_of(endpoint_slice(rest), CLUSTER)
+    assert isinstance(found, ReportBackends)
+    assert found.backends == (
+        Backend("192.0.2.1", zone="a", for_zones=("a", "b"), for_nodes=("n1",)),
+        Backend("192.0.2.2", ready=False, serving=True, terminating=True),
+    )
+
+
 def test_an_endpoint_slice_reports_backends() -> None:
     """Readiness is absent: ready, as the API says; the node is kept."""
     rest = """
@@ -93,25 +139,37 @@ ports: [{name: http, port: 8080}]
         namespace="default",
         name="web-1",
         service="web",
-        backends=(Backend("192.0.2.1", True, "east-1"), Backend("192.0.2.2", False, "")),
+        backends=(Backend("192.0.2.1", True, "east-1"), Backend("192.0.2.2", False, "", False)),
         ports=(ServicePort("http", 8080, "TCP", 8080),),
     )
 
 
 REFUSALS = [
     (service("null"), "spec.ports", "needs at least one port"),
-    (service("{type: NodePort, ports: [{port: 80}]}"), "spec.type", "write ClusterIP"),
-    (service("{type: LoadBalancer, ports: [{port: 80}]}"), "spec.type", "write ClusterIP"),
-    (service("{sessionAffinity: ClientIP, ports: [{port: 80}]}"), "spec.sessionAffinity", "write None"),
+    (service("{type: Node, ports: [{port: 80}]}"), "spec.type", "must be one of ClusterIP, NodePort"),
+    (service("{sessionAffinity: Cookie, ports: [{port: 80}]}"), "spec.sessionAffinity", "one of None, ClientIP"),
+    (service("{internalTrafficPolicy: Near, ports: [{port: 80}]}"), "spec.internalTrafficPolicy", "Cluster, Local"),
+    (service("{publishNotReadyAddresses: 1, ports: [{port: 80}]}"), "spec.publishNotReadyAddresses", "true or false"),
+    (service("{trafficDistribution: Far, ports: [{port: 80}]}"), "spec.trafficDistribution", "one of PreferClose"),
+    (service("{externalIPs: [here], ports: [{port: 80}]}"), "spec.externalIPs[0]", "must be an IP address"),
+    (service("{type: ExternalName}"), "spec.externalName", "is required"),
+    (service("{type: NodePort, clusterIP: None, ports: [{port: 80}]}"), "spec.clusterIP", "has a cluster address"),
     (
-        service("{internalTrafficPolicy: Local, ports: [{port: 80}]}"),
-        "spec.internalTrafficPolicy",
-        "write Cluster",
+        service("{type: LoadBalancer, loadBalancerSourceRanges: [192.0.2.1/40], ports: [{port: 80}]}"),
+        "spec.loadBalancerSourceRanges[0]",
+        "must be a prefix",
     ),
     (
-        service("{publishNotReadyAddresses: true, ports: [{port: 80}]}"),
-        "spec.publishNotReadyAddresses",
-        "ready",
+        service("{sessionAffinityConfig: {clientIP: {timeoutSeconds: 5}}, ports: [{port: 80}]}"),
+        "spec.sessionAffinityConfig",
+        "needs sessionAffinity ClientIP",
+    ),
+    (
+        service(
+            "{sessionAffinity: ClientIP, sessionAffinityConfig: {clientIP: {timeoutSeconds: 90000}}, ports: [{port: 80}]}"
+        ),
+        "spec.sessionAffinityConfig.clientIP.timeoutSeconds",
+        "from 1 to 86400",
     ),
     (service("{port: 80, ports: [{port: 80}]}"), "spec.port", "did you mean ports?"),
     (service("{clusterIP: bad, ports: [{port: 80}]}"), "spec.clusterIP", "must be an IP address"),
@@ -127,22 +185,22 @@ REFUSALS = [
     ),
     (service("{ipFamilies: [IPv5], ports: [{port: 80}]}"), "spec.ipFamilies[0]", "one of IPv4, IPv6"),
     (service("{ipFamilyPolicy: Dual, ports: [{port: 80}]}"), "spec.ipFamilyPolicy", "one of SingleStack"),
-    (service("{ipFamilies: [IPv4], ports: [{port: 80}]}"), "spec.ipFamilies", "leave it out"),
+    (service("{clusterIP: 10.0.0.1, ipFamilies: [IPv6], ports: [{port: 80}]}"), "spec.ipFamilies", "has IPv4"),
+    (service("{ipFamilies: [IPv4, IPv4], ports: [{port: 80}]}"), "spec.ipFamilies", "names each family once"),
     (
-        service("{ipFamilyPolicy: SingleStack, ports: [{port: 80}]}"),
+        service("{ipFamilyPolicy: SingleStack, clusterIPs: [10.0.0.1, 'fd00::1'], ports: [{port: 80}]}"),
         "spec.ipFamilyPolicy",
-        "needs 1 in clusterIPs",
+        "an address of each family",
     ),
-    (service("{ipFamilyPolicy: RequireDualStack, ports: [{port: 80}]}"), "spec.ipFamilyPolicy", "needs 2 in"),
     (service("{selector: {app: 1}, ports: [{port: 80}]}"), "spec.selector[app]", "must be text"),
     (service("{}"), "spec.ports", "needs at least one port"),
     (service("{ports: [{port: 0}]}"), "spec.ports[0].port", "from 1 to 65535"),
     (
         service("{ports: [{port: 80, nodePort: 30080}]}"),
         "spec.ports[0].nodePort",
-        "another type than ClusterIP",
+        "a Service of type ClusterIP has none",
     ),
-    (service("{ports: [{port: 80, protocol: SCTP}]}"), "spec.ports[0].protocol", "one of TCP, UDP"),
+    (service("{ports: [{port: 80, protocol: ICMP}]}"), "spec.ports[0].protocol", "one of TCP, UDP, SCTP"),
     (service("{ports: [{port: 80, targetPort: 70000}]}"), "spec.ports[0].targetPort", "from 1 to 65535"),
     (service("{ports: [{port: 80, name: a}, {port: 81}]}"), "spec.ports[1].name", "is required"),
     (service("{ports: [{port: 80, name: a}, {port: 81, name: a}]}"), "spec.ports[1].name", "earlier port"),
@@ -152,14 +210,14 @@ REFUSALS = [
         "earlier TCP port",
     ),
     (
-        service(annotations="{service.cilium.io/affinity: local}"),
-        "metadata.annotations[service.cilium.io/affinity]",
-        "not supported yet",
+        service(annotations="{service.cilium.io/proxy-delegation: here}"),
+        "metadata.annotations[service.cilium.io/proxy-delegation]",
+        "is not supported",
     ),
     (
         service(annotations="{service.cilium.io/global: maybe}"),
         "metadata.annotations[service.cilium.io/global]",
-        'must be "true" or "false"',
+        "must be true or false",
     ),
     (endpoint_slice(label="a: b"), "metadata.labels[kubernetes.io/service-name]", "is required"),
     (endpoint_slice(""), "addressType", "is required"),
@@ -175,25 +233,22 @@ REFUSALS = [
         "must hold one address",
     ),
     (
-        endpoint_slice("addressType: IPv4\nendpoints: [{addresses: [192.0.2.1], hints: {}}]"),
-        "endpoints[0].hints",
-        "not supported yet",
+        endpoint_slice("addressType: IPv4\nendpoints: [{addresses: [192.0.2.1], hints: {forZone: []}}]"),
+        "endpoints[0].hints.forZone",
+        "did you mean forZones?",
     ),
     (endpoint_slice("addressType: IPv4\nports: [{name: a}]"), "ports[0].port", "from 1 to 65535"),
 ]
 REFUSALS += [
-    (service(f"{{{field}: a, ports: [{{port: 80}}]}}"), f"spec.{field}", reason)
-    for field, reason in (
-        ("externalIPs", "not supported yet"),
-        ("sessionAffinityConfig", "not supported yet"),
-        ("trafficDistribution", "not supported yet"),
-        ("externalName", "another type"),
-        ("externalTrafficPolicy", "another type"),
-        ("healthCheckNodePort", "another type"),
-        ("loadBalancerIP", "another type"),
-        ("loadBalancerClass", "another type"),
-        ("loadBalancerSourceRanges", "another type"),
-        ("allocateLoadBalancerNodePorts", "another type"),
+    (service(f"{{{field}: {value}, ports: [{{port: 80}}]}}"), f"spec.{field}", "belongs to a Service of type")
+    for field, value in (
+        ("externalName", "a"),
+        ("externalTrafficPolicy", "Local"),
+        ("healthCheckNodePort", "31000"),
+        ("loadBalancerIP", "192.0.2.1"),
+        ("loadBalancerClass", "a"),
+        ("loadBalancerSourceRanges", "[192.0.2.0/24]"),
+        ("allocateLoadBalancerNodePorts", "true"),
     )
 ]
 
