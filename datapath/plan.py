@@ -5,8 +5,10 @@ writing.
 
 The rule of the list: referents up before references, references down before referents; and while a policy
 changes, a packet is allowed only if the old or the new rows allow it, and is not dropped if both allow it. A
-deny row wins over any allow row, and a row counts only while its subject's shapes name its kind; hence three
-writes of a changed subject: widened (old and new shapes), then the new enforcement, then only the new shapes.
+deny row wins over any allow row, and a row counts only while its subject's shapes name its kind; hence up to five
+writes of a changed subject: relaxed (audit begins), widened (old and new shapes), then the new enforcement, then only
+the new shapes, at last settled (audit ends). And an endpoint that is relabelled changes its identity only when the
+new identity's rows stand, while the old one's still do: devices, endpoints and ipcache move between the two.
 A crash between two steps leaves a state that is one more "old" state: the next plan starts from it under the
 same rule.
 """
@@ -15,7 +17,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 from datapath import codec
-from datapath.abi.types import POLICY_VERDICT_DENY
+from datapath.abi.types import POLICY_SUBJECT_ASKS_LOCALHOST, POLICY_SUBJECT_AUDIT, POLICY_VERDICT_DENY
 from datapath.delta import Delta, TableDelta
 from datapath.tables import PolicyRow, PolicySubjectRow
 
@@ -78,21 +80,28 @@ def _deny_deletes(delta: TableDelta) -> Sequence[Row]:
 
 
 class _SubjectStages(NamedTuple):
-    """The values that a changed subject goes through. `lowers`: a direction stops being enforced."""
+    """The values that a changed subject goes through, None where it was not there. `lowers`: a direction stops being
+    enforced, or the node's host needs no row any more; or the subject is new, and all was closed to it."""
 
     key: bytes
     previous: bytes | None
+    relaxed: bytes | None
     widened: bytes | None
     enforcing: bytes
     narrowed: bytes
+    settled: bytes
     lowers: bool
+
+
+def _encoded(row: PolicySubjectRow) -> bytes:
+    return codec.encode_row("policy_subjects", row)
 
 
 def _subject_stages(delta: TableDelta) -> Iterator[_SubjectStages]:
     for key, value in delta.puts.items():
         previous = delta.previous.get(key)
         if previous is None:
-            yield _SubjectStages(key, None, None, value, value, False)
+            yield _SubjectStages(key, None, None, None, value, value, value, True)
             continue
         old: PolicySubjectRow = codec.decode_row("policy_subjects", previous)
         new: PolicySubjectRow = codec.decode_row("policy_subjects", value)
@@ -100,18 +109,31 @@ def _subject_stages(delta: TableDelta) -> Iterator[_SubjectStages]:
             "ingress_shapes": old.ingress_shapes | new.ingress_shapes,
             "egress_shapes": old.egress_shapes | new.egress_shapes,
         }
-        lowers = old.ingress_enforced > new.ingress_enforced or old.egress_enforced > new.egress_enforced
-        widened = codec.encode_row("policy_subjects", old._replace(**shapes))
-        enforcing = codec.encode_row("policy_subjects", new._replace(**shapes))
-        yield _SubjectStages(key, previous, widened, enforcing, value, lowers)
+        relaxed = old._replace(flags=old.flags | new.flags & POLICY_SUBJECT_AUDIT)
+        narrowed = new._replace(flags=new.flags | old.flags & POLICY_SUBJECT_AUDIT)
+        lowers = (
+            old.ingress_enforced > new.ingress_enforced
+            or old.egress_enforced > new.egress_enforced
+            or bool(old.flags & ~new.flags & POLICY_SUBJECT_ASKS_LOCALHOST)
+        )
+        yield _SubjectStages(
+            key,
+            previous,
+            relaxed=_encoded(relaxed),
+            widened=_encoded(relaxed._replace(**shapes)),
+            enforcing=_encoded(narrowed._replace(**shapes)),
+            narrowed=_encoded(narrowed),
+            settled=value,
+            lowers=lowers,
+        )
+
+
+def _subjects_relaxed(delta: TableDelta) -> Sequence[Row]:
+    return _subjects_at(delta, "previous", "relaxed")
 
 
 def _subjects_widened(delta: TableDelta) -> Sequence[Row]:
-    return tuple(
-        (stage.key, stage.widened)
-        for stage in _subject_stages(delta)
-        if stage.widened is not None and stage.widened != stage.previous
-    )
+    return _subjects_at(delta, "relaxed", "widened")
 
 
 def _subjects_enforced(delta: TableDelta) -> Sequence[Row]:
@@ -131,9 +153,17 @@ def _subjects_enforcing(delta: TableDelta, lowers: bool) -> Sequence[Row]:
 
 
 def _subjects_narrowed(delta: TableDelta) -> Sequence[Row]:
-    return tuple(
-        (stage.key, stage.narrowed) for stage in _subject_stages(delta) if stage.narrowed != stage.enforcing
-    )
+    return _subjects_at(delta, "enforcing", "narrowed")
+
+
+def _subjects_settled(delta: TableDelta) -> Sequence[Row]:
+    return _subjects_at(delta, "narrowed", "settled")
+
+
+def _subjects_at(delta: TableDelta, before: str, stage: str) -> Sequence[Row]:
+    """The rows whose value changes from one stage to the next."""
+    found = ((each.key, getattr(each, before), getattr(each, stage)) for each in _subject_stages(delta))
+    return tuple((key, value) for key, old, value in found if value is not None and value != old)
 
 
 # fmt: off
@@ -146,6 +176,8 @@ PHASES: tuple[Phase, ...] = (
     Phase("services", "services", PUT, _puts,
           ("backends up", "maglev up", "affinity backends up", "source ranges up"),
           "one write flips a frontend to its new set"),
+    Phase("subjects relaxed", "policy_subjects", PUT, _subjects_relaxed, (),
+          "audit begins before any denial that it lets pass"),
     Phase("denials up", "policy", PUT, _deny_puts, (), "denied before anything more is allowed"),
     Phase("subjects widened", "policy_subjects", PUT, _subjects_widened, (),
           "rows of new kinds count, rows of old kinds still do"),
@@ -154,9 +186,7 @@ PHASES: tuple[Phase, ...] = (
     Phase("subjects enforced", "policy_subjects", PUT, _subjects_enforced, ("subjects widened",),
           "enforcement starts when its permissions stand; a denial that failed does not keep it off"),
     Phase("subjects released", "policy_subjects", PUT, _subjects_released, ("denials up", "subjects widened"),
-          "enforcement ends before permissions go, and not while a denial is missing"),
-    Phase("subjects gone", "policy_subjects", DELETE, _deletes, (),
-          "one write ends all policy of a subject; before its permissions go one by one"),
+          "enforcement ends before permissions go, a new subject opens, and neither while a denial is missing"),
     Phase("tunnel up", "tunnel", PUT, _puts, (), "no row leads into a tunnel that is not known"),
     Phase("ipcache up", "ipcache", PUT, _puts, (),
           "an address takes its new identity when that identity's permissions stand"),
@@ -177,6 +207,9 @@ PHASES: tuple[Phase, ...] = (
     Phase("attachments down", "attachments", DELETE, _deletes,
           ("endpoints up", "routes up", "routes down", "endpoints down", "devices down"),
           "a device keeps its program for as long as any row speaks of it"),
+    Phase("subjects gone", "policy_subjects", DELETE, _deletes, (),
+          "an identity keeps its policy until no device and no address has it any more; "
+          "then one write ends it, before its permissions go one by one"),
     Phase("permissions down", "policy", DELETE, _allow_deletes, (),
           "never waits: it only closes, and makes room where a map is full"),
     Phase("subjects narrowed", "policy_subjects", PUT, _subjects_narrowed, ("denials up", "permissions down"),
@@ -184,6 +217,8 @@ PHASES: tuple[Phase, ...] = (
     Phase("denials down", "policy", DELETE, _deny_deletes,
           ("denials up", "subjects widened", "subjects enforced", "subjects released", "permissions down"),
           "for the same reason; and not while what may replace them is missing"),
+    Phase("subjects settled", "policy_subjects", PUT, _subjects_settled, ("denials up", "permissions down"),
+          "audit ends after the last denial that it let pass"),
     Phase("ipcache down", "ipcache", DELETE, _deletes, (),
           "an address falls back to a shorter prefix when the old permissions of that are gone"),
     Phase("tunnel down", "tunnel", DELETE, _deletes, (), "no row leads into it any more"),

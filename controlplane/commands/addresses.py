@@ -97,9 +97,6 @@ def change_settings(state: State, author: Author, command: ChangeSettings) -> De
     if settings is None:
         return Rejection("; ".join(map(str, found)))
     for field, wanted, reason in (
-        ("policy-audit-mode", settings.audit, "the programs cannot let pass and say what they would deny"),
-        ("enable-host-firewall", settings.host_firewall, "the programs do not judge the node's own traffic yet"),
-        ("allow-localhost", settings.allow_localhost == "policy", "the programs ask no row to let the node's host in"),
         ("policy-cidr-match-mode", settings.cidr_match_nodes, "nodes have no identity of their own in the kernel yet"),
         ("enable-node-selector-labels", settings.node_labels, "nodes have no identity of their own in the kernel yet"),
     ):

@@ -16,6 +16,8 @@ from datapath.codec import address_bytes
 HOOKS = ("ingress", "egress")
 PROGRAMS_OF_ENDPOINT = {"ingress": "from_endpoint", "egress": "to_endpoint"}
 PROGRAMS_OF_UNDERLAY = {"ingress": "from_network"}
+PROGRAMS_OF_GUARDED_UNDERLAY = {"ingress": "from_network_guarded", "egress": "to_network"}
+"""Where host policies are in force."""
 PROGRAMS_OF_SOCKETS = {
     "connect4": "socket_connect4", "connect6": "socket_connect6",
     "sendmsg4": "socket_sendmsg4", "sendmsg6": "socket_sendmsg6",
@@ -82,12 +84,12 @@ def device_row(endpoint: Endpoint) -> t.DeviceRow:
 
 
 def attachment_rows(
-    endpoint: Endpoint | None, own: Node, ifindex: int
+    endpoint: Endpoint | None, own: Node, is_guarded: bool, ifindex: int
 ) -> dict[t.AttachmentKey, t.AttachmentRow | None]:
     """What runs at each hook of a device of the node `own`; None: nothing of ours."""
     programs: Mapping[str, str] = {}
     if ifindex == own.device.ifindex:
-        programs = PROGRAMS_OF_UNDERLAY
+        programs = PROGRAMS_OF_GUARDED_UNDERLAY if is_guarded else PROGRAMS_OF_UNDERLAY
     elif own.tunnel is not None and ifindex == own.tunnel.device.ifindex:
         programs = PROGRAMS_OF_TUNNEL
     elif endpoint is not None:

@@ -3,8 +3,8 @@
 Belongs here: putting them together, in full and after changes. Does not belong here: the rows (endpoints.py,
 routes.py), and tables about the whole mesh (ipcache.py, services.py, policy.py). Pure.
 
-Few rows, so they are remembered: a change of the node's own facts, which is rare and can reach all of them, is a
-comparison of everything with everything. Any other change costs what it reaches.
+Few rows, so they are remembered: a change of the node's own facts or of the settings, which is rare and can reach all
+of them, is a comparison of everything with everything. Any other change costs what it reaches.
 """
 
 from collections.abc import Sequence
@@ -17,6 +17,7 @@ from controlplane.desired.endpoints import (
     endpoint_row,
     socket_hook_rows,
 )
+from controlplane.desired.policy_inputs import policy_settings
 from controlplane.desired.routes import endpoint_neighbours, endpoint_routes, node_neighbours, node_routes
 from controlplane.desired.underlay import node_addresses
 from controlplane.model import Endpoint, EndpointKey, Node, NodeKey
@@ -39,6 +40,8 @@ class LocalTables:
         self._node = node
         self._devices = LocalDevices()
         self._held: Tables = {name: {} for name in LOCAL_TABLES}
+        self._is_guarded = False
+        self._own = {("node", node): None, ("settings", node.cluster): None}
 
     def full(self, state: State) -> Tables:
         """All rows, from nothing."""
@@ -48,7 +51,7 @@ class LocalTables:
 
     def update(self, state: State, changes: Sequence[Change]) -> Tables:
         """What becomes of the rows; None for those that go."""
-        if any(change.kind == "node" and change.key == self._node for change in changes):
+        if any((change.kind, change.key) in self._own for change in changes):
             return self._rebuild(state)
         changed: Tables = {name: {} for name in LOCAL_TABLES}
         addresses: dict[str, None] = {}
@@ -86,6 +89,7 @@ class LocalTables:
 
     def _build(self, state: State) -> Tables:
         tables: Tables = {name: {} for name in LOCAL_TABLES}
+        self._is_guarded = policy_settings(state, self._node.cluster).host_firewall
         own = state.nodes.get(self._node)
         if own is None:
             return tables
@@ -137,7 +141,7 @@ class LocalTables:
         for ifindex in ifindexes:
             endpoint = self._devices.endpoint_at(state, ifindex)
             tables["devices"][DeviceKey(ifindex)] = None if endpoint is None else device_row(endpoint)
-            tables["attachments"].update(attachment_rows(endpoint, own, ifindex))
+            tables["attachments"].update(attachment_rows(endpoint, own, self._is_guarded, ifindex))
 
 
 def _follow_node(own: Node, change: Change, changed: Tables) -> None:

@@ -10,9 +10,11 @@ from typing import TypeVar
 
 from controlplane.desired.members import API_SERVER, HOST, REMOTE_NODE, RESERVED_LABELS, Members
 from controlplane.desired.policy_inputs import ADDRESS_KINDS, PolicyInputs
+from controlplane.desired.policy_mesh import mesh_node
 from controlplane.desired.prefixes import PrefixIdentities
 from controlplane.fields import Refusal
 from controlplane.model import EndpointKey, Labels, NodeKey, ObjectKey
+from controlplane.policy.mesh import host_labels
 from controlplane.policy.prefixes import AddressKeys, AddressLabels
 from controlplane.policy.resolve import (
     NO_PORTS,
@@ -25,7 +27,7 @@ from controlplane.policy.resolve import (
 )
 from controlplane.policy.rules import ParsedPolicy, Rule
 from controlplane.policy.selection import Selection
-from controlplane.policy.selectors import LabelIndex, Selector
+from controlplane.policy.selectors import LabelIndex, Selector, index_labels
 from controlplane.policy.settings import PolicySettings
 from controlplane.projections.change import Change
 from controlplane.projections.state import State
@@ -79,6 +81,7 @@ class PolicyCompiler:
         self._addresses = AddressLabels(AddressKeys())
         self._facts: dict[int, PortFacts] = {}
         self._subjects: dict[int, _Subject] = {}
+        self._host: LabelIndex | None = None
         self._users: dict[Selector, dict[int, None]] = {}
         self.prefixes = PrefixIdentities()
         self.changed_prefixes: list[str] = []
@@ -107,6 +110,7 @@ class PolicyCompiler:
         """All rows, from nothing."""
         self._clear(cluster, node)
         self._inputs.fill(state)
+        self._host = self._read_host(state)
         self._members.fill(state)
         self._addresses = self._inputs.address_labels(state)
         self.prefixes.replace(self._addresses.prefixes())
@@ -164,6 +168,9 @@ class PolicyCompiler:
                     dirty.subjects.update(dict.fromkeys(found))
         if self._inputs.settings != settings:
             dirty.subjects.update(dict.fromkeys(self._subjects))
+        host, self._host = self._host, self._read_host(state)
+        if host != self._host:
+            dirty.subjects[HOST] = None
         wanted = dict.fromkeys(self._subjects)
         if dirty.endpoints or dirty.subjects:
             wanted = dict.fromkeys(self._wanted_subjects(state))
@@ -213,10 +220,19 @@ class PolicyCompiler:
         return subject_changes, row_changes
 
     def _wanted_subjects(self, state: State) -> Sequence[int]:
-        """Identities of the node's endpoints. One whose labels are not known gets no row: the programs drop."""
+        """Identities of the node's endpoints, and its own under host policies. One whose labels are not known gets no
+        row: the programs drop."""
         own = state.node_endpoints.get(self._node, ())
         found = dict.fromkeys(state.endpoints[key].identity for key in own)
-        return sorted(number for number in found if self._selection.labels_of(number) is not None)
+        known = [number for number in found if self._selection.labels_of(number) is not None]
+        return sorted([*known, HOST] if self._host is not None else known)
+
+    def _read_host(self, state: State) -> LabelIndex | None:
+        """The labels by which host policies select this node; None while none is in force."""
+        node = state.nodes.get(self._node)
+        if node is None or not self._inputs.settings.host_firewall:
+            return None
+        return index_labels(host_labels(mesh_node(node)))
 
     def _refresh_identity(self, state: State, number: int, dirty: _Dirty) -> None:
         before = self._selection.labels_of(number)
@@ -242,11 +258,12 @@ class PolicyCompiler:
         return self._facts[number]
 
     def _parts_about(self, policy: ParsedPolicy, subject: int) -> list[ParsedPolicy]:
-        """The specs of a policy that select the identity. Host policies select nodes, which have no rows."""
-        index = self._selection.labels_of(subject)
+        """The specs of a policy that select the identity. Host policies select nodes: of those, this one."""
+        is_host = subject == HOST
+        index = self._host if is_host else self._selection.labels_of(subject)
         if index is None:
             return []
-        return [part for part in policy.parts if not part.of_nodes and part.subject.matches_index(index)]
+        return [part for part in policy.parts if part.of_nodes == is_host and part.subject.matches_index(index)]
 
     def policies_of(self, subject: int) -> list[ParsedPolicy]:
         """The policies about an identity, one for each spec, by name."""
@@ -256,7 +273,8 @@ class PolicyCompiler:
     def _build_subject(self, state: State, subject: int) -> _Subject:
         policies = self.policies_of(subject)
         settings = self._inputs.settings
-        built = _Subject(subject_row(policies, settings), effective_rules(policies, settings))
+        row = subject_row(policies, settings, is_host=subject == HOST)
+        built = _Subject(row, effective_rules(policies, settings))
         for selector in built.selectors():
             self._selection.add(selector)
             self._users.setdefault(selector, {})[subject] = None

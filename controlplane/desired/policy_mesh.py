@@ -20,7 +20,7 @@ def mesh_of(state: State, cluster: str) -> Mesh:
         cluster,
         {name: _cluster(state, name) for name in sorted({cluster, *state.clusters, *_writers(state)})},
         [_endpoint(state, state.endpoints[key]) for key in sorted(state.endpoints)],
-        [_node(state.nodes[key]) for key in sorted(state.nodes)],
+        [mesh_node(state.nodes[key]) for key in sorted(state.nodes)],
         names=names,
     )
 
@@ -48,7 +48,8 @@ def _endpoint(state: State, found: Endpoint) -> MeshEndpoint:
     return MeshEndpoint(found.cluster, found.namespace, found.workload, found.labels, addresses, ports, found.node)
 
 
-def _node(found: Node) -> MeshNode:
+def mesh_node(found: Node) -> MeshNode:
+    """With the labels that the platform gave it."""
     pairs = (label.partition(":")[2].partition("=") for label in found.labels)
     labels = {key: value for key, _, value in pairs if key != CLUSTER_KEY}
     return MeshNode(found.cluster, found.name, found.addresses, labels)

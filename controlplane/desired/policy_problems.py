@@ -45,10 +45,8 @@ def policy_problems(state: State) -> list[str]:
         for text, concerns in PROBLEMS:
             if any(map(concerns, rules)):
                 found.setdefault(text, []).append(parsed.name)
-        if any(part.of_nodes for part in parsed.parts):
-            found.setdefault("select nodes, whose own traffic is not judged yet: without effect", []).append(
-                parsed.name
-            )
+        if any(part.of_nodes for part in parsed.parts) and not settings.host_firewall:
+            found.setdefault("select nodes, and enable-host-firewall is off: without effect", []).append(parsed.name)
     return [f"{len(names)} policies {text}: {_listed(names)}" for text, names in found.items()]
 
 

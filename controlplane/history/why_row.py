@@ -8,13 +8,17 @@ from typing import Any
 
 from controlplane.api.schema import RowExplanation
 from controlplane.desired.derive import Deriver
+from controlplane.desired.members import HOST
+from controlplane.desired.policy_mesh import mesh_node
 from controlplane.history.ends import Mesh
 from controlplane.history.records import time_text
 from controlplane.history.rows import row_fields, row_name
 from controlplane.history.why import evidence_of
 from controlplane.model import EndpointKey, NodeKey
-from controlplane.policy.rules import Rule
+from controlplane.policy.mesh import host_labels
+from controlplane.policy.rules import ParsedPolicy, Rule
 from controlplane.policy.selectors import LabelIndex, index_labels
+from controlplane.policy.verdict import policies_of
 from controlplane.projections.namespaces import namespace_key
 from controlplane.projections.workloads import workload_key
 from datapath.abi.types import POLICY_INGRESS, POLICY_VERDICT_DENY
@@ -121,24 +125,32 @@ def _subject(mesh: Mesh, where: NodeKey, number: int) -> Answer:
     return [f"{len(users)} endpoints of the node have identity {number} ({','.join(identity.labels)})"], things
 
 
+def _about(mesh: Mesh, where: NodeKey, number: int) -> list[ParsedPolicy]:
+    """The policies about an identity; host policies about the node's own."""
+    if number == HOST:
+        node = mesh.state.nodes.get(where)
+        policies = list(mesh.inputs(where.cluster).policies.values())
+        return policies_of(host_labels(mesh_node(node)), policies, of_nodes=True) if node else []
+    identity = mesh.state.identities.get(number)
+    return mesh.about(where.cluster, identity.labels if identity else ())
+
+
 def _policy_subject(mesh: Mesh, where: NodeKey, key: Any, row: Any) -> Answer:
     reasons, things = _subject(mesh, where, key.identity)
-    identity = mesh.state.identities.get(key.identity)
-    about = mesh.about(where.cluster, identity.labels if identity else ())
+    about = _about(mesh, where, key.identity)
     reasons += [f"{policy.name} is about it" for policy in about] or ["no policy is about it"]
     return reasons, [*things, *(("policy", policy.key) for policy in about)]
 
 
 def _policy(mesh: Mesh, where: NodeKey, key: Any, row: Any) -> Answer:
     reasons, things = _subject(mesh, where, key.subject_identity)
-    subject = mesh.state.identities.get(key.subject_identity)
     remote = mesh.labels_of(key.remote_identity, where) if key.remote_identity else ()
     if key.remote_identity:
         reasons.append(f"the other end has identity {key.remote_identity} ({','.join(remote) or 'not known'})")
     if key.remote_identity in mesh.state.identities:
         things.append(("identity", key.remote_identity))
     index, closing = index_labels(remote), row.verdict == POLICY_VERDICT_DENY
-    for policy in mesh.about(where.cluster, subject.labels if subject else ()):
+    for policy in _about(mesh, where, key.subject_identity):
         for rule in policy.rules:
             if rule.direction == key.direction and rule.deny == closing and _asks(mesh, rule, key, index):
                 reasons.append(f"{rule.origin} of {policy.name} asks for it")

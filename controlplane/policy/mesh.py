@@ -185,7 +185,7 @@ class Judge:
         of_nodes = isinstance(own, MeshNode)
         if of_nodes and not settings.host_firewall:
             return None
-        labels = _host_labels(own) if isinstance(own, MeshNode) else own.labels
+        labels = host_labels(own) if isinstance(own, MeshNode) else own.labels
         key = (own.cluster, labels, of_nodes)
         if key not in self._about:
             self._about[key] = policies_of(labels, self._policies[own.cluster], of_nodes)
@@ -297,7 +297,7 @@ def _of_version(addresses: Sequence[str], version: int) -> list[str]:
     return [address for address in addresses if (":" in address) == (version == 6)]
 
 
-def _host_labels(node: MeshNode) -> Labels:
+def host_labels(node: MeshNode) -> Labels:
     """Of a node as the subject of host policies."""
     labels = [label(SOURCE_KUBERNETES, key, value) for key, value in node.labels.items()]
     return tuple(sorted([*labels, HOST, label(SOURCE_KUBERNETES, CLUSTER_KEY, node.cluster)]))

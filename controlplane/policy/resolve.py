@@ -22,6 +22,8 @@ from datapath.abi.types import (
     POLICY_INGRESS,
     POLICY_SHAPE_L3,
     POLICY_SHAPE_PORT_0,
+    POLICY_SUBJECT_ASKS_LOCALHOST,
+    POLICY_SUBJECT_AUDIT,
     POLICY_VERDICT_ALLOW,
     POLICY_VERDICT_DENY,
 )
@@ -96,7 +98,9 @@ def effective_rules(policies: Sequence[ParsedPolicy], settings: PolicySettings =
     )
 
 
-def subject_row(policies: Sequence[ParsedPolicy], settings: PolicySettings = DEFAULTS) -> PolicySubjectRow:
+def subject_row(
+    policies: Sequence[ParsedPolicy], settings: PolicySettings = DEFAULTS, is_host: bool = False
+) -> PolicySubjectRow:
     """What is enforced, and the shapes of all its rules, whether or not a remote is known yet that they select.
 
     So the row follows the policies alone, and a new identity writes only its own rows.
@@ -107,11 +111,15 @@ def subject_row(policies: Sequence[ParsedPolicy], settings: PolicySettings = DEF
             shapes[rule.direction] |= shape_of(piece)
         for named in rule.named:
             shapes[rule.direction] |= shape_of((named.protocol, 0, PORT_BITS))
+    flags = POLICY_SUBJECT_AUDIT if settings.audit else 0
+    if settings.allow_localhost == "policy" and not is_host:
+        flags |= POLICY_SUBJECT_ASKS_LOCALHOST
     return PolicySubjectRow(
         ingress_enforced=int(enforces(policies, POLICY_INGRESS, settings)),
         egress_enforced=int(enforces(policies, POLICY_EGRESS, settings)),
         ingress_shapes=shapes[POLICY_INGRESS],
         egress_shapes=shapes[POLICY_EGRESS],
+        flags=flags,
     )
 
 

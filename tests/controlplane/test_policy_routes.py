@@ -93,7 +93,7 @@ async def test_a_name_opens_what_a_policy_allows_by_name(served: Any) -> None:
 async def test_settings_that_the_kernel_cannot_hold_are_refused(served: Any) -> None:
     """With the setting named; one that it can hold is taken and shown."""
     _, client = served
-    refused = await client.post("/v1/policy/settings", json={"policy-audit-mode": True})
+    refused = await client.post("/v1/policy/settings", json={"policy-cidr-match-mode": "nodes"})
     assert (refused.status, "not in a running mesh" in await refused.text()) == (409, True)
     assert (await client.post("/v1/policy/settings", json={"enable-policy": "always"})).status == 200
     shown = await (await client.get("/v1/policy/settings")).json()
@@ -140,7 +140,7 @@ def test_a_wish_that_is_true_already_writes_nothing() -> None:
         (ResolveName("a b", ("192.0.2.1",)), "name"),
         (ResolveName("a", ("192.0.2.300",)), "addresses"),
         (ResolveName("a", ()), "addresses"),
-        (ChangeSettings('{"enable-host-firewall":true}'), "enable-host-firewall"),
+        (ChangeSettings('{"enable-node-selector-labels":true}'), "enable-node-selector-labels"),
         (ChangeSettings('{"enable-policy":"sometimes"}'), ""),
     ],
 )

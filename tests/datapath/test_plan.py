@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from datapath import codec
+from datapath.abi.types import POLICY_INGRESS, POLICY_SUBJECT_ASKS_LOCALHOST, POLICY_SUBJECT_AUDIT
 from datapath.delta import Pending, difference
 from datapath.kernel.fake import FakeKernel, KernelMemory
 from datapath.plan import PHASES, PUT, UNSETTLED_EPOCH, plan
@@ -32,9 +33,10 @@ from tests.datapath.rows import (
 
 ALLOW, DENY = 1, 2
 SUBJECT = 100
+HOST = 1
 PACKETS = [
     (remote, protocol, port, direction)
-    for remote in (5, 9)
+    for remote in (HOST, 5, 9)
     for protocol in (6, 17)
     for port in (80, 81)
     for direction in (0, 1)
@@ -80,7 +82,7 @@ def verdict(tables: dict[str, dict[bytes, bytes]], packet: tuple[int, int, int, 
     remote, protocol, port, direction = packet
     found = tables["policy_subjects"].get(codec.encode_key("policy_subjects", PolicySubjectKey(SUBJECT)))
     if found is None:
-        return True
+        return False
     subject = codec.decode_row("policy_subjects", found)
     shapes = (subject.ingress_shapes, subject.egress_shapes)[direction]
     keys = [PolicyKey(SUBJECT, who, 0, 0, 0, direction) for who in (remote, 0)] if shapes & 1 else []
@@ -90,8 +92,12 @@ def verdict(tables: dict[str, dict[bytes, bytes]], packet: tuple[int, int, int, 
             keys += [PolicyKey(SUBJECT, who, masked, prefix, protocol, direction) for who in (remote, 0)]
     rows = [tables["policy"].get(codec.encode_key("policy", key)) for key in keys]
     verdicts = {codec.decode_row("policy", row).verdict for row in rows if row is not None}
+    if subject.flags & POLICY_SUBJECT_AUDIT:
+        return True
     if DENY in verdicts:
         return False
+    if (remote, direction) == (HOST, POLICY_INGRESS) and not subject.flags & POLICY_SUBJECT_ASKS_LOCALHOST:
+        return True
     return ALLOW in verdicts or not (subject.ingress_enforced, subject.egress_enforced)[direction]
 
 
@@ -99,7 +105,7 @@ POLICY_KEYS = st.one_of(
     st.builds(
         PolicyKey,
         st.just(SUBJECT),
-        st.sampled_from([0, 5, 9]),
+        st.sampled_from([0, HOST, 5, 9]),
         st.just(0),
         st.just(0),
         st.just(0),
@@ -109,7 +115,7 @@ POLICY_KEYS = st.one_of(
         lambda remote, port, protocol, direction: PolicyKey(
             SUBJECT, remote, port[0], port[1], protocol, direction
         ),
-        st.sampled_from([0, 5, 9]),
+        st.sampled_from([0, HOST, 5, 9]),
         st.sampled_from([(0, 0), (80, 15), (80, 16), (81, 16)]),
         st.sampled_from([6, 17]),
         st.integers(0, 1),
@@ -119,7 +125,7 @@ POLICY_KEYS = st.one_of(
 
 @st.composite
 def policies(draw: st.DrawFn) -> Tables:
-    """Policy rows of SUBJECT, with the shapes that they have; sometimes none, and no subject."""
+    """Policy rows of SUBJECT, with the shapes that they have, and its flags; sometimes no subject."""
     rows = draw(
         st.dictionaries(POLICY_KEYS, st.sampled_from([PolicyRow(ALLOW), PolicyRow(DENY)]), max_size=6)
     )
@@ -127,11 +133,12 @@ def policies(draw: st.DrawFn) -> Tables:
     shapes = [0, 0]
     for key in rows:
         shapes[key.direction] |= 1 if key.protocol == 0 else 1 << (1 + key.port_prefix)
-    if not rows and not any(enforced):
+    if draw(st.integers(0, 5)) == 0:
         return {"policy": {}, "policy_subjects": {}}
+    flags = draw(st.sampled_from((0, 0, POLICY_SUBJECT_AUDIT, POLICY_SUBJECT_ASKS_LOCALHOST)))
     return {
         "policy": rows,
-        "policy_subjects": {PolicySubjectKey(SUBJECT): PolicySubjectRow(*enforced, *shapes)},
+        "policy_subjects": {PolicySubjectKey(SUBJECT): PolicySubjectRow(*enforced, *shapes, flags)},
     }
 
 

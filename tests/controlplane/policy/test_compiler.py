@@ -3,16 +3,21 @@
 from typing import Any
 
 import msgspec
+import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from controlplane.desired.members import HOST
 from controlplane.desired.policy import PolicyCompiler
-from controlplane.model import Device, Endpoint, EndpointKey, Identity, NodeKey, ObjectKey, Policy
+from controlplane.desired.policy_inputs import policy_settings
+from controlplane.desired.policy_mesh import mesh_node
+from controlplane.model import Device, Endpoint, EndpointKey, Identity, Node, NodeKey, ObjectKey, Policy
 from controlplane.policy.manifests import PARSER_VERSION, canonical
-from controlplane.policy.verdict import ALLOW, judge_side, policies_of
+from controlplane.policy.mesh import host_labels
+from controlplane.policy.verdict import ALLOW, AUDIT, judge_side, policies_of
 from controlplane.projections.change import Change
 from controlplane.projections.state import State
-from datapath.abi.types import POLICY_EGRESS, POLICY_INGRESS
+from datapath.abi.types import POLICY_EGRESS, POLICY_INGRESS, POLICY_SUBJECT_AUDIT
 from datapath.tables import PolicyKey, PolicyRow, PolicySubjectKey, PolicySubjectRow
 from tests.controlplane.policy.worlds import (
     CLUSTER,
@@ -61,7 +66,8 @@ class World:
 
     def put_policy(self, manifest: dict[str, Any], parser: int = PARSER_VERSION) -> None:
         metadata = manifest["metadata"]
-        policy = Policy(CLUSTER, manifest["kind"], metadata["namespace"], metadata["name"], canonical(manifest), parser)
+        place = CLUSTER, manifest["kind"], metadata.get("namespace", ""), metadata["name"]
+        policy = Policy(*place, canonical(manifest), parser)
         self._put("policy", self.state.policies, ObjectKey(*policy_key(policy)), policy)
 
     def remove_policy(self, key: ObjectKey) -> None:
@@ -79,6 +85,13 @@ class World:
         key = EndpointKey(CLUSTER, NODE, endpoint_id)
         self.state.node_endpoints.get(NodeKey(CLUSTER, NODE), {}).pop(key, None)
         self._put("endpoint", self.state.endpoints, key, None)
+
+    def put_settings(self, document: str) -> None:
+        self._put("settings", self.state.policy_settings, CLUSTER, document)
+
+    def put_node(self, zone: str) -> None:
+        node = Node(CLUSTER, NODE, ("192.168.9.1",), Device("eth0", 5, ""), (f"k8s:zone={zone}",))
+        self._put("node", self.state.nodes, NodeKey(CLUSTER, NODE), node)
 
     def _put(self, kind: Any, held: dict[Any, Any], key: Any, new: Any) -> None:
         old = held.pop(key, None)
@@ -276,11 +289,35 @@ def _about_all(manifest: dict[str, Any]) -> dict[str, Any]:
     return {**manifest, "spec": {**manifest["spec"], field: {}}}
 
 
+def host_policy(spec: dict[str, Any] | str, name: str = "host") -> dict[str, Any]:
+    """A clusterwide policy about nodes."""
+    content = yaml.safe_load(spec) if isinstance(spec, str) else spec
+    return {"kind": "CiliumClusterwideNetworkPolicy", "metadata": {"name": name}, "spec": content}
+
+
+@st.composite
+def _host_policies(draw: st.DrawFn) -> dict[str, Any]:
+    spec = dict(draw(cilium_policies())["spec"])
+    del spec["endpointSelector"]
+    zone = draw(st.sampled_from(({}, {"matchLabels": {"zone": "a"}})))
+    return host_policy({"nodeSelector": zone, **spec})
+
+
+SETTINGS = (
+    "{}",
+    '{"enable-host-firewall":true}',
+    '{"enable-policy":"always","enable-host-firewall":true}',
+    '{"enable-policy":"never"}',
+    '{"policy-audit-mode":true,"enable-host-firewall":true}',
+    '{"allow-localhost":"policy"}',
+)
+
+
 @st.composite
 def _acts(draw: st.DrawFn) -> list[tuple[str, Any]]:
     names = st.sampled_from(("a", "b"))
     written = names.flatmap(lambda name: network_policies(name) | cilium_policies(name))
-    manifests = written | written.map(_about_all)
+    manifests = written | written.map(_about_all) | _host_policies()
     local = st.sampled_from([DB, DB_GOLD, FRONT])
     act = st.one_of(
         st.tuples(st.just("put_identity"), st.sampled_from(FEW)),
@@ -288,6 +325,8 @@ def _acts(draw: st.DrawFn) -> list[tuple[str, Any]]:
         st.tuples(st.just("put_policy"), manifests),
         st.tuples(st.just("put_policy"), manifests),
         st.tuples(st.just("remove_policy"), st.integers(0, 1)),
+        st.tuples(st.just("put_settings"), st.sampled_from(SETTINGS)),
+        st.tuples(st.just("put_node"), st.sampled_from("ab")),
         st.tuples(st.just("put_endpoint"), st.tuples(st.integers(1, 3), local)),
         st.tuples(st.just("remove_endpoint"), st.integers(1, 3)),
         st.just(("update", None)),
@@ -334,6 +373,8 @@ def test_a_second_update_changes_nothing(acts: list[tuple[str, Any]]) -> None:
         *(Change("identity", key, None, None) for key in WORKLOADS),
         *(Change("policy", key, None, None) for key in world.state.policies),
         *(Change("endpoint", key, None, None) for key in world.state.endpoints),
+        Change("settings", CLUSTER, None, None),
+        Change("node", NodeKey(CLUSTER, NODE), None, None),
     ]
     assert world.update() == ({}, {})
 
@@ -349,15 +390,60 @@ def test_the_compiled_rows_say_what_the_model_says(
         world.put_identity(number)
     _play(world, [act for act in acts if act[0] != "remove_identity"])
     policies = [parsed(msgspec.json.decode(policy.manifest)) for policy in world.state.policies.values()]
+    in_force = policy_settings(world.state, CLUSTER)
     subjects = sorted(key.identity for key in world.subjects)
     for number, (_, remote, protocol, port) in enumerate(asked):
         if not subjects:
             return
         subject = subjects[number % len(subjects)]
         for direction in (POLICY_INGRESS, POLICY_EGRESS):
-            side = judge_side(direction, policies_of(MESH[subject], policies), MESH[remote], protocol, port)
+            is_host = subject == HOST
+            own = host_labels(mesh_node(world.state.nodes[NodeKey(CLUSTER, NODE)])) if is_host else MESH[subject]
+            about = policies_of(own, policies, is_host)
+            side = judge_side(direction, about, MESH[remote], protocol, port, settings=in_force)
             passed = look_up(world.subjects, world.rows, subject, remote, direction, protocol, port)
-            assert passed == (side.verdict == ALLOW), side
+            assert passed == (side.verdict in (ALLOW, AUDIT)), side
+
+
+FROM_WORLD = "{nodeSelector: {matchLabels: {zone: a}}, ingress: [{fromEntities: [world]}]}"
+
+
+def test_host_policies_have_rows_only_while_the_firewall_is_on() -> None:
+    """The setting makes the node a subject, before any policy; without it there is no row to look at."""
+    world = World()
+    world.put_node("a")
+    world.put_policy(host_policy(FROM_WORLD))
+    assert world.update() == ({}, {})
+    world.put_settings(SETTINGS[1])
+    subjects, rows = world.update()
+    assert subjects == {PolicySubjectKey(HOST): PolicySubjectRow(1, 0, 1, 0)}
+    assert set(rows) == {row_key(HOST, 2)}
+    world.put_settings("{}")
+    assert world.update() == ({PolicySubjectKey(HOST): None}, {row_key(HOST, 2): None})
+
+
+def test_host_policies_follow_the_labels_of_the_node() -> None:
+    """Also when the node says them after the policy came."""
+    world = World()
+    world.put_settings(SETTINGS[1])
+    world.put_node("b")
+    world.put_policy(host_policy(FROM_WORLD))
+    assert world.update() == ({PolicySubjectKey(HOST): OPEN}, {})
+    world.put_node("a")
+    assert set(world.update()[1]) == {row_key(HOST, 2)}
+
+
+def test_audit_is_in_every_subject_row_of_the_node() -> None:
+    """And goes with the setting."""
+    world = guarded_db()
+    world.put_node("a")
+    world.put_settings(SETTINGS[4])
+    world.update()
+    assert {key.identity: row.flags for key, row in world.subjects.items()} == {
+        HOST: POLICY_SUBJECT_AUDIT, DB: POLICY_SUBJECT_AUDIT,
+    }  # fmt: skip
+    world.put_settings("{}")
+    assert world.update()[0] == {PolicySubjectKey(DB): PolicySubjectRow(1, 0, 1, 0), PolicySubjectKey(HOST): None}
 
 
 def test_a_row_is_looked_up_by_protocol() -> None:

@@ -65,7 +65,7 @@ def test_allow_rules_without_enforcement_make_no_rows() -> None:
     """Where nothing is enforced an allow rule changes no verdict, so it costs no lookup either."""
     spec = "{endpointSelector: {}, ingress: [{fromEntities: [all]}], enableDefaultDeny: {ingress: false}}"
     subject, rows = resolve(65792, [parsed(cilium_policy(spec))], lambda _: ())
-    assert (tuple(subject), rows) == ((0, 0, 0, 0), {})
+    assert (tuple(subject), rows) == ((0, 0, 0, 0, 0), {})
 
 
 @settings(max_examples=150, deadline=None)

@@ -17,6 +17,8 @@ from controlplane.policy.selection import Selection
 from datapath.abi.types import (
     POLICY_INGRESS,
     POLICY_SHAPES,
+    POLICY_SUBJECT_ASKS_LOCALHOST,
+    POLICY_SUBJECT_AUDIT,
     POLICY_VERDICT_ALLOW,
     POLICY_VERDICT_DENY,
 )
@@ -116,10 +118,14 @@ def look_up(
 ) -> bool:
     """What the programs do with the two maps, by the words of abi.h. True: the packet goes on."""
     ingress = direction == POLICY_INGRESS
-    is_localhost = ingress and remote == RESERVED_IDENTITIES["host"]
+    is_host = subject == RESERVED_IDENTITIES["host"]
+    is_localhost = ingress and not is_host and remote == RESERVED_IDENTITIES["host"]
     found = subjects.get(PolicySubjectKey(subject))
     if found is None:
-        return is_localhost
+        return is_localhost or is_host
+    if found.flags & POLICY_SUBJECT_AUDIT:
+        return True
+    is_localhost &= not found.flags & POLICY_SUBJECT_ASKS_LOCALHOST
     enforced = found.ingress_enforced if ingress else found.egress_enforced
     shapes = found.ingress_shapes if ingress else found.egress_shapes
     verdicts = []
