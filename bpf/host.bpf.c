@@ -79,24 +79,8 @@ static __always_inline int for_the_node(struct __sk_buff *skb, struct packet *pa
 	return result ? nodeport_answer(skb, packet) : nodeport(skb, packet);
 }
 
-/* From the network to this node itself. */
-static __always_inline int firewall_in(struct __sk_buff *skb, struct packet *packet, int parsed)
-{
-	int result = firewall_parse(skb, packet, parsed);
-
-	if (result)
-		return result < 0 ? result : TC_ACT_OK;
-	packet->dest_side = SIDE_HOST;
-	packet->dest_identity = IDENTITY_HOST;
-	packet->source_identity = ipcache_identity(&packet->source);
-	/* Nobody on the network is this node. */
-	if (packet->source_identity == IDENTITY_HOST)
-		return DROP(packet, FILE_HOST, INVALID_SOURCE_IP);
-	return firewall_admit(skb, packet);
-}
-
 /* From this node itself to the network. */
-static __always_inline int firewall_out(struct __sk_buff *skb, struct packet *packet, int parsed)
+static __always_inline int outgoing(struct __sk_buff *skb, struct packet *packet, int parsed)
 {
 	int result = firewall_parse(skb, packet, parsed);
 
@@ -108,10 +92,8 @@ static __always_inline int firewall_out(struct __sk_buff *skb, struct packet *pa
 	result = nodeport_outgoing(skb, packet);
 	if (result)
 		return result < 0 ? result : TC_ACT_OK;
-	packet->source_side = SIDE_HOST;
-	packet->source_identity = IDENTITY_HOST;
 	packet->dest_identity = ipcache_identity(&packet->dest);
-	return firewall_admit(skb, packet);
+	return firewall_out(skb, packet);
 }
 
 static __always_inline int inbound(struct __sk_buff *skb, int is_guarded)
@@ -136,6 +118,7 @@ static __always_inline int inbound(struct __sk_buff *skb, int is_guarded)
 	/* What is the host stack's is not ours to count, unless host policies are in force. */
 	if (!is_guarded || !packet->family || !is_of_host(packet, &packet->dest))
 		return TC_ACT_OK;
+	packet->source_identity = ipcache_identity(&packet->source);
 	return finish(skb, packet, firewall_in(skb, packet, parsed));
 }
 
@@ -167,7 +150,7 @@ int to_network(struct __sk_buff *skb)
 	if (!packet->family || !is_of_host(packet, &packet->source))
 		return TC_ACT_OK;
 	packet_begin(packet);
-	return finish(skb, packet, firewall_out(skb, packet, parsed));
+	return finish(skb, packet, outgoing(skb, packet, parsed));
 }
 
 char program_license[] SEC("license") = "Dual BSD/GPL";

@@ -9,6 +9,7 @@
 
 #include "abi.h"
 #include "config.h"
+#include "lib/firewall.h"
 #include "lib/forward.h"
 #include "lib/inbound.h"
 #include "lib/ipcache.h"
@@ -63,6 +64,9 @@ static __always_inline int receive(struct __sk_buff *skb, struct packet *packet)
 	packet->dest_identity = row->identity;
 	packet->endpoint_id = (__u16)row->endpoint_id;
 	if (row->flags & ENDPOINT_HOST) {
+		result = firewall_is_up() ? firewall_in(skb, packet, 0) : 0;
+		if (result)
+			return result;
 		/* The frame within was for no device in particular. */
 		bpf_skb_change_type(skb, PACKET_HOST);
 		return TC_ACT_OK;
@@ -108,6 +112,13 @@ static __always_inline int wrap(struct __sk_buff *skb, struct packet *packet)
 	if (!remote || !(remote->flags & IPCACHE_TUNNEL))
 		return DROP(packet, FILE_OVERLAY, NO_TUNNEL_OR_ENCAPSULATION_ENDPOINT);
 	packet->dest_identity = remote->identity;
+	if (packet->source_identity == IDENTITY_HOST && firewall_is_up()) {
+		result = firewall_parse(skb, packet, 0);
+		if (!result)
+			result = firewall_out(skb, packet);
+		if (result < 0)
+			return result;
+	}
 	result = tunnel_set(skb, packet, &remote->node);
 	return result ? result : TC_ACT_OK;
 }

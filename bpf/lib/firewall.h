@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
 /*
- * The node's own traffic on the underlay device, where host policies are in force: conntrack and policy, as for an
+ * The node's own traffic on the underlay and tunnel devices, where host policies are in force: conntrack and policy, as for an
  * endpoint whose identity is IDENTITY_HOST. Judged is what is sent from or to an address of this node; what merely
  * passes through is not. Neighbour discovery, and what is for many, is the link's.
  */
@@ -149,6 +149,37 @@ static __always_inline int firewall_parse(struct __sk_buff *skb, struct packet *
 	result = parse_l4(skb, packet);
 	/* Protocols without ports are judged by their number. */
 	return result == -CT_UNKNOWN_L4_PROTOCOL ? 0 : result;
+}
+
+/* For programs that are not exchanged when host policies come into force. */
+static __always_inline int firewall_is_up(void)
+{
+	struct policy_subject_key key = {.identity = IDENTITY_HOST};
+
+	return !!bpf_map_lookup_elem(&policy_subjects, &key);
+}
+
+/* From elsewhere to this node itself; packet->source_identity is known. 0, or a drop. */
+static __always_inline int firewall_in(struct __sk_buff *skb, struct packet *packet, int parsed)
+{
+	int result = firewall_parse(skb, packet, parsed);
+
+	if (result)
+		return result < 0 ? result : 0;
+	/* Nobody on the network is this node. */
+	if (packet->source_identity == IDENTITY_HOST)
+		return DROP(packet, FILE_HOST, INVALID_SOURCE_IP);
+	packet->dest_side = SIDE_HOST;
+	packet->dest_identity = IDENTITY_HOST;
+	return firewall_admit(skb, packet);
+}
+
+/* From this node itself to elsewhere, parsed; packet->dest_identity is known. 0, or a drop. */
+static __always_inline int firewall_out(struct __sk_buff *skb, struct packet *packet)
+{
+	packet->source_side = SIDE_HOST;
+	packet->source_identity = IDENTITY_HOST;
+	return firewall_admit(skb, packet);
 }
 
 #endif /* MESHLOG_LIB_FIREWALL_H */
