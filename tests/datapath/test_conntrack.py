@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from datapath import codec, conntrack
 from datapath.abi import types as abi
 from datapath.conntrack import ConntrackEntry, ConntrackKey, ConntrackRow
-from datapath.conntrack_gc import ConntrackCollector
+from datapath.conntrack_gc import CollectionCount, ConntrackCollector
 from datapath.errors import KernelError
 from datapath.kernel.fake import FakeKernel
 from datapath.reconciler import Reconciler
@@ -94,7 +94,7 @@ async def test_collect_removes_expired_entries_in_chunks() -> None:
     reconciler.worker.close()
     assert (removed, kernel.sizes) == (7, [3, 3, 1])
     assert kernel.memory.runtime["conntrack"].keys() == {entry(number, 0)[0] for number in (7, 8, 9)}
-    assert collector.count() == (1, 7, 10, 0, 0, 0, 0)
+    assert collector.count() == CollectionCount(1, 7, 10, 0, 0, 0)
 
 
 async def test_run_goes_on_after_a_refusal() -> None:
