@@ -4,7 +4,8 @@ Belongs here: what no name of the mesh may hold, since names stand in keys, in t
 here: what a kind of name means.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from itertools import chain
 from operator import attrgetter
 from typing import Any
 
@@ -36,6 +37,22 @@ def name_fault(event: Any) -> str:
     if len(whole) <= NAME_CHARS_MAX and "" not in found and whole.isprintable() and "/" not in whole:
         return ""
     return next((fault for field in NAMED_BY[type(event)] if (fault := _fault(field, getattr(event, field)))), "")
+
+
+def are_names(events: Sequence[Any]) -> bool:
+    """Whether `name_fault` finds nothing in any of several events of one kind, asked of all at once."""
+    kind = type(events[0])
+    texts = _TEXTS.get(kind)
+    if texts is None:
+        return True
+    found = list(chain.from_iterable(map(texts, events)))
+    whole = "".join(found)
+    return (
+        max(map(len, found)) <= NAME_CHARS_MAX
+        and whole.isprintable()
+        and "/" not in whole
+        and all(all(map(attrgetter(field), events)) for field in NEVER_EMPTY if field in NAMED_BY[kind])
+    )
 
 
 def _fault(field: str, text: str) -> str:

@@ -7,7 +7,7 @@ A function of the log alone: no order of insertion shows in what is asked for, s
 writer may not write, or that contradicts the state, is refused, remembered, and changes nothing.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from hashlib import blake2b
 from itertools import groupby
 from typing import Any
@@ -50,7 +50,7 @@ from controlplane.projections import (
     workloads,
 )
 from controlplane.projections.change import Change, RefusedEvent
-from controlplane.projections.names import name_fault
+from controlplane.projections.names import are_names, name_fault
 from kvstore.types import Position, Record, Revision
 
 REFUSED_EVENTS_MAX = 256
@@ -244,13 +244,11 @@ class State:
             for kind, run in groupby(batch.events, type):
                 events = list(run)
                 bulk = BULK_PROJECTIONS.get(kind) if len(events) > 1 else None
-                if bulk is None or any(map(name_fault, events)) or not bulk(self, record, events, changes):
+                if bulk is None or not are_names(events) or not bulk(self, record, events, changes):
                     for event in events:
                         self._apply_event(record, event, changes)
-        for change in changes:
-            if change.kind in EPOCH_KINDS or self._moves_rows(change):
-                self.policy_epoch = revision
-                break
+        if self._move_rows(changes):
+            self.policy_epoch = revision
         return tuple(changes)
 
     def _apply_event(self, record: Record, event: e.Event | e.Unknown, changes: list[Change]) -> None:
@@ -261,11 +259,20 @@ class State:
         if refusal:
             self._refuse(record, type(event).__name__, refusal)
 
-    def _moves_rows(self, change: Change) -> bool:
-        """Whether policies can see a change of another kind: named ports, and what `toServices` stands for."""
-        if change.kind == "workload":
-            old, new = change.old, change.new
-            return bool((old.ports if old else NO_PORTS) != (new.ports if new else NO_PORTS))
+    def _move_rows(self, changes: Sequence[Change]) -> bool:
+        """Whether a policy or ipcache row can change. Policies see named ports, what `toServices` stands for, and who
+        the API server is, too."""
+        for change in changes:
+            kind = change.kind
+            if kind == "workload":
+                old, new = change.old, change.new
+                if (old.ports if old else NO_PORTS) != (new.ports if new else NO_PORTS):
+                    return True
+            elif kind in EPOCH_KINDS or self._is_seen_by_policies(change):
+                return True
+        return False
+
+    def _is_seen_by_policies(self, change: Change) -> bool:
         if change.kind == "backends" and any(
             each and (each.namespace, each.service) == API_SERVER_SERVICE for each in (change.old, change.new)
         ):
