@@ -328,6 +328,7 @@ enum conntrack_flag {
 	CONNTRACK_MASQUERADED = 128, /* leaves the node with the node's address: the ports stand in `nat` */
 	CONNTRACK_HAIRPIN = 256,     /* an endpoint talks to itself: the client's side has the hairpin address */
 	CONNTRACK_AUDITED = 512,     /* when it was judged last, it would have been denied without audit */
+	CONNTRACK_DSR = 1024, /* no answers pass here: the backend's node sends them to the client */
 };
 
 enum conntrack_lifetime { /* seconds, where the configuration says nothing else */
@@ -440,6 +441,7 @@ enum drop_reason {
 	POLICY_DENIED = 133,
 	INVALID_PACKET_DROPPED = 134,
 	CT_TRUNCATED_OR_INVALID_HEADER = 135,
+	FRAGMENTATION_NEEDED = 136, /* its option for DSR does not fit */
 	CT_UNKNOWN_L4_PROTOCOL = 137,
 	UNSUPPORTED_L3_PROTOCOL = 139,
 	ERROR_WRITING_TO_PACKET = 141,
@@ -459,6 +461,7 @@ enum drop_reason {
 	INVALID_IDENTITY = 171,
 	UNKNOWN_SENDER = 172,
 	FIRST_LOGICAL_DATAGRAM_FRAGMENT_NOT_FOUND = 175,
+	DENIED_BY_LB_SRC_RANGE_CHECK = 177,
 	POLICY_DENY = 181,
 	INVALID_VNI = 183,
 	TTL_EXCEEDED = 196,
@@ -487,6 +490,7 @@ enum source_file {
 	FILE_OVERLAY = 10,
 	FILE_NODEPORT = 11,
 	FILE_SOCKET = 12,
+	FILE_DSR = 13,
 };
 
 /* notifications: one ring buffer, records of one size, so that a reader is one array view. A reply that was refused

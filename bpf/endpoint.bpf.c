@@ -18,7 +18,9 @@
 #include "lib/notify.h"
 #include "lib/parse.h"
 #include "lib/policy.h"
+#include "lib/reject.h"
 #include "lib/related.h"
+#include "lib/scratch.h"
 #include "lib/service.h"
 #include "lib/service_error.h"
 
@@ -199,10 +201,14 @@ static __always_inline int outbound(struct __sk_buff *skb, struct packet *packet
 SEC("tc")
 int from_endpoint(struct __sk_buff *skb)
 {
-	struct packet packet = {.traffic_direction = TRAFFIC_EGRESS, .policy_direction = POLICY_EGRESS};
+	struct packet *packet = packet_in(TRAFFIC_EGRESS, POLICY_EGRESS);
+	int result;
 
-	packet_begin(&packet);
-	return finish(skb, &packet, outbound(skb, &packet));
+	if (!packet)
+		return TC_ACT_SHOT;
+	packet_begin(packet);
+	result = finish(skb, packet, outbound(skb, packet));
+	return packet->reject ? reject(skb, packet, 1) : result;
 }
 
 /* Whose packet is it that the node's own stack sends to an endpoint? */

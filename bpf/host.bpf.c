@@ -17,6 +17,7 @@
 #include "lib/nodeport.h"
 #include "lib/notify.h"
 #include "lib/parse.h"
+#include "lib/reject.h"
 #include "lib/scratch.h"
 
 /* By the address alone, well formed or not: only an endpoint's packets are ours to refuse. */
@@ -39,12 +40,9 @@ static __always_inline int admit(struct __sk_buff *skb, struct packet *packet, c
 	packet->endpoint_id = (__u16)row->endpoint_id;
 	if (parsed)
 		return parsed;
-	/* What was masqueraded has been parsed before. */
-	if (!packet->masquerade) {
-		result = parse_l4(skb, packet);
-		if (result)
-			return result;
-	}
+	result = parse_l4(skb, packet);
+	if (result)
+		return result;
 	packet->source_identity = ipcache_identity(&packet->source);
 	/* Nobody on the network is this node. */
 	if (packet->source_identity == IDENTITY_HOST)
@@ -53,30 +51,6 @@ static __always_inline int admit(struct __sk_buff *skb, struct packet *packet, c
 	if (result)
 		return result;
 	return forward_to_endpoint(skb, packet, row);
-}
-
-/* To an address that no endpoint has. 0: the host stack's; a TC_ACT_*; or a drop. */
-static __always_inline int for_the_node(struct __sk_buff *skb, struct packet *packet)
-{
-	struct endpoint_row *row;
-	struct address node;
-	int result = 0;
-
-	node_address(packet->family, &node);
-	if (address_equal(&packet->dest, &node))
-		result = is_icmp_error(packet) ? unmasquerade_error(skb, packet) : unmasquerade(skb, packet);
-	if (result < 0)
-		return result;
-	if (result) {
-		row = endpoint_find(&packet->dest);
-		if (row) {
-			packet->masquerade = MASQUERADE_ENDPOINT;
-			return admit(skb, packet, row, 0);
-		}
-	}
-	if (is_icmp_error(packet))
-		return nodeport_error(skb, packet);
-	return result ? nodeport_answer(skb, packet) : nodeport(skb, packet);
 }
 
 /* From this node itself to the network. */
@@ -112,9 +86,11 @@ static __always_inline int inbound(struct __sk_buff *skb, int is_guarded)
 	if (row)
 		return finish(skb, packet, admit(skb, packet, row, parsed));
 	if (!parsed && !parse_l4(skb, packet))
-		result = for_the_node(skb, packet);
-	if (result)
-		return finish(skb, packet, result);
+		result = nodeport_receive(skb, packet);
+	if (result) {
+		result = finish(skb, packet, result);
+		return packet->reject ? reject(skb, packet, 0) : result;
+	}
 	/* What is the host stack's is not ours to count, unless host policies are in force. */
 	if (!is_guarded || !packet->family || !is_of_host(packet, &packet->dest))
 		return TC_ACT_OK;

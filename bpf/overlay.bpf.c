@@ -13,8 +13,10 @@
 #include "lib/forward.h"
 #include "lib/inbound.h"
 #include "lib/ipcache.h"
+#include "lib/nodeport.h"
 #include "lib/notify.h"
 #include "lib/parse.h"
+#include "lib/scratch.h"
 #include "lib/tunnel.h"
 
 /*
@@ -64,7 +66,9 @@ static __always_inline int receive(struct __sk_buff *skb, struct packet *packet)
 	packet->dest_identity = row->identity;
 	packet->endpoint_id = (__u16)row->endpoint_id;
 	if (row->flags & ENDPOINT_HOST) {
-		result = firewall_is_up() ? firewall_in(skb, packet, 0) : 0;
+		result = parse_l4(skb, packet) ? 0 : nodeport_receive(skb, packet);
+		if (!result && firewall_is_up())
+			result = firewall_in(skb, packet, 0);
 		if (result)
 			return result;
 		/* The frame within was for no device in particular. */
@@ -82,10 +86,12 @@ static __always_inline int receive(struct __sk_buff *skb, struct packet *packet)
 SEC("tc")
 int from_overlay(struct __sk_buff *skb)
 {
-	struct packet packet = {.traffic_direction = TRAFFIC_INGRESS, .policy_direction = POLICY_INGRESS};
+	struct packet *packet = packet_in(TRAFFIC_INGRESS, POLICY_INGRESS);
 
-	packet_begin(&packet);
-	return finish(skb, &packet, receive(skb, &packet));
+	if (!packet)
+		return TC_ACT_SHOT;
+	packet_begin(packet);
+	return finish(skb, packet, receive(skb, packet));
 }
 
 /* Whose packet is it that the host stack sends into the tunnel? */

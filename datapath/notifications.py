@@ -51,6 +51,7 @@ CILIUM_WORDS = {
     "FIRST_LOGICAL_DATAGRAM_FRAGMENT_NOT_FOUND": "First logical datagram fragment not found",
     "INVALID_VNI": "Invalid VNI",
     "FIB_LOOKUP_FAILED": "FIB lookup failed",
+    "DENIED_BY_LB_SRC_RANGE_CHECK": "Denied by LB src range check",
     "POLICY_DENY": "Policy denied by denylist",
     "TTL_EXCEEDED": "TTL exceeded",
     "DROP_EP_NOT_READY": "Endpoint policy program not available",

@@ -178,6 +178,9 @@ STEP conntrack_keep(struct __sk_buff *skb, const struct packet *packet, struct c
 	if (!packet || !entry)
 		return 0;
 	flags = closing_flags(packet, (int)is_reply);
+	/* Nobody will tell here that the other side has ended. */
+	if (entry->flags & CONNTRACK_DSR && flags & CONNTRACK_CLOSING_FORWARD)
+		flags |= CONNTRACK_CLOSING_REPLY;
 	if (is_reply) {
 		__sync_fetch_and_add(&entry->reply_packets, 1);
 		__sync_fetch_and_add(&entry->reply_bytes, skb->len);
@@ -250,8 +253,42 @@ STEP conntrack_create(struct __sk_buff *skb, struct packet *packet, const struct
 	return 0;
 }
 
+/* The entry that forward packets to a frontend find; packet->dest is the backend by now. 0, or a drop. */
+STEP conntrack_create_forward(struct __sk_buff *skb, struct packet *packet, const struct tracking *tracking, __u32 flags)
+{
+	struct conntrack_row row;
+
+	if (!packet || !tracking)
+		return 0;
+	flags |= tracking->source_is_high ? CONNTRACK_INITIATOR_HIGH : 0;
+	conntrack_row_set(skb, packet, (__u16)flags | CONNTRACK_DNAT, &row);
+	row.translated = packet->dest;
+	row.translated_port = packet->dest_port;
+	if (bpf_map_update_elem(&conntrack, &tracking->key, &row, BPF_ANY))
+		return DROP(packet, FILE_CONNTRACK, CT_MAP_INSERTION_FAILED);
+	return 0;
+}
+
+/* The entry of a flow that another node has sent on for `frontend`: replies go out with that. 0, or a drop. */
+STEP conntrack_create_answered(struct __sk_buff *skb, struct packet *packet, const struct tracking *tracking,
+			       const struct address_port *frontend)
+{
+	struct conntrack_row row;
+	__u16 flags = CONNTRACK_REVERSE_DNAT;
+
+	if (!packet || !tracking || !frontend)
+		return 0;
+	flags |= tracking->source_is_high ? CONNTRACK_INITIATOR_HIGH : 0;
+	conntrack_row_set(skb, packet, flags, &row);
+	row.translated = frontend->address;
+	row.translated_port = frontend->port;
+	if (bpf_map_update_elem(&conntrack, &tracking->key, &row, BPF_ANY))
+		return DROP(packet, FILE_CONNTRACK, CT_MAP_INSERTION_FAILED);
+	return 0;
+}
+
 /* Both entries of a flow to `frontend`; packet->dest is the backend by now. The one for replies comes first,
- * so that no reply meets a flow that is only half there. `flags`: CONNTRACK_HAIRPIN or 0. 0, or a drop. */
+ * so that no reply meets a flow that is only half there. `flags`: CONNTRACK_HAIRPIN, CONNTRACK_DSR, or 0. 0, or a drop. */
 STEP conntrack_create_service(struct __sk_buff *skb, struct packet *packet, const struct tracking *tracking,
 			      const struct address_port *frontend, __u32 flags)
 {
@@ -259,9 +296,12 @@ STEP conntrack_create_service(struct __sk_buff *skb, struct packet *packet, cons
 	struct conntrack_key key;
 	struct address client;
 	__u16 initiator;
+	int result;
 
 	if (!packet || !tracking || !frontend)
 		return 0;
+	if (flags & CONNTRACK_DSR)
+		return conntrack_create_forward(skb, packet, tracking, flags);
 	client = packet->source;
 	if (flags & CONNTRACK_HAIRPIN)
 		hairpin_address(packet->family, &client);
@@ -278,16 +318,10 @@ STEP conntrack_create_service(struct __sk_buff *skb, struct packet *packet, cons
 	if (bpf_map_update_elem(&conntrack, &key, &row, BPF_ANY))
 		return DROP(packet, FILE_CONNTRACK, CT_MAP_INSERTION_FAILED);
 
-	initiator = tracking->source_is_high ? CONNTRACK_INITIATOR_HIGH : 0;
-	initiator |= (__u16)flags;
-	conntrack_row_set(skb, packet, initiator | CONNTRACK_DNAT, &row);
-	row.translated = packet->dest;
-	row.translated_port = packet->dest_port;
-	if (bpf_map_update_elem(&conntrack, &tracking->key, &row, BPF_ANY)) {
+	result = conntrack_create_forward(skb, packet, tracking, flags);
+	if (result)
 		bpf_map_delete_elem(&conntrack, &key);
-		return DROP(packet, FILE_CONNTRACK, CT_MAP_INSERTION_FAILED);
-	}
-	return 0;
+	return result;
 }
 
 /* Ends a flow that was refused; the packet has the ends of the flow. */

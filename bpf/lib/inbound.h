@@ -4,6 +4,7 @@
 #define MESHLOG_LIB_INBOUND_H
 
 #include "conntrack.h"
+#include "dsr.h"
 #include "ipcache.h"
 #include "nat.h"
 #include "policy.h"
@@ -49,6 +50,16 @@ static __always_inline int inbound_judge(struct __sk_buff *skb, struct packet *p
 	return result;
 }
 
+/* The entry of a new flow. */
+static __always_inline int inbound_create(struct __sk_buff *skb, struct packet *packet, const struct tracking *tracking)
+{
+	struct address_port frontend = {};
+
+	if (dsr_find(skb, packet, &frontend))
+		return conntrack_create_answered(skb, packet, tracking, &frontend);
+	return conntrack_create(skb, packet, tracking);
+}
+
 /*
  * Conntrack and policy of a packet to the endpoint whose identity is packet->dest_identity.
  * packet->source_identity and source_side are already known. 0: deliver; or a drop.
@@ -77,7 +88,7 @@ static __always_inline int inbound_admit(struct __sk_buff *skb, struct packet *p
 		if (result)
 			return result;
 		if (!entry)
-			return conntrack_create(skb, packet, &tracking);
+			return inbound_create(skb, packet, &tracking);
 		conntrack_confirm(packet, entry);
 	}
 	conntrack_keep(skb, packet, entry, tracking.is_reply);

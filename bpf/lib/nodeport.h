@@ -1,12 +1,13 @@
 /* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
 /*
  * Frontends that the network asks for: a node's own address, or one that is routed to it. To a backend of this node the
- * client keeps its address; to one elsewhere it takes this node's, so that the answers come back here. Answers leave
- * with the frontend's address, by the host's routes.
+ * client keeps its address; to one elsewhere it takes this node's, so that the answers come back here, unless that node
+ * is to answer by itself (dsr.h). Answers leave with the frontend's address, by the host's routes.
  */
 #ifndef MESHLOG_LIB_NODEPORT_H
 #define MESHLOG_LIB_NODEPORT_H
 
+#include "dsr.h"
 #include "forward.h"
 #include "inbound.h"
 #include "ipcache.h"
@@ -40,6 +41,11 @@ static __always_inline int nodeport_leave(struct __sk_buff *skb, struct packet *
 			return result;
 		packet->source_identity = IDENTITY_REMOTE_NODE;
 	}
+	if (packet->dsr) {
+		result = dsr_put(skb, packet, frontend);
+		if (result)
+			return result;
+	}
 	return nodeport_send(skb, packet);
 }
 
@@ -72,6 +78,32 @@ static __always_inline int nodeport_deliver(struct __sk_buff *skb, struct packet
 	return forward_to_endpoint(skb, packet, row);
 }
 
+/* How the answers of a backend elsewhere find the client. By DSR only where the backend's node will read the option. */
+static __always_inline void nodeport_method(struct packet *packet, int outcome)
+{
+	struct ipcache_row *remote = ipcache_find(&packet->dest);
+
+	if (!remote || !(remote->flags & IPCACHE_REMOTE_ENDPOINT) || remote->flags & IPCACHE_TUNNEL)
+		packet->dsr = 0;
+	/* The client is the backend: its own stack would refuse the packet. */
+	if (outcome == SERVICE_HAIRPIN || packet->fragment || packet->l4_offset != plain_l4_offset(packet))
+		packet->dsr = 0;
+	packet->masquerade = packet->dsr ? MASQUERADE_NONE : MASQUERADE_CLIENT;
+}
+
+/* 0, or a drop; then the packet has its frontend again, which the client will hear of. */
+static __always_inline int nodeport_fits(struct __sk_buff *skb, struct packet *packet,
+					 const struct address_port *frontend)
+{
+	int result = packet->dsr ? dsr_fits(skb, packet) : 0;
+
+	if (result) {
+		packet->dest = frontend->address;
+		packet->dest_port = frontend->port;
+	}
+	return result;
+}
+
 /* A flow without an entry. 0: not to a frontend, the host stack's; a TC_ACT_*; or a drop. */
 static __always_inline int nodeport_new(struct __sk_buff *skb, struct packet *packet, const struct tracking *tracking)
 {
@@ -83,8 +115,10 @@ static __always_inline int nodeport_new(struct __sk_buff *skb, struct packet *pa
 		return result;
 	row = endpoint_find(&packet->dest);
 	if (!row) {
-		packet->masquerade = MASQUERADE_CLIENT;
-		result = conntrack_create_service(skb, packet, tracking, &frontend, 0);
+		nodeport_method(packet, result);
+		result = nodeport_fits(skb, packet, &frontend);
+		if (!result)
+			result = conntrack_create_service(skb, packet, tracking, &frontend, packet->dsr ? CONNTRACK_DSR : 0);
 		return result ? result : nodeport_leave(skb, packet, &frontend);
 	}
 	result = nodeport_judge(skb, packet, row, tracking, 0);
@@ -113,7 +147,9 @@ static __always_inline int nodeport_established(struct __sk_buff *skb, struct pa
 	conntrack_keep(skb, packet, entry, 0);
 	if (!row) {
 		packet->masquerade = entry->flags & CONNTRACK_MASQUERADED ? MASQUERADE_CLIENT : MASQUERADE_NONE;
-		return nodeport_leave(skb, packet, &wire);
+		packet->dsr = !!(entry->flags & CONNTRACK_DSR);
+		result = nodeport_fits(skb, packet, &wire);
+		return result ? result : nodeport_leave(skb, packet, &wire);
 	}
 	return nodeport_deliver(skb, packet, &wire, row);
 }
@@ -184,6 +220,44 @@ static __always_inline int nodeport_error(struct __sk_buff *skb, struct packet *
 	if (!row)
 		return nodeport_send(skb, packet);
 	return row->flags & ENDPOINT_HOST ? 0 : forward_to_endpoint(skb, packet, row);
+}
+
+/* An answer to an endpoint that left with the node's address, which is the endpoint's again. */
+static __always_inline int endpoint_answered(struct __sk_buff *skb, struct packet *packet,
+					     const struct endpoint_row *row)
+{
+	int result;
+
+	packet->masquerade = MASQUERADE_ENDPOINT;
+	packet->dest_identity = row->identity;
+	packet->endpoint_id = (__u16)row->endpoint_id;
+	packet->source_identity = ipcache_identity(&packet->source);
+	if (packet->source_identity == IDENTITY_HOST)
+		return DROP(packet, FILE_NODEPORT, INVALID_SOURCE_IP);
+	result = inbound_admit(skb, packet, row->endpoint_id);
+	return result ? result : forward_to_endpoint(skb, packet, row);
+}
+
+/* To an address that no endpoint has, from outside. 0: the host stack's; a TC_ACT_*; or a drop. */
+static __always_inline int nodeport_receive(struct __sk_buff *skb, struct packet *packet)
+{
+	struct endpoint_row *row;
+	struct address node;
+	int result = 0;
+
+	node_address(packet->family, &node);
+	if (address_equal(&packet->dest, &node))
+		result = is_icmp_error(packet) ? unmasquerade_error(skb, packet) : unmasquerade(skb, packet);
+	if (result < 0)
+		return result;
+	if (result) {
+		row = endpoint_find(&packet->dest);
+		if (row)
+			return endpoint_answered(skb, packet, row);
+	}
+	if (is_icmp_error(packet))
+		return nodeport_error(skb, packet);
+	return result ? nodeport_answer(skb, packet) : nodeport(skb, packet);
 }
 
 #endif /* MESHLOG_LIB_NODEPORT_H */

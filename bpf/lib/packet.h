@@ -36,6 +36,13 @@ enum masquerade {
 	MASQUERADE_CLIENT = 2,	 /* the client of a service, to a backend that is not here */
 };
 
+/* What the sender of a packet that is dropped is told. */
+enum reject {
+	REJECT_NOT = 0,
+	REJECT_PORT = 1,    /* nobody is there: a reset, or port unreachable */
+	REJECT_TOO_BIG = 2, /* packet->mtu is what would fit */
+};
+
 struct packet {
 	struct address source; /* as seen on the wire */
 	struct address dest;   /* after DNAT: the backend */
@@ -45,6 +52,7 @@ struct packet {
 	__u32 dest_identity;
 	__u32 l3_end; /* bytes from the start of the frame to the end of the IP packet */
 	__be32 fragment_id;
+	__u32 mtu; /* bytes of an IP packet, with REJECT_TOO_BIG */
 	__u16 l4_offset; /* of a later fragment: where its bytes begin */
 	__be16 source_port; /* ICMP echo: the id at the end that asks, 0 at the end that answers */
 	__be16 dest_port;
@@ -66,6 +74,8 @@ struct packet {
 	__u8 fragment;	 /* enum fragment */
 	__u8 source_side; /* enum side */
 	__u8 dest_side;
+	__u8 dsr;    /* 1: the backend's node is to answer the client itself */
+	__u8 reject; /* enum reject */
 	__u8 audited; /* 1: it passes because of audit */
 } __attribute__((aligned(8)));
 

@@ -97,13 +97,6 @@ def test_established_flow_keeps_its_backend(served: Node) -> None:
     assert (verdict, seen.dest) == (REDIRECT, SERVER.address(served.family))
 
 
-def test_no_backend_drops(served: Node) -> None:
-    """A frontend that nobody serves."""
-    served.service([], served.protocol)
-    assert ask(served)[0] == SHOT
-    assert served.drops() == [abi.SERVICE_BACKEND_NOT_FOUND]
-
-
 def test_other_port_is_no_frontend(served: Node) -> None:
     """Only the port and protocol of the row are translated."""
     raw = served.frame(CLIENT, FRONTEND, segment(served.protocol, 1000, 81))
