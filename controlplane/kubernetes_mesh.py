@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 
 from controlplane.fields import Reading, Refusal, path_of
-from controlplane.kubernetes_objects import Metadata
+from controlplane.kubernetes_metadata import NAMESPACE_NAME_LABEL, Metadata
 from controlplane.labels import identity_labels, label_fault
 from controlplane.model import API_SERVER_SERVICE, CidrGroup, Labels
 from controlplane.policy.cidr_groups import API_VERSIONS as GROUP_VERSIONS
@@ -27,7 +27,6 @@ from controlplane.policy.settings import PolicySettings
 
 ENDED = ("Succeeded", "Failed")
 """Phases in which a pod's address is another's to take."""
-NAMESPACE_NAME_LABEL = "kubernetes.io/metadata.name"
 SERVICE_NAME_LABEL = "kubernetes.io/service-name"
 READ = ("Namespace", "Node", "Pod", "Service", "EndpointSlice", GROUP, *API_VERSIONS)
 

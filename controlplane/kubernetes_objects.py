@@ -1,6 +1,6 @@
 """Kubernetes manifests as commands: one document in, one command or everything that is wrong with it out. Pure.
 
-Belongs here: the kinds that Meshlog takes, their metadata, Namespace and policies. Does not belong here: files and YAML
+Belongs here: the kinds that Meshlog takes, Namespace and policies. Does not belong here: files and YAML
 (kubernetes.py), the other kinds (kubernetes_pods.py, _services.py, _slices.py, _redirects.py), the meaning of policies
 (policy/), the way back (kubernetes_views.py).
 """
@@ -15,6 +15,7 @@ from controlplane.commands.redirect import ApplyLocalRedirect, RemoveLocalRedire
 from controlplane.commands.service import ApplyService, RemoveService, ReportBackends, WithdrawBackends
 from controlplane.commands.workload import ApplyWorkload, RemoveWorkload
 from controlplane.fields import Reading, Refusal
+from controlplane.kubernetes_metadata import CLUSTER_SCOPED, NAMESPACE_NAME_LABEL, Metadata
 from controlplane.kubernetes_pods import read_pod
 from controlplane.kubernetes_redirects import read_redirect
 from controlplane.kubernetes_services import read_service
@@ -24,7 +25,6 @@ from controlplane.policy.manifests import (
     API_VERSIONS,
     DEFAULT_NAMESPACE,
     PARSER_VERSION,
-    WITHOUT_NAMESPACE,
     canonical,
     parse,
 )
@@ -57,46 +57,6 @@ KINDS = {
     cidr_groups.KIND: cidr_groups.API_VERSIONS[0],
 }
 """Every kind that is taken, with its apiVersion."""
-
-CLUSTER_SCOPED = ("Namespace", "Node", cidr_groups.KIND, *WITHOUT_NAMESPACE)
-"""Kinds without a namespace."""
-
-NAMESPACE_NAME_LABEL = "kubernetes.io/metadata.name"
-"""The API server puts it on every namespace, and policies count on it."""
-
-METADATA_KEPT = ("name", "namespace", "labels", "annotations")
-METADATA_IGNORED = (
-    "creationTimestamp",
-    "deletionGracePeriodSeconds",
-    "deletionTimestamp",
-    "finalizers",
-    "generateName",
-    "generation",
-    "managedFields",
-    "ownerReferences",
-    "resourceVersion",
-    "selfLink",
-    "uid",
-)
-"""Metadata that the API server keeps for itself."""
-
-
-class Metadata:
-    """The checked metadata of one document. `namespace` is "" for a kind without one."""
-
-    def __init__(self, reading: Reading, document: Mapping[str, Any], kind: str) -> None:
-        fields = reading.mapping(document.get("metadata"), "metadata", (*METADATA_KEPT, *METADATA_IGNORED))
-        name = fields.get("name")
-        self.name = reading.dns_subdomain(name, "metadata.name")
-        if kind == "Namespace" and self.name:
-            self.name = reading.dns_label(name, "metadata.name")
-        self.namespace = ""
-        if kind not in CLUSTER_SCOPED:
-            self.namespace = reading.dns_label(fields.get("namespace", DEFAULT_NAMESPACE), "metadata.namespace")
-        elif fields.get("namespace"):
-            reading.refuse("metadata.namespace", fields["namespace"], "this kind has no namespace")
-        self.labels = reading.labels(fields.get("labels"), "metadata.labels")
-        self.annotations = reading.texts(fields.get("annotations"), "metadata.annotations")
 
 
 def _kind_of(document: Any, reading: Reading) -> str:

@@ -1,5 +1,9 @@
 """The model of a verdict: both sides, who is named, and the algebra of allow and deny."""
 
+import json
+import re
+from typing import Any
+
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -138,3 +142,44 @@ def test_a_policy_name_decides_nothing(policies: list[ParsedPolicy], asked: Aske
         for number, policy in enumerate(policies)
     ]
     assert _allowed(renamed, asked) == _allowed(policies, asked)
+
+
+RENAMED = {
+    "shop": "lager", "guest": "attic", "front": "zebra", "cart": "apex", "db": "m1", "gold": "x.y", "tin": "a_b",
+    "app": "zone.io/kind", "tier": "A", "east": "omega", "west": "alpha",
+}  # fmt: skip
+"""Other names, in another order."""
+NAMED = re.compile(rf"(?<![\w./])({'|'.join(RENAMED)})(?![\w./])")
+
+
+def renamed(text: str) -> str:
+    return NAMED.sub(lambda found: RENAMED[found[1]], text)
+
+
+@st.composite
+def _manifests(draw: st.DrawFn) -> list[dict[str, Any]]:
+    count = draw(st.integers(1, 3))
+    return [draw(network_policies(f"p{number}") | cilium_policies(f"p{number}")) for number in range(count)]
+
+
+@settings(max_examples=150, deadline=None)
+@given(_manifests(), flows())
+def test_consistent_renaming_changes_no_verdict(manifests: list[dict[str, Any]], asked: Asked) -> None:
+    """Other names of namespaces, clusters, labels and their values, everywhere: the same verdict of each side."""
+    source, dest, protocol, port = asked
+    flow = Flow(*(tuple(sorted(map(renamed, MESH[number]))) for number in (source, dest)), protocol, port)
+    policies = [parsed(json.loads(renamed(json.dumps(manifest))), RENAMED["east"]) for manifest in manifests]
+    there, here = judge(flow, policies), judge(flow_of(asked), [parsed(manifest) for manifest in manifests])
+    assert [side and side.verdict for side in (there.egress, there.ingress)] == [
+        side and side.verdict for side in (here.egress, here.ingress)
+    ]
+
+
+@settings(max_examples=100, deadline=None)
+@given(policy_sets(), cilium_policies("p9"), flows())
+def test_a_deny_rule_only_takes_away(policies: list[ParsedPolicy], manifest: dict[str, Any], asked: Asked) -> None:
+    """More deny rules, no enforcement with them: what is allowed was allowed before."""
+    spec = {name: value for name, value in manifest["spec"].items() if name not in ("ingress", "egress")}
+    spec["enableDefaultDeny"] = {"ingress": False, "egress": False}
+    if _allowed([*policies, parsed(cilium_policy(spec, "p9"))], asked):
+        assert _allowed(policies, asked)
