@@ -72,7 +72,7 @@ async def test_every_question_is_answered_without_powers(tmp_path: Path) -> None
     assert [command for command, answer in zip(COMMANDS, answers, strict=True) if answer == "FAILED"] == [], err
     by_command = dict(zip(COMMANDS, answers, strict=True))
     assert [each["workload"] for each in by_command["endpoint list -A"]] == ["cart", "db", "front"]
-    assert by_command["verdict -f {flows}"][0]["verdict"] == "deny"
+    assert by_command["verdict -f {flows}"][0]["verdict"] == "allow"
     assert len(by_command["flow list"]["items"]) == 3
     assert by_command[COMMANDS[-1]]["flows_judged"] == 3
 
