@@ -5,6 +5,7 @@ the mesh (mesh_routes.py), comparing and explaining (history_routes.py).
 """
 
 import asyncio
+from collections import deque
 from collections.abc import AsyncIterator, Sequence
 from typing import Protocol
 
@@ -115,7 +116,9 @@ class _ReadingRoutes:
             chunks = self._followed(after, wanted)
         else:
             since, through = await self._bounds(request)
-            chunks = self._read(max(after, since), through, limit, wanted)
+            last = query_int(request, "last", 0)
+            read = self._newest(max(after, since), through, last, wanted) if last else None
+            chunks = read or self._read(max(after, since), through, limit, wanted)
         return await stream_lines(request, self._mesh.follower.applied_revision, chunks)
 
     async def _bounds(self, request: web.Request) -> tuple[int, int | None]:
@@ -131,9 +134,12 @@ class _ReadingRoutes:
         if not text.isascii() or not text.isdigit():
             raise Refused(400, f"{text!r} is not a revision, which is a whole number", "revision")
         revision = int(text)
-        async for record in self._records(revision - 1, revision):
-            return json_response(log_record(record))
-        raise Refused(404, f"no record has revision {revision}", "revision")
+        async for record in self._records(revision - 1):
+            if record.revision == revision:
+                return json_response(log_record(record))
+            raise Refused(404, f"no record has revision {revision}; the next one has {record.revision}", "revision")
+        newest = self._mesh.follower.state.revision
+        raise Refused(404, f"no record has revision {revision}; the newest has {newest}", "revision")
 
     async def _records(self, after: int, through: int | None = None) -> AsyncIterator[Record]:
         try:
@@ -167,6 +173,20 @@ class _ReadingRoutes:
                 yield b"".join(lines)
                 lines.clear()
         yield b"".join(lines)
+
+    async def _newest(
+        self, after: int, through: int | None, last: int, wanted: RecordFilter
+    ) -> AsyncIterator[bytes]:
+        """The last so many that match; what is decoded for nobody is not decoded without a filter."""
+        kept: deque[Record] = deque(maxlen=min(last, self._mesh.page_records_max))
+        seen = 0
+        async for record in self._records(after, through):
+            if wanted == RecordFilter() or wanted.matches(log_record(record)):
+                kept.append(record)
+            seen += 1
+            if seen % CHUNK_RECORDS == 0:
+                await asyncio.sleep(0)
+        yield b"".join(msgspec.json.encode(log_record(record)) + b"\n" for record in kept)
 
     async def _followed(self, after: int, wanted: RecordFilter) -> AsyncIterator[bytes]:
         try:

@@ -10,7 +10,7 @@ from typing import Any
 from controlplane.cli.at import POINT, asked
 from controlplane.cli.errors import OK, UsageError
 from controlplane.cli.output import GREEN, RED, YELLOW, add_output, coloured, print_document
-from controlplane.cli.target import add_target, ask, connect
+from controlplane.cli.target import add_target, ask, connect, is_here
 
 SIGNS = {"added": ("+", GREEN), "removed": ("-", RED), "changed": ("~", YELLOW)}
 VALUE_CHARACTERS_MAX = 200
@@ -19,13 +19,14 @@ VALUE_CHARACTERS_MAX = 200
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Flags of diff."""
     parser.description = f"What is other at the second point than at the first. A point is {POINT}."
-    parser.epilog = "Examples:\n  meshlog diff 40 57 --of n1\n  meshlog diff --since -10m --tables"
+    parser.epilog = "Examples:\n  meshlog diff 40 57 --node n1 --tables\n  meshlog diff --since -10m --tables"
     parser.add_argument("since", nargs="?", default="", metavar="POINT", help="the earlier point")
     parser.add_argument("until", nargs="?", default="", metavar="POINT", help="the later one (default: now)")
     parser.add_argument("--since", dest="since_flag", default="", metavar="POINT", help="the earlier point")
     parser.add_argument("--until", dest="until_flag", default="", metavar="POINT", help="the later point")
     parser.add_argument("--tables", action="store_true", help="also the rows of the kernels' tables")
-    parser.add_argument("--of", default="", metavar="NODE", help="rows of this node only: n1 or cluster/n1")
+    parser.add_argument("--of", default="", metavar="NODE",
+                        help="rows of this node only: n1 or cluster/n1 (default: --node with --tables, else all)")
     add_output(parser)
     add_target(parser)
     parser.set_defaults(run=run)
@@ -37,7 +38,10 @@ def run(arguments: argparse.Namespace) -> int:
     until = arguments.until_flag or arguments.until
     if not since:
         raise UsageError("the earlier point is missing; right is: meshlog diff 40 57, or meshlog diff --since -10m")
-    query = {"from": since, "to": until, "node": arguments.of, "tables": "1" if arguments.tables else ""}
+    of = arguments.of or (arguments.node if arguments.tables else "") or ""
+    if of and arguments.node and not is_here(arguments.node):
+        arguments.node = None  # its rows are derived, so any agent can be asked
+    query = {"from": since, "to": until, "node": of, "tables": "1" if arguments.tables else ""}
     answer = ask(connect(arguments, 120.0), asked("/v1/diff", query))
     if arguments.output in ("json", "yaml"):
         print_document(arguments.output, answer)

@@ -3,6 +3,8 @@
 OK = 0
 FAILED = 1
 USAGE = 2
+CANNOT_SAY = 125
+"""Of a check that can say nothing about a revision, as `git bisect` has it."""
 
 
 class CommandFailed(Exception):

@@ -8,13 +8,14 @@ import argparse
 import os
 import sys
 from collections.abc import Iterable, Iterator, Mapping
+from itertools import islice
 from typing import Any
 
 from controlplane.api.connection import Connection
 from controlplane.api.quickclient import ApiRefused, ApiUnavailable
 from controlplane.cli.at import POINT, asked
 from controlplane.cli.diff import print_rows, print_things
-from controlplane.cli.errors import OK, CommandFailed
+from controlplane.cli.errors import OK, CommandFailed, UsageError
 from controlplane.cli.etcd_flags import add_etcd
 from controlplane.cli.main import AT_ENVIRONMENT
 from controlplane.cli.output import FORMATS, add_output, print_document, print_table
@@ -32,9 +33,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The verbs."""
     parser.description = "The history of the mesh: every record, in the one order that all clusters share."
     verbs = parser.add_subparsers(metavar="VERB", title="verbs")
-    listing = _verb(verbs, "list", "records, oldest first", "meshlog log list --after 40 -o wide", ["ls"])
+    listing = _verb(verbs, "list", "records, oldest first", "meshlog log list --last 20 -o wide", ["ls"])
     listing.add_argument("--after", type=int, default=0, metavar="REV", help="only later ones (default: all)")
-    listing.add_argument("--limit", type=int, metavar="N", help="at most so many")
+    listing.add_argument("--limit", type=int, metavar="N", help="at most so many, the oldest")
+    listing.add_argument("--last", type=int, metavar="N", help="the newest so many")
     _add_filters(listing)
     _add_bounds(listing)
     listing.set_defaults(run=run_list)
@@ -116,9 +118,17 @@ def run_bisect(arguments: argparse.Namespace) -> int:
     from controlplane.cli.bisect import run_bisect as search
 
     query = {**_filters(arguments), "since": arguments.since, "until": arguments.until}
-    records = [record["revision"] for record in _pages(connect(arguments), 0, None, query)]
+    connection = connect(arguments)
+    records = [record["revision"] for record in _pages(connection, 0, None, query)]
     before = [records[0] - 1] if records and (arguments.since or _chosen(arguments)) and records[0] > 1 else []
-    return search(arguments, [*before, *records])
+
+    def described(revision: int) -> str:
+        record = ask(connection, f"/v1/log/{revision}")
+        events = "; ".join(_row(record, False)[4])
+        author = f"{record['cluster']}/{record['writer']}"
+        return f"{events}, by {author} at {record['time']}; `meshlog log show {revision}` tells what it changed"
+
+    return search(arguments, [*before, *records], described)
 
 
 def _chosen(arguments: argparse.Namespace) -> bool:
@@ -126,15 +136,26 @@ def _chosen(arguments: argparse.Namespace) -> bool:
 
 
 def run_list(arguments: argparse.Namespace) -> int:
-    """Fetched page by page."""
+    """Fetched page by page; tables are printed as the pages come."""
     query = {**_filters(arguments), "since": arguments.since, "until": arguments.until}
-    records = list(_pages(connect(arguments), arguments.after, arguments.limit, query))
+    if arguments.last is not None and arguments.limit is not None:
+        raise UsageError("--last and --limit: give one of them")
+    if arguments.last is not None:
+        query |= {"last": arguments.last}
+    limit = arguments.limit if arguments.last is None else arguments.last
+    records = _pages(connect(arguments), arguments.after, limit, query)
     if arguments.output in ("json", "yaml"):
-        print_document(arguments.output, records)
+        print_document(arguments.output, list(records))
         return OK
     wide = arguments.output == "wide"
-    print_table([(*HEADER, *WIDE) if wide else HEADER], [_row(record, wide) for record in records])
-    return OK
+    headers = [(*HEADER, *WIDE) if wide else HEADER]
+    while True:
+        rows = [_row(record, wide) for record in islice(records, PAGE_RECORDS)]
+        if rows or headers:
+            print_table(headers, rows)
+        if len(rows) < PAGE_RECORDS:
+            return OK
+        headers = []
 
 
 def _pages(

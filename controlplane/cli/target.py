@@ -70,6 +70,11 @@ def sockets(root: str, name: str = "agent.sock") -> list[str]:
     return sorted(path for path in (f"{place}/{name}" for place in [root, *below]) if os.path.exists(path))
 
 
+def is_here(node: str) -> bool:
+    """Whether an agent of this node has a socket on this machine."""
+    return any(_node_of(path) == node for path in sockets(RUNTIME_ROOT) + sockets(LAB_ROOT))
+
+
 def _socket_of_node(node: str) -> str:
     known = sockets(RUNTIME_ROOT) + sockets(LAB_ROOT)
     for path in known:

@@ -11,8 +11,9 @@ import sys
 from typing import Any
 from urllib.parse import quote
 
+from controlplane.api.quickclient import ApiRefused, ApiUnavailable
 from controlplane.cli.at import add_at, asked, say_at
-from controlplane.cli.errors import FAILED, OK, UsageError
+from controlplane.cli.errors import CANNOT_SAY, FAILED, OK, CommandFailed, UsageError
 from controlplane.cli.output import GREEN, RED, YELLOW, add_output, coloured, print_document, print_table
 from controlplane.cli.target import add_target, ask, connect
 
@@ -26,6 +27,7 @@ DROP = re.compile(r"drop \((?P<reason>.*?)\)(?: to endpoint|,| flow)")
 IDENTITIES = re.compile(r"identity (?P<source>\d+)->(?P<target>\d+)")
 EPOCH = re.compile(r"epoch (?P<epoch>\d+)")
 ICMP_NAMES = ("ICMP", "ICMPV6")
+NOT_FOUND = 404
 EXAMPLES = """Examples:
   meshlog why --from shop/frontend --to shop/payment --port 8080/TCP
   meshlog why --from west:shop/client --to service:shop/payment --port 80/TCP --at=-10m
@@ -48,7 +50,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--to", dest="target", default="", metavar="END", help="to whom")
     parser.add_argument("--port", default="", metavar="PORT/PROTOCOL", help="80/TCP, 53/UDP, 8/ICMP")
     parser.add_argument("--of", default="", metavar="NODE", help="of `map`: whose kernel (default: the node asked)")
-    parser.add_argument("-q", "--quiet", action="store_true", help="print nothing; exit status 0 allow, 1 otherwise")
+    parser.add_argument("-q", "--quiet", action="store_true",
+                        help="print nothing; exit status 0 allow, 1 otherwise, 125 where an end was not there")
     add_output(parser)
     add_at(parser)
     add_target(parser)
@@ -60,15 +63,28 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.words[:1] == ["map"]:
         return _run_map(arguments)
     query = flow_of(arguments)
-    answer = ask(connect(arguments, 120.0), asked("/v1/why", {**query, "at": arguments.at}))
+    target = asked("/v1/why", {**query, "at": arguments.at})
     if arguments.quiet:
-        return OK if answer["verdict"] == "allow" else FAILED
+        return _quietly(arguments, target)
+    answer = ask(connect(arguments, 120.0), target)
     if arguments.output in ("json", "yaml"):
         print_document(arguments.output, answer)
         return OK
     say_at(arguments, answer)
     _print(answer)
     return OK
+
+
+def _quietly(arguments: argparse.Namespace, target: str) -> int:
+    """For checks: who was not there then can be neither allowed nor denied."""
+    try:
+        answer = connect(arguments, 120.0).send("GET", target)
+    except ApiRefused as error:
+        print(f"meshlog: {error}", file=sys.stderr)
+        return CANNOT_SAY if error.status == NOT_FOUND else FAILED
+    except ApiUnavailable as error:
+        raise CommandFailed(str(error)) from None
+    return OK if answer["verdict"] == "allow" else FAILED
 
 
 def _run_map(arguments: argparse.Namespace) -> int:

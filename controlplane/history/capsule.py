@@ -89,6 +89,8 @@ class _Part(msgspec.Struct, frozen=True):
     stored_bytes: int
     whole_bytes: int
     digest: bytes
+    stored_digest: bytes = b""
+    """Of the compressed bytes, some bits of which say nothing about the content. Absent from the first files."""
 
 
 class _Header(msgspec.Struct, frozen=True):
@@ -108,7 +110,10 @@ def pack(capsule: Capsule) -> bytes:
         FLOWS: msgspec.msgpack.encode(capsule.flows),
     }
     stored = {name: zlib.compress(content, COMPRESSION) for name, content in contents.items()}
-    parts = [_Part(name, len(stored[name]), len(contents[name]), _digest(contents[name])) for name in contents]
+    parts = [
+        _Part(name, len(stored[name]), len(contents[name]), _digest(contents[name]), _digest(stored[name]))
+        for name in contents
+    ]
     header = encode(_Header(FORMAT, parts))
     return b"".join(
         [MAGIC, len(header).to_bytes(LENGTH_BYTES, "big"), header, _digest(header), *stored.values()]
@@ -169,6 +174,8 @@ def _header(content: bytes) -> tuple[_Header, int]:
 
 def _inflated(part: _Part, stored: bytes) -> bytes:
     """No more than was said: a damaged or hostile file must not fill the memory."""
+    if part.stored_digest and _digest(stored) != part.stored_digest:
+        raise CapsuleDamaged(f"part {part.name}: its digest does not match its compressed bytes")
     inflate = zlib.decompressobj()
     try:
         content = inflate.decompress(stored, min(part.whole_bytes, PART_BYTES_MAX) + 1)

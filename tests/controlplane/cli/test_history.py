@@ -104,8 +104,18 @@ def test_bisect_finds_the_first_that_fails(drawn: tuple[int, int]) -> None:
         asked.append(revision)
         return revision >= bad
 
-    assert first_failing(range(size), fails) == bad
+    assert list(first_failing(range(size), fails)) == [bad]
     assert len(asked) <= size.bit_length()
+
+
+@given(st.integers(2, 40), st.data())
+def test_bisect_passes_over_what_the_check_cannot_say(size: int, data: st.DataObject) -> None:
+    """The answer is one revision, or those that no check could tell apart; the right one is always among them."""
+    bad = data.draw(st.integers(1, size - 1))
+    unsaid = data.draw(st.sets(st.integers(1, size - 1)))
+    found = list(first_failing(range(size), lambda revision: None if revision in unsaid else revision >= bad))
+    assert bad in found
+    assert set(found[:-1]) <= unsaid
 
 
 def test_a_directory_that_is_not_there_is_one_line(agent: FakeAgent, run: Run, tmp_path: Path) -> None:

@@ -160,6 +160,23 @@ async def test_before_the_capsule_is_refused(incident: Path) -> None:
     assert "the oldest is 14" in err
 
 
+async def test_the_newest_records_and_a_revision_between_two(incident: Path) -> None:
+    """--last gives the end of the list; a revision that is no record's is told the next one."""
+    whole = told(incident, "log", "list")
+    assert told(incident, "log", "list", "--last", "2") == whole[-2:]
+    assert told(incident, "log", "list", "--last", "1", "--kind", "policy") == [
+        each for each in whole if each["events"][0]["event"] == "PolicyApplied"
+    ]
+    between = whole[0]["revision"] + 1
+    assert f"the next one has {whole[1]['revision']}" in asked(incident, "log", "show", str(between))[2]
+
+
+async def test_a_check_cannot_say_where_an_end_was_not_there(incident: Path) -> None:
+    """Exit status 125 of `why -q`, which bisect passes over."""
+    flow = ("--from", "shop/nobody", "--to", "shop/db", "--port", "80/TCP")
+    assert asked(incident, "why", "-q", *flow)[0] == 125
+
+
 async def test_a_record_shows_what_it_changed(incident: Path) -> None:
     """The policy, and the rows it put into the tables of the node that has the subject."""
     revision = told(incident, "log", "list", "--kind", "policy")[0]["revision"]
