@@ -49,7 +49,12 @@ class LogStatus(Protocol):
 
     @property
     def refused(self) -> int:
-        """Records dropped because they were malformed or carried an old fencing token."""
+        """Records dropped because they were malformed, carried an old fencing token, or were not their writer's own."""
+        ...
+
+    @property
+    def last_refused(self) -> str:
+        """Which was the latest of them, and why."""
         ...
 
     @property

@@ -94,8 +94,13 @@ class EtcdLog:
 
     @property
     def refused(self) -> int:
-        """Records that were malformed, or carried a fencing token older than one seen before."""
+        """Records that were malformed, not their writer's own, or under a fencing token older than one seen before."""
         return self._tally.refused
+
+    @property
+    def last_refused(self) -> str:
+        """Which was the latest of them, and why."""
+        return self._tally.last_refused
 
     @property
     def holes(self) -> int:

@@ -24,7 +24,7 @@ from kvstore.etcd_client import RANGE, TXN, Client
 from kvstore.etcd_writer import get
 from kvstore.packed import Manifest, PackDamaged, covers, decode_manifest, unpack
 from kvstore.types import Bookmark, Position, Record, Revision
-from kvstore.vouching import Hearing, Voucher, stands, vouchers
+from kvstore.vouching import UNVOUCHED, Hearing, Voucher, stands, vouchers
 from kvstore.watch import (
     Merge,
     Phase,
@@ -35,6 +35,7 @@ from kvstore.watch import (
     Verdict,
     beginnings,
     plan_segments,
+    record_text,
     require_history,
 )
 
@@ -253,13 +254,13 @@ class _Paging:
         for kv in kvs:
             try:
                 record = decode_record(kv.key, kv.value, kv.mod_revision)
-            except ValueError:
-                self._tally.refused += 1
+            except ValueError as error:
+                self._tally.refuse(f"record at revision {kv.mod_revision}", str(error))
                 continue
             if stands(record, self._known, self._head):
                 yield record
             else:
-                self._tally.refused += 1
+                self._tally.refuse(record_text(record), UNVOUCHED)
 
 
 def _page_request(segment: Segment) -> rpc.TxnRequest:

@@ -184,6 +184,11 @@ class MemoryLog:
         return self._tally.refused
 
     @property
+    def last_refused(self) -> str:
+        """Which was the latest of them, and why."""
+        return self._tally.last_refused
+
+    @property
     def holes(self) -> int:
         """Records that came out of sequence."""
         return self._tally.holes

@@ -16,7 +16,9 @@ import msgspec
 from kvstore import keys
 from kvstore.append import Cursor, decode_cursor, decode_record, encode_cursor
 from kvstore.types import Record
-from kvstore.watch import Tally
+from kvstore.watch import Tally, record_text
+
+UNVOUCHED = "its writer's cursor does not vouch for it"
 
 
 class Voucher(msgspec.Struct, frozen=True):
@@ -67,8 +69,8 @@ class Hearing:
             self.settle()
             try:
                 record = decode_record(key, value, revision)
-            except ValueError:
-                self._tally.refused += 1
+            except ValueError as error:
+                self._tally.refuse(f"record at revision {revision}", str(error))
                 return None
             self._waiting = record
             cursor = Cursor(record.sequence, record.segment, record.token)
@@ -81,5 +83,5 @@ class Hearing:
     def settle(self) -> None:
         """No more changes of the last revision will come: what has not been vouched for by now is refused."""
         if self._waiting is not None:
-            self._tally.refused += 1
+            self._tally.refuse(record_text(self._waiting), UNVOUCHED)
             self._waiting = None

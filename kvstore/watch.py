@@ -66,7 +66,13 @@ class Tally:
 
     def __init__(self) -> None:
         self.refused = 0
+        self.last_refused = ""
         self.holes = 0
+
+    def refuse(self, record: str, reason: str) -> None:
+        """Count a record that is not given; `record` says which."""
+        self.refused += 1
+        self.last_refused = f"{record}: {reason}"
 
 
 class Reader:
@@ -127,7 +133,7 @@ class Reader:
             return Verdict.HELD
         name = f"{record.cluster}/{record.writer}"
         if record.token < self._tokens.get(name, 0):
-            self.tally.refused += 1
+            self.tally.refuse(record_text(record), f"its session {record.token} had ended before")
             return Verdict.REFUSED
         unknown = record.sequence - 1 if self.learns else 0
         expected = self._sequences.get(name, unknown) + 1
@@ -161,6 +167,11 @@ class Reader:
     def waiting(self) -> bool:
         """True if the last audit found a writer ahead of what was delivered."""
         return bool(self._behind)
+
+
+def record_text(record: Record) -> str:
+    """For messages."""
+    return f"record {record.sequence} of {record.cluster}/{record.writer} at revision {record.revision}"
 
 
 def require_history(after: int, lows: Sequence[int]) -> None:

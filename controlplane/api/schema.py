@@ -78,6 +78,8 @@ class LogConnection(msgspec.Struct, frozen=True):
     rewinds: int
     repairing: str = ""
     full_since: float | None = None
+    refused: int = 0
+    last_refused: str = ""
 
 
 class FailedRow(msgspec.Struct, frozen=True):

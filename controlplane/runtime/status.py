@@ -54,6 +54,8 @@ def log_connection(log: EventLog, follower: Follower) -> schema.LogConnection:
         rewinds=follower.rewinds,
         repairing=follower.repairing,
         full_since=log.full_since,
+        refused=log.refused,
+        last_refused=log.last_refused,
     )
 
 
@@ -66,6 +68,8 @@ def log_problems(connection: schema.LogConnection, in_sync: bool) -> list[str]:
         )
     if connection.full_since is not None:
         problems.append("NOSPACE: etcd is out of space and takes no writes; they wait until the duty holder made room")
+    if connection.refused:
+        problems.append(f"{connection.refused} times a record was refused, the last: {connection.last_refused}")
     if connection.repairing:
         problems.append(f"the log is being folded again: {connection.repairing}")
     elif not in_sync and connection.connected:
@@ -111,6 +115,7 @@ def log_samples(log: EventLog, follower: Follower) -> list[Sample]:
         ("log_lag_events", (), connection.lag_records),
         ("log_connected", (), connection.connected),
         ("log_reconnects_total", (), connection.reconnects),
+        ("log_refused_total", (), connection.refused),
         *((name, (), count) for name, count in counts(follower.state).items()),
     ]
 

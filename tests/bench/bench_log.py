@@ -25,6 +25,7 @@ from tests.bench.world import CLUSTER, rollouts, world
 
 SIZES = (100_000, 1_000_000)
 ROUNDS = 3
+APPENDS_IN_TURN = 50
 OBSERVATIONS = 400
 ENDPOINTS = 20_000
 
@@ -101,24 +102,25 @@ async def _append(endpoint: str, events: int) -> Row:
     log = await EtcdLog.connect([endpoint])
     client = Client([endpoint], None, Limits())
     session = await log.open_session("bench", "writer")
-    appends = events // 100 // ROUNDS
-    ours, plain = [], []
-    for round_number in range(ROUNDS):
+    appends = events // 100
+    ours = plain = 0.0
+    # In turns, since a neighbour's load comes and goes within seconds.
+    for first in range(0, appends, APPENDS_IN_TURN):
         start = time.perf_counter()
-        for _ in range(appends):
+        for _ in range(APPENDS_IN_TURN):
             await log.append(session, payload)
-        ours.append(appends / (time.perf_counter() - start))
+        ours += time.perf_counter() - start
         start = time.perf_counter()
-        for n in range(appends):
-            await client.call(PUT, rpc.PutRequest(key=b"/bench/%d/%d" % (round_number, n), value=payload))
-        plain.append(appends / (time.perf_counter() - start))
+        for n in range(first, first + APPENDS_IN_TURN):
+            await client.call(PUT, rpc.PutRequest(key=b"/bench/%d" % n, value=payload))
+        plain += time.perf_counter() - start
     await log.close()
     await client.close()
-    ratio = statistics.median(ours) / statistics.median(plain)
+    ratio = plain / ours
     return Row(
         f"append {events:,} events, batches of 100, all guarantees on",
-        f"{statistics.median(ours) * 100:,.0f} events/s",
-        f"the same puts without guarantees: {statistics.median(plain) * 100:,.0f} events/s",
+        f"{events / ours:,.0f} events/s",
+        f"the same puts without guarantees: {events / plain:,.0f} events/s",
         f"{ratio:.2f}",
         ">= 0.85",
         ratio >= 0.85,

@@ -615,3 +615,4 @@ async def test_refusals_and_holes_are_counted(bed, cluster):
     with pytest.raises(SequenceGap):
         await read_all(log, start)
     assert (log.refused, log.holes) == (1, 1)
+    assert f"record 2 of {cluster}/n1 at revision" in log.last_refused

@@ -135,6 +135,7 @@ async def test_no_reader_believes_a_record_that_another_planted(etcd, monkeypatc
             delivery = await anext(deliveries)
             heard += [delivery.payload] if isinstance(delivery, Record) else []
     assert heard == written and reader.refused >= 2
+    assert reader.last_refused.endswith("its writer's cursor does not vouch for it")
     await deliveries.aclose()
     operator = await connect(etcd, OPERATOR)
     keep = operator.retention("east")

@@ -18,7 +18,7 @@ STATUS: dict[str, Any] = {
     "problems": [], "ready": True, "ready_after_s": 0.25, "uptime_s": 12.0, "in_sync": True,
     "log": {"endpoints": ["unix:/e"], "connected": True, "unavailable_since": None, "last_error": "", "reconnects": 0,
             "head_revision": 50, "applied_revision": 50, "lag_records": 0, "gaps": 0, "rewinds": 0, "repairing": "",
-            "full_since": None},
+            "full_since": None, "refused": 0, "last_refused": ""},
     "kernel": {"generation": 50, "realized": 50, "in_sync": True, "rows": {"done": 5, "pending": 0, "error": 0},
                "failed": [], "writes_at_start": {"ipcache": 0}, "writes": {}},
     "counts": {"endpoints": 2}, "unknown_events": 0, "refused_events": [], "write_mode": "batch",
