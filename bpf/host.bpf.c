@@ -9,8 +9,8 @@
 
 #include "abi.h"
 #include "config.h"
+#include "lib/entering.h"
 #include "lib/firewall.h"
-#include "lib/forward.h"
 #include "lib/inbound.h"
 #include "lib/ipcache.h"
 #include "lib/masquerade.h"
@@ -19,39 +19,6 @@
 #include "lib/parse.h"
 #include "lib/reject.h"
 #include "lib/scratch.h"
-
-/* By the address alone, well formed or not: only an endpoint's packets are ours to refuse. */
-static __always_inline struct endpoint_row *local_endpoint(struct packet *packet)
-{
-	struct endpoint_row *row;
-
-	if (!packet->family)
-		return 0;
-	row = endpoint_find(&packet->dest);
-	return row && !(row->flags & ENDPOINT_HOST) ? row : 0;
-}
-
-static __always_inline int admit(struct __sk_buff *skb, struct packet *packet, const struct endpoint_row *row,
-				 int parsed)
-{
-	int result;
-
-	packet->dest_identity = row->identity;
-	packet->endpoint_id = (__u16)row->endpoint_id;
-	if (parsed)
-		return parsed;
-	result = parse_l4(skb, packet);
-	if (result)
-		return result;
-	packet->source_identity = ipcache_identity(&packet->source);
-	/* Nobody on the network is this node. */
-	if (packet->source_identity == IDENTITY_HOST)
-		return DROP(packet, FILE_HOST, INVALID_SOURCE_IP);
-	result = inbound_admit(skb, packet, row->endpoint_id);
-	if (result)
-		return result;
-	return forward_to_endpoint(skb, packet, row);
-}
 
 /* From this node itself to the network. */
 static __always_inline int outgoing(struct __sk_buff *skb, struct packet *packet, int parsed)

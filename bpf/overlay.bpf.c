@@ -9,13 +9,12 @@
 
 #include "abi.h"
 #include "config.h"
+#include "lib/entering.h"
 #include "lib/firewall.h"
-#include "lib/forward.h"
 #include "lib/inbound.h"
-#include "lib/ipcache.h"
 #include "lib/nodeport.h"
 #include "lib/notify.h"
-#include "lib/parse.h"
+#include "lib/reject.h"
 #include "lib/scratch.h"
 #include "lib/tunnel.h"
 
@@ -42,14 +41,14 @@ static __always_inline int sender_judge(struct packet *packet, const struct addr
 	return 0;
 }
 
-static __always_inline int receive(struct __sk_buff *skb, struct packet *packet)
+/* `node`: filled with the sending node. */
+static __always_inline int unwrap(struct __sk_buff *skb, struct packet *packet, struct address *node)
 {
 	struct endpoint_row *row;
-	struct address node;
 	int result;
 	__u32 vni;
 
-	if (!tunnel_get(skb, &node, &vni))
+	if (!tunnel_get(skb, node, &vni))
 		return DROP(packet, FILE_OVERLAY, INVALID_VNI);
 	packet->source_identity = vni;
 	result = parse_l3(skb, packet);
@@ -57,29 +56,24 @@ static __always_inline int receive(struct __sk_buff *skb, struct packet *packet)
 		return result;
 	if (!packet->family)
 		return DROP(packet, FILE_OVERLAY, UNSUPPORTED_L3_PROTOCOL);
-	result = sender_judge(packet, &node, vni);
+	result = sender_judge(packet, node, vni);
 	if (result)
 		return result;
-	row = endpoint_find(&packet->dest);
-	if (!row)
+	row = local_endpoint(packet);
+	if (row)
+		return admit(skb, packet, row, 0);
+	if (!parse_l4(skb, packet))
+		result = nodeport_receive(skb, packet);
+	if (result)
+		return result;
+	if (!endpoint_find(&packet->dest))
 		return DROP(packet, FILE_OVERLAY, UNKNOWN_L3_TARGET_ADDRESS);
-	packet->dest_identity = row->identity;
-	packet->endpoint_id = (__u16)row->endpoint_id;
-	if (row->flags & ENDPOINT_HOST) {
-		result = parse_l4(skb, packet) ? 0 : nodeport_receive(skb, packet);
-		if (!result && firewall_is_up())
-			result = firewall_in(skb, packet, 0);
-		if (result)
-			return result;
-		/* The frame within was for no device in particular. */
-		bpf_skb_change_type(skb, PACKET_HOST);
-		return TC_ACT_OK;
-	}
-	result = parse_l4(skb, packet);
+	result = firewall_is_up() ? firewall_in(skb, packet, 0) : 0;
 	if (result)
 		return result;
-	result = inbound_admit(skb, packet, row->endpoint_id);
-	return result ? result : forward_to_endpoint(skb, packet, row);
+	/* The frame within was for no device in particular. */
+	bpf_skb_change_type(skb, PACKET_HOST);
+	return TC_ACT_OK;
 }
 
 /* Ingress of the tunnel device: what other nodes send, unwrapped. */
@@ -87,24 +81,40 @@ SEC("tc")
 int from_overlay(struct __sk_buff *skb)
 {
 	struct packet *packet = packet_in(TRAFFIC_INGRESS, POLICY_INGRESS);
+	struct address node = {};
+	int result;
 
 	if (!packet)
 		return TC_ACT_SHOT;
 	packet_begin(packet);
-	return finish(skb, packet, receive(skb, packet));
+	result = finish(skb, packet, unwrap(skb, packet, &node));
+	if (packet->reject == REJECT_NOT)
+		return result;
+	/* Back into the tunnel, in this node's name. */
+	packet->source_identity = IDENTITY_HOST;
+	return tunnel_set(skb, packet, &node) ? TC_ACT_SHOT : reject(skb, packet, 0);
 }
 
-/* Whose packet is it that the host stack sends into the tunnel? */
-static __always_inline __u32 stack_source_identity(const struct packet *packet)
+/* What the node itself sends: an answer for a frontend takes its address; the rest is judged where host policies are in
+ * force. 0, or a drop. */
+static __always_inline int own_judge(struct __sk_buff *skb, struct packet *packet)
 {
-	struct endpoint_row *row = endpoint_find(&packet->source);
+	int result = firewall_parse(skb, packet, 0);
 
-	return row ? row->identity : ipcache_identity(&packet->source);
+	/* Whatever it is, without host policies the node may send it. */
+	if (result)
+		return result < 0 && firewall_is_up() ? result : 0;
+	result = nodeport_outgoing(skb, packet);
+	if (result)
+		return result < 0 ? result : 0;
+	return firewall_is_up() ? firewall_out(skb, packet) : 0;
 }
 
 static __always_inline int wrap(struct __sk_buff *skb, struct packet *packet)
 {
 	struct ipcache_row *remote;
+	struct endpoint_row *row;
+	struct address node;
 	int result;
 
 	result = parse_l3(skb, packet);
@@ -113,34 +123,38 @@ static __always_inline int wrap(struct __sk_buff *skb, struct packet *packet)
 	/* The device loses what has no key; nobody is meant to hear it. */
 	if (!packet->family || (packet->family == 6 && address_is_link_local_or_multicast(&packet->dest)))
 		return TC_ACT_OK;
-	packet->source_identity = stack_source_identity(packet);
 	remote = ipcache_find(&packet->dest);
 	if (!remote || !(remote->flags & IPCACHE_TUNNEL))
 		return DROP(packet, FILE_OVERLAY, NO_TUNNEL_OR_ENCAPSULATION_ENDPOINT);
+	node = remote->node;
 	packet->dest_identity = remote->identity;
-	if (packet->source_identity == IDENTITY_HOST && firewall_is_up()) {
-		result = firewall_parse(skb, packet, 0);
-		if (!result)
-			result = firewall_out(skb, packet);
-		if (result < 0)
+	row = endpoint_find(&packet->source);
+	packet->source_identity = row ? row->identity : ipcache_identity(&packet->source);
+	if (packet->source_identity == IDENTITY_HOST) {
+		result = own_judge(skb, packet);
+		if (result)
 			return result;
 	}
-	result = tunnel_set(skb, packet, &remote->node);
+	result = tunnel_set(skb, packet, &node);
 	return result ? result : TC_ACT_OK;
 }
 
-/* Egress of the tunnel device. What the programs of endpoints send has its key already. */
+/* Egress of the tunnel device. */
 SEC("tc")
 int to_overlay(struct __sk_buff *skb)
 {
-	struct packet packet = {.traffic_direction = TRAFFIC_EGRESS, .policy_direction = POLICY_EGRESS};
+	struct packet *packet;
 	struct address node;
 	__u32 vni;
 
+	/* What the programs of endpoints send has its key already. */
 	if (tunnel_get(skb, &node, &vni))
 		return TC_ACT_OK;
-	packet_begin(&packet);
-	return finish(skb, &packet, wrap(skb, &packet));
+	packet = packet_in(TRAFFIC_EGRESS, POLICY_EGRESS);
+	if (!packet)
+		return TC_ACT_SHOT;
+	packet_begin(packet);
+	return finish(skb, packet, wrap(skb, packet));
 }
 
 char program_license[] SEC("license") = "Dual BSD/GPL";

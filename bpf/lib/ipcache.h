@@ -33,4 +33,11 @@ static __always_inline int identity_is_other_node(__u32 identity)
 	return identity == IDENTITY_REMOTE_NODE || identity == IDENTITY_KUBE_APISERVER;
 }
 
+/* Whose packet is it that came to this node? Out of the tunnel it is known; on the underlay the address tells. */
+static __always_inline void source_identify(struct packet *packet)
+{
+	if (packet->source_identity == IDENTITY_UNKNOWN)
+		packet->source_identity = ipcache_identity(&packet->source);
+}
+
 #endif /* MESHLOG_LIB_IPCACHE_H */

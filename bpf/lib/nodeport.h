@@ -59,7 +59,7 @@ static __always_inline int nodeport_judge(struct __sk_buff *skb, struct packet *
 	packet->dest_side = is_host ? SIDE_HOST : SIDE_ENDPOINT;
 	packet->dest_identity = row->identity;
 	packet->dest_endpoint_id = (__u16)row->endpoint_id;
-	packet->source_identity = ipcache_identity(&packet->source);
+	source_identify(packet);
 	/* Nobody on the network is this node, or the endpoint itself. */
 	if (packet->source_identity == IDENTITY_HOST || address_equal(&packet->source, &packet->dest) ||
 	    source_is_hairpin(packet))
@@ -231,7 +231,7 @@ static __always_inline int endpoint_answered(struct __sk_buff *skb, struct packe
 	packet->masquerade = MASQUERADE_ENDPOINT;
 	packet->dest_identity = row->identity;
 	packet->endpoint_id = (__u16)row->endpoint_id;
-	packet->source_identity = ipcache_identity(&packet->source);
+	source_identify(packet);
 	if (packet->source_identity == IDENTITY_HOST)
 		return DROP(packet, FILE_NODEPORT, INVALID_SOURCE_IP);
 	result = inbound_admit(skb, packet, row->endpoint_id);

@@ -26,11 +26,11 @@ static __always_inline __u32 tunnel_ifindex(void)
 	return row ? row->ifindex : 0;
 }
 
-/* What another node is to take the sender for. Its own host is this node's remote node; the numbers of prefixes do not
- * fit, and are found there by the address. */
+/* What another node is to take the sender for. To it this node's host is a remote node, and so is this node where it
+ * answers for a frontend; the numbers of prefixes do not fit, and are found there by the address. */
 static __always_inline __u32 tunnel_vni(__u32 identity)
 {
-	if (identity == IDENTITY_HOST)
+	if (identity == IDENTITY_HOST || identity == IDENTITY_UNKNOWN)
 		return IDENTITY_REMOTE_NODE;
 	return identity > TUNNEL_VNI_MAX ? IDENTITY_WORLD : identity;
 }

@@ -155,6 +155,7 @@ def open_socket(family: int, kind: int, bound: tuple[str, int] | None) -> socket
     opened = socket.socket(FAMILIES[family], kind)
     opened.settimeout(TIMEOUT_S)
     if bound:
+        opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         opened.bind(bound)
         if kind == socket.SOCK_STREAM:
             opened.listen()

@@ -25,7 +25,7 @@ from controlplane.commands.workload import ApplyWorkload
 from controlplane.desired.derive import Deriver
 from controlplane.desired.underlay import tunnel_mtu
 from controlplane.model import Device, Endpoint, Tunnel
-from datapath import conntrack
+from datapath import codec, conntrack
 from datapath.abi import types as abi
 from datapath.codec import address_bytes
 from datapath.delta import Pending
@@ -33,7 +33,9 @@ from datapath.kernel.endpoint_side import EndpointSide
 from datapath.kernel.netlink import Netlink, device_name
 from datapath.kernel.real import RealKernel
 from datapath.kernel.tunnels import TunnelDevices
+from datapath.masquerade import masquerade_constants, node_constants
 from datapath.realization import Realization
+from datapath.tables import BackendKey, BackendRow, ServiceKey, ServiceRow
 from tests.bpf import packets
 from tests.bpf.test_wire import TIMEOUT_S, open_socket, received
 from tests.conftest import Namespace
@@ -42,7 +44,7 @@ from tests.controlplane.small_mesh import accept
 
 pytestmark = [pytest.mark.kernel("bpf_redirect_peer"), pytest.mark.kernel("TCX links")]
 
-UNDERLAY_MTU, PORT, TUNNEL_PORT = 1500, 8080, 8472
+UNDERLAY_MTU, PORT, NODE_PORT, TUNNEL_PORT = 1500, 8080, 30080, 8472
 TRANSFER_BYTES = 4_000_000
 CLUSTER = "east"
 MTU_DISCOVER = {4: (socket.IPPROTO_IP, 10), 6: (socket.IPPROTO_IPV6, 23)}
@@ -86,7 +88,11 @@ class Mesh:
             pending = Pending()
             pending.merge(Deriver(CLUSTER, machine.name).full(log.state))
             ifindex = machine.node.call(socket.if_nametoindex, "und")
-            machine.kernel = RealKernel(pins / f"{machine.name}-{next(NUMBERS)}", objects_dir, ifindex)
+            constants = {
+                **node_constants(machine.addresses), **masquerade_constants(machine.addresses, (10000, 29999), ()),
+            }  # fmt: skip
+            pinned = pins / f"{machine.name}-{next(NUMBERS)}"
+            machine.kernel = RealKernel(pinned, objects_dir, ifindex, constants=constants)
             realization = Realization(machine.kernel)
             machine.node.call(realization.open)
             report = machine.node.call(realization.converge, pending, 0.0)
@@ -182,14 +188,16 @@ def make_mesh(make_namespace: Callable[[], Namespace], objects_dir: Path, bpffs:
         each.close()
 
 
-def transfer(listening: Namespace, asking: Namespace, family: int, to: str) -> str:
-    """Many bytes each way over TCP, to an address; the address that the listener saw."""
+def transfer(
+    listening: Namespace, asking: Namespace, family: int, to: str, frontend: tuple[str, int] | None = None
+) -> str:
+    """Many bytes each way over TCP, to an address, by way of a frontend; the address that the listener saw."""
     sent = os.urandom(TRANSFER_BYTES)
     with (
         listening.call(open_socket, family, socket.SOCK_STREAM, (to, PORT)) as listener,
         asking.call(open_socket, family, socket.SOCK_STREAM, None) as client,
     ):
-        client.connect((to, PORT))
+        client.connect(frontend or (to, PORT))
         answering, seen = listener.accept()
         with answering:
             answering.settimeout(TIMEOUT_S)
@@ -257,6 +265,24 @@ def test_nodes_and_endpoints_of_others(make_mesh: MakeMesh, family: int) -> None
     entries = [conntrack.decode_entry(*each) for each in second.kernel.dump_runtime("conntrack")]
     assert {entry.row.source_identity for entry in entries} == {abi.IDENTITY_REMOTE_NODE}
     assert transfer(second.node, first.pod, family, second.addresses[0]) == address_of(first, family)
+    assert mesh.dropped(first) == mesh.dropped(second) == {}
+
+
+def test_frontend_of_a_node_with_its_backend_on_another(make_mesh: MakeMesh, family: int) -> None:
+    """Asked by another endpoint through the tunnel, and by a machine on the underlay: there and back through the node
+    that was asked, whose address the backend sees."""
+    mesh = make_mesh(family)
+    first, second = mesh.machines
+    there, node = address_of(second, family), first.addresses[0]
+    rows = {
+        "backends": {BackendKey(5, 0): BackendRow(address_bytes(there), PORT, 0)},
+        "services": {ServiceKey(address_bytes(node), NODE_PORT, socket.IPPROTO_TCP, abi.SERVICE_SCOPE_EXTERNAL):
+                     ServiceRow(5, 1, abi.SERVICE_NODE_PORT)},
+    }  # fmt: skip
+    for table, each in rows.items():
+        assert list(first.kernel.put(table, list(codec.encode_rows(table, each).items()))) == []
+    for asking in (second.node, second.pod):
+        assert transfer(second.pod, asking, family, there, (node, NODE_PORT)) == node
     assert mesh.dropped(first) == mesh.dropped(second) == {}
 
 
