@@ -31,6 +31,7 @@ GROUPS: dict[str, dict[str, tuple[str, str]]] = {
         "policy": ("policy", "network policies in force"),
         "name": ("name", "DNS names and their addresses, for policies by name"),
         "verdict": ("verdict", "what would happen to a flow, here or by manifests alone"),
+        "render": ("render", "the tables of a node from manifests alone"),
         "flow": ("flow", "who reached whom, as nodes have recorded it"),
         "ip": ("ip", "addresses and prefixes, and whose they are"),
         "bpf": ("bpf", "what the kernel's maps hold"),

@@ -98,16 +98,17 @@ def mesh_from_manifests(arguments: argparse.Namespace) -> "Mesh":
         own, equals, directory = place.partition("=")
         if equals and not own:
             raise UsageError(f"--manifests {place}: right is CLUSTER=DIR or DIR")
-        faults += _take(reader, directory if equals else place, own if equals else cluster)
+        faults += take_documents(reader, directory if equals else place, own if equals else cluster)
     faults += [f"{found.source}: {refusal}" for found in reader.refused for refusal in found.refusals]
     if faults:
         raise CommandFailed("\n         ".join(faults))
     for source, kind in reader.skipped:
         print(f"meshlog: {source}: {kind} passed over: no verdict depends on it", file=sys.stderr)
-    return reader.mesh(_table(arguments.names, read_names), _table(arguments.ip_labels, read_address_labels))
+    return reader.mesh(table_of(arguments.names, read_names), table_of(arguments.ip_labels, read_address_labels))
 
 
-def _take(reader: Any, place: str, cluster: str) -> list[str]:
+def take_documents(reader: Any, place: str, cluster: str) -> list[str]:
+    """Gives a reader every document of a file or directory; what could not be read."""
     from controlplane.kubernetes import Unreadable, read_paths
 
     faults = []
@@ -124,20 +125,20 @@ def _settings(path: str | None) -> "tuple[str, PolicySettings]":
 
     if not path:
         return "", DEFAULTS
-    found = read_policy_settings(_document(path))
+    found = read_policy_settings(document_of(path))
     if isinstance(found[0], str) and len(found) == 2:
         return found
     raise CommandFailed("\n         ".join(f"{path}: {refusal}" for refusal in found))
 
 
-def _table(path: str | None, read: "Callable[[Any], dict[str, Any] | tuple[Refusal, ...]]") -> dict[str, Any]:
-    found = read(_document(path)) if path else {}
+def table_of(path: str | None, read: "Callable[[Any], dict[str, Any] | tuple[Refusal, ...]]") -> dict[str, Any]:
+    found = read(document_of(path)) if path else {}
     if isinstance(found, tuple):
         raise CommandFailed("\n         ".join(f"{path}: {refusal}" for refusal in found))
     return found
 
 
-def _document(path: str) -> Any:
+def document_of(path: str) -> Any:
     """The one document of a file, {} where it is empty."""
     from controlplane.kubernetes import Unreadable, read_text
 

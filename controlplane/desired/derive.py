@@ -4,7 +4,7 @@ Belongs here: which rows a change can reach, and putting the tables together. Do
 themselves (the other modules of desired/). Pure; it remembers what belongs to the state that was derived last.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from itertools import chain
 
 from controlplane.desired import ipcache
@@ -12,7 +12,7 @@ from controlplane.desired.local import LocalTables
 from controlplane.desired.policy import PolicyCompiler
 from controlplane.desired.services import ServiceCompiler
 from controlplane.desired.underlay import next_hops, node_addresses
-from controlplane.model import Node, NodeKey
+from controlplane.model import Labels, Node, NodeKey
 from controlplane.projections.change import Change
 from controlplane.projections.state import State
 from datapath import tables as t
@@ -28,6 +28,16 @@ class Deriver:
         self._local = LocalTables(self._node)
         self._services = ServiceCompiler(cluster, node)
         self._policies = PolicyCompiler()
+
+    @property
+    def services(self) -> ServiceCompiler:
+        """The frontends behind the rows."""
+        return self._services
+
+    @property
+    def prefix_labels(self) -> Mapping[int, Labels]:
+        """What the numbers of prefixes stand for."""
+        return self._policies.prefixes.labels
 
     def full(self, state: State) -> t.Desired:
         """Every row of every table."""

@@ -36,8 +36,9 @@ from controlplane.projections.redirects import KIND as REDIRECT
 from controlplane.projections.services import KIND as SERVICE
 from controlplane.projections.services import service_key
 from controlplane.projections.state import State
+from datapath.abi.types import SERVICE_LOCAL_BACKENDS, SERVICE_SCOPE_EXTERNAL
 from datapath.codec import address_bytes
-from datapath.tables import ServiceKey, ServiceRow
+from datapath.tables import IPV4_PREFIX, ServiceKey, ServiceRow
 
 Rows = dict[Any, Any]
 TABLES = ("services", "backends", "maglev", "source_ranges", "affinity_backends")
@@ -95,6 +96,21 @@ class ServiceCompiler:
     def units(self) -> Iterable[ObjectKey]:
         """Those that have frontends."""
         return sorted(self._units)
+
+    def health_checks(self, state: State) -> list[tuple[ObjectKey, int]]:
+        """Services of the own cluster whose local backends are asked for, and the port of the node for that."""
+        found = ((key, service.exposure.health_check_port) for key, service in sorted(state.services.items()))
+        return [(key, port) for key, port in found if port and key.cluster == self._key.cluster]
+
+    def local_backends(self, service: ObjectKey) -> int:
+        """How many backends of this node are ready for what comes from the network: those of the family with more."""
+        found: dict[bool, set[bytes]] = {}
+        for key, frontend in self.frontends(service).items():
+            if key.scope == SERVICE_SCOPE_EXTERNAL and frontend.flags & SERVICE_LOCAL_BACKENDS:
+                ready = (member for member in frontend.choice.members[: frontend.choice.count] if not member.flags)
+                addresses = found.setdefault(key.address.startswith(IPV4_PREFIX), set())
+                addresses.update(member.address for member in ready)
+        return max(map(len, found.values()), default=0)
 
     def _place(self, state: State) -> None:
         self._own = state.nodes.get(self._key)

@@ -111,8 +111,8 @@ class StateDamaged(ValueError):
     """Saved bytes that cannot be used: damaged, of another format, or without events that are understood now."""
 
 
-class _Content(msgspec.Struct, array_like=True):
-    """What the mesh is, in canonical order; no revision in it."""
+class Nouns(msgspec.Struct, array_like=True):
+    """What the mesh is, each kind in the order of its keys; no revision in it."""
 
     clusters: list[Cluster]
     nodes: list[Node]
@@ -132,6 +132,11 @@ class _Content(msgspec.Struct, array_like=True):
     backend_states: list[BackendState] = []
 
 
+def no_nouns() -> Nouns:
+    """Of an empty mesh; whoever has it may fill it."""
+    return Nouns([], [], [], [], [], [], [], [], [], [], [])
+
+
 class _Saved(msgspec.Struct, array_like=True):
     state_format: int
     revision: int
@@ -142,7 +147,7 @@ class _Saved(msgspec.Struct, array_like=True):
     refused_count: int
     refused_events: list[RefusedEvent]
     identity_unused_since: list[tuple[int, int]]
-    content: _Content
+    content: Nouns
     policy_revisions: list[tuple[ObjectKey, int]] = []
 
 
@@ -352,11 +357,11 @@ class State:
             )
         )
 
-    def _content(self) -> _Content:
+    def _content(self) -> Nouns:
         def values(held: Mapping[Any, Any]) -> list[Any]:
             return [held[key] for key in sorted(held)]
 
-        return _Content(
+        return Nouns(
             values(self.clusters),
             values(self.nodes),
             sorted(self.last_created.items()),
@@ -401,7 +406,15 @@ class State:
         state.identity_unused_since = dict(found.identity_unused_since)
         return state
 
-    def _hold(self, content: _Content) -> None:
+    @classmethod
+    def of(cls, nouns: Nouns) -> "State":
+        """A state without a log. Nothing is checked: whoever made the nouns has. Raises KeyError for a reference that
+        is not there."""
+        state = cls()
+        state._hold(nouns)
+        return state
+
+    def _hold(self, content: Nouns) -> None:
         for cluster in content.clusters:
             self.clusters[cluster.name] = cluster
             self.pod_spans[cluster.name] = tuple(span for span in map(span_of, cluster.pod_cidrs) if span)
