@@ -22,7 +22,8 @@ from controlplane.commands.service import ApplyService, ReportBackends, applied,
 from controlplane.commands.types import Rejection
 from controlplane.commands.workload import ApplyWorkload
 from controlplane.fields import Reading, Refusal, path_of
-from controlplane.kubernetes_objects import KINDS, NAMESPACE_NAME_LABEL, Metadata, command_of
+from controlplane.kubernetes_metadata import NAMESPACE_NAME_LABEL, Metadata
+from controlplane.kubernetes_objects import KINDS, command_of
 from controlplane.kubernetes_pods import ENDED
 from controlplane.kubernetes_slices import read_address
 from controlplane.labels import identity_labels
