@@ -71,14 +71,19 @@ def workloads_applied(
 ) -> bool:
     """What `workload_applied` does for each of several, all at once; False, and nothing has changed, where one by one
     has to tell what comes of them."""
-    if any(ports_fault(event.ports) for event in events if event.ports):
+    columns = zip(*map(astuple, events), strict=True)
+    namespaces, names, labels, ready, accounts, ports, nodes, host_ports, host_networks, terminating, weights = columns
+    if (
+        any(map(ports_fault, filter(None, ports)))
+        or any(map(host_ports_fault, filter(None, host_ports)))
+        or weight_fault(min(weights))
+        or weight_fault(max(weights))
+    ):
         return False
-    if any(host_ports_fault(event.host_ports) or weight_fault(event.weight) for event in events):
-        return False
-    namespaces, names, *others = zip(*map(astuple, events), strict=True)
     namespaces, here = tuple(map(intern, namespaces)), repeat(record.cluster)
     places = zip(here, repeat(KIND), namespaces, names)
-    new = list(map(Workload, here, namespaces, names, *others))
+    facts = (labels, ready, accounts, ports, nodes, host_ports, host_networks, terminating, weights)
+    new = list(map(Workload, here, namespaces, names, *facts))
     fresh = dict(zip(map(tuple.__new__, repeat(ObjectKey), places), new, strict=False))
     if len(fresh) != len(new):
         return False

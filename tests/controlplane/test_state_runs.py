@@ -78,6 +78,7 @@ workload_runs = st.lists(
         st.sampled_from([f"w{number}" for number in range(6)]),
         st.sampled_from(({}, {"app": "a"})),
         ports=st.sampled_from(({}, {}, {"web": (80, "TCP")}, {"web": (0, "TCP")})),
+        weight=st.sampled_from((1, 1, 0, -1, 10**6)),
     ),
     max_size=8,
 )
