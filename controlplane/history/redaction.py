@@ -28,11 +28,16 @@ NO_DIGEST = "f" * 32
 
 ADDRESS_FIELDS = frozenset(
     ("ipv4", "ipv6", "address", "addresses", "blocks", "pod_cidrs", "service_cidrs", "cluster_ips", "prefixes",
-     "last_created")
+     "last_created", "external_ips", "load_balancer_ips", "source_ranges")
 )  # fmt: skip
 LABEL_FIELDS = frozenset(("labels", "selector", "annotations"))
 MAC_FIELDS = frozenset(("mac", "host_mac"))
 KEPT_FIELDS = frozenset(("kind", "protocol", "event", "unknown_tags", "routing_mode", "tunnel_protocol"))
+KEPT_OF_NOUNS = frozenset((
+    ("Exposure", "type"), ("Exposure", "external_policy"), ("Exposure", "internal_policy"),
+    ("Exposure", "distribution"), ("BackendState", "state"), ("BackendStateSet", "state"),
+))  # fmt: skip
+"""One of a few words each, the same in every mesh."""
 DNS_NOUNS = frozenset(("ResolvedName", "NameResolved", "NameExpired"))
 
 
@@ -157,6 +162,9 @@ class _Words:
             words = {name: self._field(kind, name, each) for name, each in key._asdict().items()}
             if kind == "name":
                 words["name"] = self._names.dns(key._asdict()["name"])
+            if kind == "backend_state":  # "address port/protocol"
+                address, _, rest = key._asdict()["name"].partition(" ")
+                words["name"] = f"{self._names.address(address)} {rest}"
             return type(key)(**words)
         return self._names.name(key) if isinstance(key, str) else key
 
@@ -168,8 +176,10 @@ class _Words:
 
     def _field(self, owner: str, name: str, value: Any) -> Any:
         names = self._names
-        if name in KEPT_FIELDS or not value or isinstance(value, (int, float)):
+        if name in KEPT_FIELDS or (owner, name) in KEPT_OF_NOUNS or not value or isinstance(value, (int, float)):
             return value
+        if name == "cgroup":
+            return "/" + names.name(value)
         if name == "reason":
             return WITHHELD
         if name == "writer":

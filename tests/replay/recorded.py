@@ -10,7 +10,8 @@ Belongs here: making them, and what is stored beside them. Does not belong here:
     python -m tests.replay.recorded digests          write the digests anew, where other rows are meant: the diff of
                                                      the JSON files says which tables of which nodes
 
-A new kind of event asks for a new recording (a test says so), under the name of the version that has it.
+A new kind of event asks for a recording in which it happens (a test says so): add it to `every_event`. As long as
+CHANGELOG.md calls a version unreleased, its folder may be deleted and recorded anew; afterwards a new version has its own.
 """
 
 import asyncio
@@ -33,6 +34,7 @@ from controlplane.commands.identity import ReleaseIdentity
 from controlplane.commands.namespace import ApplyNamespace, RemoveNamespace
 from controlplane.commands.node import RemoveNode
 from controlplane.commands.policy import ApplyPolicy, RemovePolicy
+from controlplane.commands.redirect import ApplyLocalRedirect, RemoveLocalRedirect, SetBackendState
 from controlplane.commands.service import ApplyService, RemoveService, ReportBackends, WithdrawBackends
 from controlplane.commands.types import Author, Decision
 from controlplane.commands.workload import ApplyWorkload, RemoveWorkload
@@ -87,6 +89,9 @@ def every_event() -> Log:
     for name, address in (("www.example.com", "203.0.113.1"), ("gone.example.com", "203.0.113.2")):
         accept(log, OPERATOR, ResolveName(name, (address,)))
     accept(log, OPERATOR, ChangeSettings('{"enable-policy":"default"}'))
+    for name in ("cache", "gone"):
+        accept(log, OPERATOR, ApplyLocalRedirect("shop", name, "169.254.20.10", "", (PORT,), {"app": "cart"}))
+    accept(log, OPERATOR, SetBackendState("198.51.100.1", 80, "TCP", "quarantined"))
     gone = next(each for each in log.state.endpoints.values() if each.workload == "gone")
     front = next(each for each in log.state.endpoints.values() if each.workload == "front")
     accept(log, OPERATOR, ApplyWorkload("shop", "front", {"app": "front", "tier": "web"}, True, "", {}, "n1"))
@@ -94,7 +99,7 @@ def every_event() -> Log:
     accept(log, Author("east", "node.n2"), DeleteEndpoint("n2", gone.endpoint_id, "asked for"))
     for command in (
         ReleaseIdentity(gone.identity), RemoveWorkload("shop", "gone"), RemoveNamespace("gone"),
-        RemoveService("shop", "gone"), WithdrawBackends("shop", "s2"),
+        RemoveLocalRedirect("shop", "gone"), RemoveService("shop", "gone"), WithdrawBackends("shop", "s2"),
         RemovePolicy("NetworkPolicy", "shop", "gone"), RemoveCidrGroup("gone"),
         ExpireName("gone.example.com", ("203.0.113.2",)), RemoveNode("n2", "dead"),
     ):  # fmt: skip

@@ -19,12 +19,13 @@ from controlplane.codec import decode
 from controlplane.commands.service import ApplyService
 from controlplane.commands.workload import ApplyWorkload
 from controlplane.history.capsule import Capsule, pack
+from controlplane.history.exporting import moments_of
 from controlplane.history.redaction import redacted
-from controlplane.model import ServicePort
+from controlplane.model import Exposure, ServicePort
 from datapath.tables import TABLES
 from tests.controlplane.history.test_capsule import capsule_of
 from tests.controlplane.history.test_flows import table, told
-from tests.controlplane.history.test_redaction import KEY, telling, texts
+from tests.controlplane.history.test_redaction import KEY, shape, telling, texts
 from tests.controlplane.history.test_what_if import DB_FROM_CART, manifest
 from tests.controlplane.random_mesh import Log
 from tests.controlplane.small_mesh import accept
@@ -114,9 +115,14 @@ def said(capsule: Capsule) -> set[str]:
     return found
 
 
-FORMAT_WORDS = frozenset(
-    ["apiVersion", "kind", "metadata", "name", "namespace", "spec", "labels", "description", "podSelector", "endpointSelector", "matchLabels", "matchExpressions", "key", "operator", "In", "values", "ingress", "egress", "from", "ipBlock", "cidr", "fromEndpoints", "fromCIDR", "toCIDRSet", "cidrGroupRef", "toFQDNs", "matchName", "toPorts", "ports", "port", "protocol", "TCP", "5432", "networking.k8s.io/v1", "cilium.io/v2", "policyTypes", "NetworkPolicy", "CiliumNetworkPolicy", "CiliumCIDRGroup", "enable-policy", "default", "allow", "deny", "test", "vxlan", "native", "tunnel", "annotations", "1", "2", "n"]
-)  # fmt: skip
+_WORDS = """
+apiVersion kind metadata name namespace spec labels description podSelector endpointSelector matchLabels
+matchExpressions key operator In values ingress egress from ipBlock cidr fromEndpoints fromCIDR toCIDRSet cidrGroupRef
+toFQDNs matchName toPorts ports port protocol TCP 5432 networking.k8s.io/v1 cilium.io/v2 policyTypes NetworkPolicy
+CiliumNetworkPolicy CiliumCIDRGroup CiliumLocalRedirectPolicy Backend enable-policy default allow deny test vxlan native
+tunnel annotations 1 2 n quarantined LoadBalancer Local Cluster ClusterIP PreferSameZone
+"""
+FORMAT_WORDS = frozenset(_WORDS.split())
 
 
 def is_of_the_format(text: str) -> bool:
@@ -140,12 +146,22 @@ async def test_what_is_left_of_the_original_is_the_format_alone() -> None:
     port = ServicePort("secret-port", 80, "TCP", "secret-target")
     labels, annotations = {"secret-label": "secret-value"}, {"secret/annotation": "secret text of 10.1.1.2"}
     accept(log, OPERATOR, ApplyService(
-        "shop", "annotated", (), (port,), {"secret-key": "v"}, False, False, True, labels, annotations
+        "shop", "annotated", (), (port,), {"secret-key": "v"}, False, False, True, labels, annotations, Exposure(
+            "LoadBalancer", ("198.51.100.201",), ("198.51.100.202",), "secret-class", True, ("198.51.100.128/25",),
+            "Local", "Local", 60, False, "PreferSameZone", 31000,
+        )
     ))  # fmt: skip
+    node = next(each for each in log.state.nodes.values() if (each.cluster, each.name) == ("west", "n1"))
+    joined = e.NodeJoined("n1", node.addresses, node.device, (), cgroup="/secret.slice")
+    log.write("west", "node.n1", joined)
+    assert log.state.refused_events == []
     accept(log, OPERATOR, ApplyWorkload("shop", "acc", {"app": "x"}, True, "secret-account", {"secret": (1, "TCP")}, "n1"))
     for since in (0, 20):
         capsule = await capsule_of(log, since, flows=[with_flows(log)])
-        left = said(capsule) & said(redacted(capsule, KEY))
+        after = redacted(capsule, KEY)
+        left = said(capsule) & said(after)
+        assert [shape(moments_of(each)[1].state) for each in (capsule, after)] == [shape(log.state)] * 2
+        assert len(moments_of(after)[1].origins.held) == len(moments_of(capsule)[1].origins.held)
         assert [text for text in sorted(left) if not is_of_the_format(text)] == []
 
 
