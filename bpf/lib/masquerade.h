@@ -256,6 +256,11 @@ STEP masquerade_source(struct __sk_buff *skb, struct packet *packet)
 	return nat_rewrite(skb, packet, NAT_SOURCE, &own, &node);
 }
 
+static __always_inline int has_ports(__u8 protocol)
+{
+	return protocol == IPPROTO_TCP || protocol == IPPROTO_UDP || protocol == IPPROTO_SCTP;
+}
+
 /* Out of the underlay device, to whatever next hop the host's routes name. */
 static __always_inline int masquerade(struct __sk_buff *skb, struct packet *packet)
 {
@@ -264,6 +269,8 @@ static __always_inline int masquerade(struct __sk_buff *skb, struct packet *pack
 	/* The host stack tells the endpoint that its packet came to an end here. */
 	if (ttl_is_last(skb, packet))
 		return TC_ACT_OK;
+	if (!has_ports(packet->protocol) && !is_icmp(packet->protocol))
+		return DROP(packet, FILE_MASQUERADE, UNSUPPORTED_PROTOCOL_FOR_NAT_MASQUERADE);
 	result = is_icmp_error(packet) ? masquerade_error(skb, packet) : masquerade_source(skb, packet);
 	if (result)
 		return result;

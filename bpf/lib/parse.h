@@ -288,7 +288,10 @@ static __always_inline int parse_transport(struct __sk_buff *skb, struct packet 
 		return parse_icmp(skb, packet, ICMP_ECHO_REQUEST, ICMP_ECHO_REPLY);
 	if (packet->protocol == IPPROTO_ICMPV6 && packet->family == 6)
 		return parse_icmp(skb, packet, ICMPV6_ECHO_REQUEST, ICMPV6_ECHO_REPLY);
-	return DROP(packet, FILE_PARSE, CT_UNKNOWN_L4_PROTOCOL);
+	if (is_icmp(packet->protocol))
+		return DROP(packet, FILE_PARSE, CT_UNKNOWN_L4_PROTOCOL);
+	/* Of any other protocol the number is known, which is enough for policy. */
+	return 0;
 }
 
 static __always_inline void fragment_key_set(struct fragment_key *key, const struct packet *packet)

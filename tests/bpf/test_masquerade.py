@@ -334,3 +334,9 @@ def test_error_about_the_nodes_own_flow_is_its_own(gate: Gate, wall: Gate) -> No
     raw = wall.frame(ROUTER, NODE, segment, protocol, source_mac=GATEWAY_MAC, dest_mac=LOOPBACK_MAC)
     run = wall.receive(raw)
     assert (run.retval, run.packet) == (OK, raw)
+
+
+def test_protocol_without_ports_is_not_masqueraded(gate: Gate) -> None:
+    """Two endpoints could not be told apart by its answers: dropped, and said so."""
+    raw = gate.frame(CLIENT, WORLD, bytes(20), 47)
+    assert gate.is_dropped(gate.send(CLIENT, raw), abi.UNSUPPORTED_PROTOCOL_FOR_NAT_MASQUERADE)

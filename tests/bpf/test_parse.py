@@ -6,9 +6,11 @@ import pytest
 
 from datapath.abi import types as abi
 from tests.bpf import packets
-from tests.bpf.node import CLIENT, HOST, OK, REDIRECT, SERVER, Node
+from tests.bpf.node import CLIENT, HOST, L3_SHAPE, OK, REDIRECT, SERVER, Node
 
 pytestmark = pytest.mark.kernel("bpf_redirect_peer")
+
+GRE = 47
 
 
 def ethernet(kind: int, payload: bytes) -> bytes:
@@ -179,11 +181,23 @@ def test_icmp_that_ends_early_is_dropped(node: Node) -> None:
     assert node.is_dropped(node.send(CLIENT, raw), abi.CT_TRUNCATED_OR_INVALID_HEADER)
 
 
-def test_unknown_transport_protocol_is_dropped(node: Node) -> None:
-    """GRE, and the other family's ICMP."""
-    for protocol in (47, packets.ICMPV6 if node.family == 4 else packets.ICMP):
-        raw = l3(node, protocol, bytes(20))
-        assert node.is_dropped(node.send(CLIENT, raw), abi.CT_UNKNOWN_L4_PROTOCOL)
+def test_icmp_of_the_other_family_is_dropped(node: Node) -> None:
+    """It means nothing there."""
+    raw = l3(node, packets.ICMPV6 if node.family == 4 else packets.ICMP, bytes(20))
+    assert node.is_dropped(node.send(CLIENT, raw), abi.CT_UNKNOWN_L4_PROTOCOL)
+
+
+def test_unknown_transport_protocol_is_policys(node: Node) -> None:
+    """GRE passes where nothing is enforced, and where a row allows any protocol; otherwise it is denied."""
+    raw = l3(node, GRE, bytes(20))
+    assert node.send(CLIENT, raw).retval == REDIRECT
+    (entry,) = node.entries()
+    assert (entry.key.protocol, entry.key.low_port, entry.key.high_port) == (GRE, 0, 0)
+    node.subject(CLIENT, egress=True, shapes=L3_SHAPE)
+    node.epoch(2)
+    assert node.is_dropped(node.send(CLIENT, raw), abi.POLICY_DENIED)
+    node.policy(CLIENT, abi.POLICY_EGRESS, SERVER.identity)
+    assert node.send(CLIENT, raw).retval == REDIRECT
 
 
 @pytest.mark.parametrize(
