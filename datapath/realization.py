@@ -24,8 +24,8 @@ DIFFERENCES_MAX = 1000
 
 class Report(msgspec.Struct, frozen=True):
     """How far the kernel is, after a pass. `realized_generation` is -1 before the first; every row up to it
-    is done, or stands in `not_done`. `retry_at_s` is monotonic. `digests` and `writes` are by table, writes
-    since start."""
+    is done, or stands in `not_done`. `retry_at_s` is monotonic. `digests`, `writes` (since start) and
+    `rows` (that the kernel holds) are by table."""
 
     realized_generation: int
     in_sync: bool
@@ -35,6 +35,7 @@ class Report(msgspec.Struct, frozen=True):
     digests: Mapping[str, str]
     writes: Mapping[str, WriteCount]
     stale_tables: tuple[str, ...]
+    rows: Mapping[str, int]
 
 
 class Difference(msgspec.Struct, frozen=True):
@@ -128,6 +129,7 @@ class Realization:
             digests={table: digest.text() for table, digest in self._digests.items()},
             writes=dict(self._writes),
             stale_tables=tuple(sorted(self._stale)),
+            rows={table: len(held) for table, held in self._realized.items()},
         )
 
     def verify(self) -> tuple[TableVerification, ...]:

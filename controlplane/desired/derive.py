@@ -10,6 +10,7 @@ from itertools import chain
 from controlplane.desired import ipcache
 from controlplane.desired.local import LocalTables
 from controlplane.desired.policy import PolicyCompiler
+from controlplane.desired.policy_bounds import Overflow
 from controlplane.desired.services import ServiceCompiler
 from controlplane.desired.underlay import next_hops, node_addresses
 from controlplane.model import Labels, Node, NodeKey
@@ -38,6 +39,16 @@ class Deriver:
     def prefix_labels(self) -> Mapping[int, Labels]:
         """What the numbers of prefixes stand for."""
         return self._policies.prefixes.labels
+
+    @property
+    def policy_overflow(self) -> list[Overflow]:
+        """The identities of the node whose policies are more rows than they may have, in order."""
+        return [self._policies.overflow[number] for number in sorted(self._policies.overflow)]
+
+    @property
+    def policy_fullness(self) -> float:
+        """The largest share that an identity's policies take of the rows that they may have."""
+        return self._policies.fullness()
 
     def full(self, state: State) -> t.Desired:
         """Every row of every table."""

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Sequence
 from typing import TypeVar
 
 from controlplane.desired.members import API_SERVER, HOST, REMOTE_NODE, RESERVED_LABELS, Members
+from controlplane.desired.policy_bounds import NODE_MAX, Overflow, bounded, overflows
 from controlplane.desired.policy_inputs import ADDRESS_KINDS, PolicyInputs
 from controlplane.desired.policy_mesh import mesh_node
 from controlplane.desired.prefixes import PrefixIdentities
@@ -50,6 +51,8 @@ class _Subject:
         self.row = row
         self.rules = rules
         self.rows: dict[int, PolicyRows] = {}
+        self.count = 0
+        """Of all rows."""
         self.names_ports = any(rule.named for rule in rules)
 
     def selectors(self) -> list[Selector]:
@@ -68,9 +71,11 @@ class _Dirty:
 
 
 class PolicyCompiler:
-    """Compiles for one node. Call `full` first, then `update` after every change of the state."""
+    """Compiles for one node, which has room for `rows_max` rows. Call `full` first, then `update` after every change
+    of the state."""
 
-    def __init__(self) -> None:
+    def __init__(self, rows_max: int = NODE_MAX) -> None:
+        self._rows_max = rows_max
         self._clear("", "")
 
     def _clear(self, cluster: str, node: str) -> None:
@@ -86,6 +91,8 @@ class PolicyCompiler:
         self.prefixes = PrefixIdentities()
         self.changed_prefixes: list[str] = []
         """After `update`: the prefixes whose number is another one now."""
+        self.overflow: dict[int, Overflow] = {}
+        """Subjects that ask for more rows than they may have: they are held closer than their policies say."""
 
     @property
     def unreadable(self) -> dict[ObjectKey, tuple[Refusal, ...]]:
@@ -118,12 +125,30 @@ class PolicyCompiler:
             self._selection.put(number, self._labels(state, number) or ())
         for subject in self._wanted_subjects(state):
             self._build_subject(state, subject)
-        subjects = {PolicySubjectKey(number): found.row for number, found in self._subjects.items()}
+        self.overflow = self._overflows()
+        subjects: SubjectRows = {}
         rows: PolicyRows = {}
-        for found in self._subjects.values():
-            for part in found.rows.values():
-                rows.update(part)
+        for number in self._subjects:
+            row, own = self._held(number)
+            subjects[PolicySubjectKey(number)] = row
+            rows.update(own)
         return subjects, rows
+
+    def _overflows(self) -> dict[int, Overflow]:
+        counts = {number: found.count for number, found in self._subjects.items()}
+        return overflows(counts, self._inputs.settings.policy_map_max, self._rows_max)
+
+    def _held(self, subject: int) -> tuple[PolicySubjectRow, PolicyRows]:
+        """The rows of a subject within its bounds."""
+        found = self._subjects[subject]
+        rows = {key: row for part in found.rows.values() for key, row in part.items()}
+        over = self.overflow.get(subject)
+        return bounded(found.row, rows, over.allowed) if over else (found.row, rows)
+
+    def fullness(self) -> float:
+        """The largest share that a subject asks for of the rows it may have; above 1 some are left out."""
+        most = max((found.count for found in self._subjects.values()), default=0)
+        return most / self._inputs.settings.policy_map_max
 
     def _labels(self, state: State, number: int) -> Labels | None:
         """What selectors see of an identity; None if it is not known."""
@@ -176,7 +201,21 @@ class PolicyCompiler:
             wanted = dict.fromkeys(self._wanted_subjects(state))
             dirty.subjects.update(dict.fromkeys(number for number in wanted if number not in self._subjects))
             dirty.subjects.update(dict.fromkeys(number for number in self._subjects if number not in wanted))
-        return self._rebuild(state, wanted, dirty)
+        return self._within_bounds(*self._rebuild(state, wanted, dirty))
+
+    def _within_bounds(self, subjects: SubjectChanges, rows: PolicyChanges) -> tuple[SubjectChanges, PolicyChanges]:
+        """The changes, but of the subjects that are over their bounds, or were, everything that they hold."""
+        before, self.overflow = self.overflow, self._overflows()
+        over = {number: None for number in (*before, *self.overflow) if number in self._subjects}
+        if not over:
+            return subjects, rows
+        rows = {key: row for key, row in rows.items() if row is None or key.subject_identity not in over}
+        for number in over:
+            row, held = self._held(number)
+            subjects[PolicySubjectKey(number)] = row
+            asked = (key for part in self._subjects[number].rows.values() for key in part)
+            rows.update((key, held.get(key)) for key in asked)
+        return subjects, rows
 
     def _mark(self, state: State, change: Change, dirty: _Dirty) -> None:
         if change.kind == "identity":
@@ -281,6 +320,7 @@ class PolicyCompiler:
         for rule in built.rules:
             remotes = remotes_of(rule, self._selection.selected, self._selection.identities)
             put_rows(built.rows, subject, remotes, rule, lambda number: self._ports(state, number))
+        built.count = sum(map(len, built.rows.values()))
         self._subjects[subject] = built
         return built
 
@@ -321,8 +361,9 @@ class PolicyCompiler:
             )
             if about and index is not None:
                 put_rows(built, subject, (remote,), rule, lambda number: self._ports(state, number))
-        rows = built.get(remote, {})
-        _compare(found.rows.get(remote, {}), rows, row_changes)
+        rows, old = built.get(remote, {}), found.rows.get(remote, {})
+        found.count += len(rows) - len(old)
+        _compare(old, rows, row_changes)
         if rows:
             found.rows[remote] = rows
         else:

@@ -1,18 +1,20 @@
 """Which identities each selector in use selects, kept as identities come and go. Pure.
 
 Belongs here: the two indexes that keep the cost of a change with the change. Does not belong here: rules and rows.
-A selector is found through its anchor, one In requirement, so that an identity is tried only against selectors that
-name one of its labels, and a new selector only against identities that carry one of its values.
+A selector is found through its anchor, one In or Exists requirement, so that an identity is tried only against
+selectors that name one of its labels, and a new selector only against identities that carry one of its values.
 """
 
 from bisect import bisect_left, insort
 from collections.abc import Iterable, Sequence
 
 from controlplane.model import Labels
-from controlplane.policy.selectors import IN, LabelIndex, Requirement, Selector, index_labels
+from controlplane.policy.selectors import EXISTS, IN, LabelIndex, Requirement, Selector, index_labels
 
 LabelValue = tuple[str, str]
 """A key with its source, and a value."""
+ANY_VALUE = "\0"
+"""In the place of a value: whoever carries the key."""
 
 
 class Selection:
@@ -48,11 +50,9 @@ class Selection:
             self._unanchored[selector] = None
             candidates: Iterable[int] = self._labels
         else:
-            for value in anchor.values:
-                self._anchored.setdefault((anchor.key, value), {})[selector] = None
-            candidates = dict.fromkeys(
-                number for value in anchor.values for number in self._carriers.get((anchor.key, value), ())
-            )
+            for place in _places(anchor):
+                self._anchored.setdefault(place, {})[selector] = None
+            candidates = dict.fromkeys(number for place in _places(anchor) for number in self._carriers.get(place, ()))
         self._selected[selector] = sorted(
             number for number in candidates if selector.matches_index(self._labels[number])
         )
@@ -63,11 +63,11 @@ class Selection:
         if anchor is None:
             del self._unanchored[selector]
             return
-        for value in anchor.values:
-            bucket = self._anchored[anchor.key, value]
+        for place in _places(anchor):
+            bucket = self._anchored[place]
             del bucket[selector]
             if not bucket:
-                del self._anchored[anchor.key, value]
+                del self._anchored[place]
 
     def put(self, identity: int, labels: Labels) -> list[Selector]:
         index = index_labels(labels)
@@ -108,13 +108,18 @@ class Selection:
         return found
 
     def _choose_anchor(self, selector: Selector) -> Requirement | None:
-        """The In requirement that the fewest known identities can meet."""
+        """The In or Exists requirement that the fewest known identities can meet."""
 
         def carriers(requirement: Requirement) -> int:
-            return sum(len(self._carriers.get((requirement.key, value), ())) for value in requirement.values)
+            return sum(len(self._carriers.get(place, ())) for place in _places(requirement))
 
-        return min((each for each in selector.requirements if each.operator == IN), key=carriers, default=None)
+        anchors = (each for each in selector.requirements if each.operator in (IN, EXISTS))
+        return min(anchors, key=carriers, default=None)
+
+
+def _places(anchor: Requirement) -> list[LabelValue]:
+    return [(anchor.key, value) for value in (anchor.values if anchor.operator == IN else (ANY_VALUE,))]
 
 
 def _label_values(index: LabelIndex) -> Iterable[LabelValue]:
-    return dict.fromkeys((key, value) for key, values in index.items() for value in values)
+    return dict.fromkeys((key, value) for key, values in index.items() for value in (*values, ANY_VALUE))

@@ -22,6 +22,11 @@ LOCALHOST = ("auto", "always", "policy")
 CIDR_NODES = "nodes"
 
 
+POLICY_MAP_MAX = 16384
+POLICY_MAP_LEAST, POLICY_MAP_MOST = 256, 65536
+"""What Cilium takes for bpf-policy-map-max."""
+
+
 class PolicySettings(msgspec.Struct, frozen=True, array_like=True):
     """`enforcement`: default (where a policy selects), always, never. `audit`: what would be denied passes.
 
@@ -31,6 +36,7 @@ class PolicySettings(msgspec.Struct, frozen=True, array_like=True):
     `host_firewall`: host policies count. `proxy`, `icmp`: rules about requests, about ICMP types, are taken.
     `default_allow`: enableDefaultDeny counts. `ignored`: kinds of policies that are read and have no effect.
     `api_servers`: addresses that entity kube-apiserver stands for, beside those behind service default/kubernetes.
+    `policy_map_max`: rows that an identity's policies may become on a node; what is beyond is not allowed.
     """
 
     enforcement: str = DEFAULT
@@ -45,6 +51,7 @@ class PolicySettings(msgspec.Struct, frozen=True, array_like=True):
     default_allow: bool = True
     ignored: tuple[str, ...] = ()
     api_servers: tuple[str, ...] = ()
+    policy_map_max: int = POLICY_MAP_MAX
 
 
 DEFAULTS = PolicySettings()
@@ -57,6 +64,7 @@ ALIASES = {
     "hostFirewall.enabled": "enable-host-firewall",
     "cluster.name": "cluster-name",
     "clustermesh.policyDefaultLocalCluster": "policy-default-local-cluster",
+    "bpf.policyMapMax": "bpf-policy-map-max",
     "l7Proxy": "enable-l7-proxy",
     "enableNonDefaultDenyPolicies": "enable-non-default-deny-policies",
     "k8sNetworkPolicy.enabled": "enable-k8s-networkpolicy",
@@ -85,6 +93,7 @@ NAMES = (
     "enable-non-default-deny-policies",
     *KIND_SWITCHES,
     "kube-apiserver-addresses",
+    "bpf-policy-map-max",
     *balancing.NAMES,
 )
 CONFIG_MAP = "ConfigMap"
@@ -130,6 +139,9 @@ def read_settings(document: Any) -> Settings | tuple[Refusal, ...]:
         icmp=_flag(reading, fields, "enable-icmp-rules", True),
         default_allow=_flag(reading, fields, "enable-non-default-deny-policies", True),
         api_servers=_addresses(reading, fields.get("kube-apiserver-addresses"), "kube-apiserver-addresses"),
+        policy_map_max=_number(
+            reading, fields, "bpf-policy-map-max", POLICY_MAP_LEAST, POLICY_MAP_MOST, POLICY_MAP_MAX
+        ),
         ignored=tuple(kind for name, kind in KIND_SWITCHES.items() if not _flag(reading, fields, name, True)),
     )
     balanced = balancing.read_balancing_settings(reading, fields)
@@ -154,6 +166,14 @@ def _flag(reading: Reading, fields: Mapping[str, Any], name: str, default: bool)
     return reading.flag(
         {"true": True, "false": False}.get(value, value) if isinstance(value, str) else value, name, default
     )
+
+
+def _number(reading: Reading, fields: Mapping[str, Any], name: str, low: int, high: int, default: int) -> int:
+    """A ConfigMap holds "16384" as text."""
+    value = fields.get(name)
+    given = int(value) if isinstance(value, str) and value.isascii() and value.isdigit() else value
+    number = reading.number(given, name, low, high) if given is not None else None
+    return default if number is None else number
 
 
 def _listed(reading: Reading, value: Any, name: str) -> list[Any]:

@@ -25,7 +25,7 @@ class Feed:
         counters: Counters,
     ) -> None:
         self._follower = follower
-        self._deriver = deriver
+        self.deriver = deriver
         self._reconciler = reconciler
         self._relabelling = relabelling
         self._counters = counters
@@ -60,12 +60,12 @@ class Feed:
             if replaced:
                 self._offered_in_sync = False
             else:
-                self._reconciler.offer(self._deriver.update(self._follower.state, changes))
+                self._reconciler.offer(self.deriver.update(self._follower.state, changes))
                 self._relabelling.offer([change for applied in changes for change in applied])
                 self._counters.add("derivations_total")
 
     def _offer_all(self) -> None:
-        desired = self._deriver.full(self._follower.state)
+        desired = self.deriver.full(self._follower.state)
         self._relabelling.offer(None)
         in_sync = self._follower.in_sync
         self._reconciler.offer(desired if in_sync else Desired(desired.generation, False, desired.tables))

@@ -154,6 +154,7 @@ class Node:
             metrics = []
         found = [*parts.counters.samples(), *status.log_samples(parts.log, parts.follower)]
         found += status.collector_samples(parts.collector)
+        found += status.bounds_samples(parts.feed.deriver, parts.reconciler.status())
         return [*found, *status.kernel_samples(parts.reconciler, metrics)]
 
     async def wait_realized(self, revision: int, timeout_s: float) -> schema.Waited:
@@ -184,6 +185,7 @@ class Node:
         own = state.nodes.get(self.where)
         problems += status.node_problems(own, kernel) + parts.overlay.problems()
         problems += status.collector_problems(parts.collector)
+        problems += status.bounds_problems(parts.feed.deriver, parts.reconciler.status())
         return schema.Status(
             kind="agent",
             name=f"{parts.settings.cluster}/{parts.settings.node}",

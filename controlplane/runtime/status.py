@@ -9,6 +9,7 @@ from importlib.metadata import PackageNotFoundError, version
 
 from controlplane.api import schema
 from controlplane.api.kernel_views import Row, readable_key
+from controlplane.desired.derive import Deriver
 from controlplane.desired.policy_problems import policy_problems
 from controlplane.model import Endpoint, Node
 from controlplane.projections.state import State
@@ -25,6 +26,8 @@ Sample = tuple[str, Labels, float]
 
 FAILED_ROWS_SHOWN_MAX = 50
 REFUSED_SHOWN_MAX = 20
+OVERFLOWS_SHOWN_MAX = 5
+TABLE_PRESSURE_MAX = 0.9
 CONNTRACK_MAX = ENUMS["limit"]["CONNTRACK_MAX"]
 PRESSURE_MAX = 0.9
 """Of a map in which the kernel makes room by itself. It does so per CPU in batches, and so before the map is full."""
@@ -173,6 +176,32 @@ def _pressures(count: CollectionCount) -> dict[str, float]:
         "conntrack": round(count.entries / CONNTRACK_MAX, 4),
         "nat": round(count.nat_entries / ENUMS["limit"]["NAT_MAX"], 4),
     }
+
+
+def bounds_problems(deriver: Deriver, report: Report) -> list[str]:
+    """Policies and tables that do not fit, in words; what policies would allow beyond is dropped."""
+    problems = [
+        f"policies of identity {over.subject} are {over.rows} rows and {over.allowed} fit "
+        "(setting bpf-policy-map-max, and the node's map): what the others allow is dropped"
+        for over in deriver.policy_overflow[:OVERFLOWS_SHOWN_MAX]
+    ]
+    full = [name for name, share in _table_pressures(report).items() if share >= TABLE_PRESSURE_MAX]
+    return problems + [f"table {name} is nearly full: {report.rows[name]} rows" for name in full]
+
+
+def bounds_samples(deriver: Deriver, report: Report) -> list[Sample]:
+    """How full the tables are; `policy_identity` is the fullest identity's share of bpf-policy-map-max."""
+    shares = {**_table_pressures(report), "policy_identity": round(deriver.policy_fullness, 4)}
+    return [
+        *(("bpf_map_pressure", (("map_name", name),), share) for name, share in sorted(shares.items())),
+        ("policy_overflow_identities", (), len(deriver.policy_overflow)),
+    ]
+
+
+def _table_pressures(report: Report) -> dict[str, float]:
+    """By derived table, its share of the map's places."""
+    limits = {name: ENUMS["limit"].get(f"{name.upper()}_MAX", 0) for name in report.rows}
+    return {name: round(report.rows[name] / limit, 4) for name, limit in limits.items() if limit}
 
 
 def node_problems(node: Node | None, kernel: schema.KernelStatus) -> list[str]:

@@ -54,7 +54,7 @@ def labels_of(app: int) -> tuple[str, ...]:
     return identity_labels(CLUSTER, "shop", {}, {"app": f"app{app}"}, "")
 
 
-def world(endpoints: int, services: int = 0) -> Iterator[Written]:
+def world(endpoints: int, services: int = 0, identities: int = IDENTITIES) -> Iterator[Written]:
     """Cluster, nodes, identities, workloads and endpoints, then services of three backends each."""
     nodes = -(-endpoints // ENDPOINTS_PER_NODE)
     yield Written("operator", (ClusterJoined(CLUSTER_ID, (str(POD_CIDR),), (24,), (str(SERVICE_CIDR),)),))
@@ -64,7 +64,7 @@ def world(endpoints: int, services: int = 0) -> Iterator[Written]:
         yield Written(f"node.{node_name(n)}", (NodeJoined(node_name(n), (address,), device(n)),))
     blocks = [str(IPv4Network((int(POD_CIDR[0]) + (n << 8), 24))) for n in range(nodes)]
     yield from _batched("operator", [AddressBlockAssigned(node_name(n), (blocks[n],)) for n in range(nodes)])
-    numbers = [CLUSTER_ID << 16 | 256 + app for app in range(min(IDENTITIES, endpoints))]
+    numbers = [CLUSTER_ID << 16 | 256 + app for app in range(min(identities, endpoints))]
     yield from _batched("node.n0", [IdentityAllocated(number, labels_of(app)) for app, number in enumerate(numbers)])
     for n in range(nodes):
         yield from _node(n, endpoints, numbers)

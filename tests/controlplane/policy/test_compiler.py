@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from controlplane.desired.members import HOST
 from controlplane.desired.policy import PolicyCompiler
+from controlplane.desired.policy_bounds import NODE_MAX
 from controlplane.desired.policy_inputs import policy_settings
 from controlplane.desired.policy_mesh import mesh_node
 from controlplane.model import Device, Endpoint, EndpointKey, Identity, Node, NodeKey, ObjectKey, Policy
@@ -50,9 +51,9 @@ OPEN = PolicySubjectRow(0, 0, 0, 0)
 class World:
     """A state that is changed by hand, and the rows that a compiler's updates lead to."""
 
-    def __init__(self) -> None:
+    def __init__(self, room: int = NODE_MAX) -> None:
         self.state = State()
-        self.compiler = PolicyCompiler()
+        self.compiler = PolicyCompiler(room)
         self.changes: list[Change] = []
         self.subjects: dict[PolicySubjectKey, PolicySubjectRow] = {}
         self.rows: dict[PolicyKey, PolicyRow] = {}
@@ -106,7 +107,7 @@ class World:
         for held, changed in ((self.subjects, subjects), (self.rows, rows)):
             for key, row in changed.items():
                 if row is None:
-                    del held[key]
+                    held.pop(key, None)
                 else:
                     held[key] = row
         return subjects, rows
@@ -314,7 +315,7 @@ SETTINGS = (
 
 
 @st.composite
-def _acts(draw: st.DrawFn) -> list[tuple[str, Any]]:
+def random_acts(draw: st.DrawFn) -> list[tuple[str, Any]]:
     names = st.sampled_from(("a", "b"))
     written = names.flatmap(lambda name: network_policies(name) | cilium_policies(name))
     manifests = written | written.map(_about_all) | _host_policies()
@@ -341,7 +342,7 @@ def _acts(draw: st.DrawFn) -> list[tuple[str, Any]]:
     ]
 
 
-def _play(world: World, acts: list[tuple[str, Any]]) -> None:
+def play(world: World, acts: list[tuple[str, Any]]) -> None:
     for name, value in acts:
         if name == "update":
             world.update()
@@ -355,20 +356,20 @@ def _play(world: World, acts: list[tuple[str, Any]]) -> None:
 
 
 @settings(max_examples=100, deadline=None)
-@given(_acts())
+@given(random_acts())
 def test_incremental_equals_full(acts: list[tuple[str, Any]]) -> None:
     """Whatever happened in whatever batches, the rows are those that a new compiler makes of the state."""
     world = World()
-    _play(world, acts)
+    play(world, acts)
     assert (world.subjects, world.rows) == PolicyCompiler().full(world.state, CLUSTER, NODE)
 
 
 @settings(max_examples=100, deadline=None)
-@given(_acts())
+@given(random_acts())
 def test_a_second_update_changes_nothing(acts: list[tuple[str, Any]]) -> None:
     """Changes seen twice write nothing, so a repeated batch costs nothing."""
     world = World()
-    _play(world, acts)
+    play(world, acts)
     world.changes = [
         *(Change("identity", key, None, None) for key in WORKLOADS),
         *(Change("policy", key, None, None) for key in world.state.policies),
@@ -380,7 +381,7 @@ def test_a_second_update_changes_nothing(acts: list[tuple[str, Any]]) -> None:
 
 
 @settings(max_examples=100, deadline=None)
-@given(_acts(), st.lists(flows(), min_size=1, max_size=8))
+@given(random_acts(), st.lists(flows(), min_size=1, max_size=8))
 def test_the_compiled_rows_say_what_the_model_says(
     acts: list[tuple[str, Any]], asked: list[tuple[int, int, int, int]]
 ) -> None:
@@ -388,7 +389,7 @@ def test_the_compiled_rows_say_what_the_model_says(
     world = World()
     for number in WORKLOADS:
         world.put_identity(number)
-    _play(world, [act for act in acts if act[0] != "remove_identity"])
+    play(world, [act for act in acts if act[0] != "remove_identity"])
     policies = [parsed(msgspec.json.decode(policy.manifest)) for policy in world.state.policies.values()]
     in_force = policy_settings(world.state, CLUSTER)
     subjects = sorted(key.identity for key in world.subjects)
