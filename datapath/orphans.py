@@ -103,6 +103,7 @@ class Backends:
         self._backends = backends
         self._ipcache = ipcache
         self._known: dict[tuple[int, End], frozenset[End]] = {}
+        self._known_ports: dict[tuple[int, int], frozenset[End]] = {}
 
     def of(self, protocol: int, frontend: End) -> frozenset[End]:
         """Empty where there is no such frontend."""
@@ -113,13 +114,17 @@ class Backends:
 
     def of_node_port(self, protocol: int, port: int) -> frozenset[End]:
         """Of the node port of this number, whichever of the node's addresses its rows stand under."""
+        known = self._known_ports.get((protocol, port))
+        if known is not None:
+            return known
         found: set[End] = set()
         for raw, value in self._services.items():
             key: ServiceKey = codec.decode_key("services", raw)
             service: ServiceRow = codec.decode_row("services", value)
             if (key.protocol, key.port) == (protocol, port) and service.flags & abi.SERVICE_NODE_PORT:
                 found.update(self._members(service.backend_set))
-        return frozenset(found)
+        self._known_ports[protocol, port] = frozenset(found)
+        return self._known_ports[protocol, port]
 
     def is_in_mesh(self, address: bytes) -> bool:
         """Whether an endpoint or a node has the address."""
@@ -158,7 +163,9 @@ def departed_flows(conntrack: Iterable[tuple[bytes, bytes]], backends: Backends)
         responder = ends[0] if row.flags & abi.CONNTRACK_INITIATOR_HIGH else ends[1]
         translated = (row.translated, row.translated_port)
         frontend, backend = (responder, translated) if row.flags & abi.CONNTRACK_DNAT else (translated, responder)
-        if backend in backends.of(flow.protocol, frontend):
+        # Another node's port, which that node sent on here: the own one of this number has the same backends.
+        serving = backends.of(flow.protocol, frontend) or backends.of_node_port(flow.protocol, frontend[1])
+        if backend in serving:
             continue
         if flow.protocol != TCP or not backends.is_in_mesh(backend[0]):
             departed.append(key)

@@ -10,6 +10,7 @@
 #include "../config.h"
 #include "../maps.h"
 #include "conntrack.h"
+#include "ipcache.h"
 #include "packet.h"
 #include "parse.h"
 #include "reject.h"
@@ -137,19 +138,30 @@ static __always_inline int dsr_read(struct __sk_buff *skb, const struct packet *
 	return 1;
 }
 
-/* 1: another node sent the packet on for `frontend`. Only for one that is served so: anyone may write an option. */
+static __always_inline int is_served_directly(const struct service_key *key, __u32 flags)
+{
+	struct service_row *service = bpf_map_lookup_elem(&services, key);
+
+	return service && (service->flags & flags) == flags;
+}
+
+/* 1: another node sent the packet on for `frontend`. Only for one that is served so: anyone may write an option. The
+ * ports of other nodes have no rows here, but this node's own of the same number has. */
 STEP dsr_find(struct __sk_buff *skb, const struct packet *packet, struct address_port *frontend)
 {
 	struct service_key key = {.scope = SERVICE_SCOPE_EXTERNAL};
-	struct service_row *service;
 
 	if (!packet || !frontend || packet->fragment == FRAGMENT_LATER || !dsr_read(skb, packet, frontend))
 		return 0;
 	key.address = frontend->address;
 	key.port = frontend->port;
 	key.protocol = packet->protocol;
-	service = bpf_map_lookup_elem(&services, &key);
-	return service && service->flags & SERVICE_DSR;
+	if (is_served_directly(&key, SERVICE_DSR))
+		return 1;
+	if (!identity_is_other_node(ipcache_identity(&key.address)))
+		return 0;
+	node_address(packet->family, &key.address);
+	return is_served_directly(&key, SERVICE_DSR | SERVICE_NODE_PORT);
 }
 
 #endif /* MESHLOG_LIB_DSR_H */

@@ -3,8 +3,14 @@
 #ifndef MESHLOG_LIB_IPCACHE_H
 #define MESHLOG_LIB_IPCACHE_H
 
+#include "../config.h"
 #include "../maps.h"
 #include "packet.h"
+
+static __always_inline void node_address(__u8 family, struct address *address)
+{
+	address_from_config(address, family == 4 ? &config_node_ipv4 : &config_node_ipv6);
+}
 
 static __always_inline struct endpoint_row *endpoint_find(const struct address *address)
 {

@@ -25,11 +25,6 @@ static __always_inline void masquerade_address(__u8 family, struct address *addr
 	address_from_config(address, family == 4 ? &config_masquerade_ipv4 : &config_masquerade_ipv6);
 }
 
-static __always_inline void node_address(__u8 family, struct address *address)
-{
-	address_from_config(address, family == 4 ? &config_node_ipv4 : &config_node_ipv6);
-}
-
 static __always_inline void nat_key_set(struct nat_key *key, const struct packet *packet, __u8 direction)
 {
 	__builtin_memset(key, 0, sizeof(*key));

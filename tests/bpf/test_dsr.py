@@ -5,6 +5,7 @@ import struct
 
 import pytest
 
+from datapath import orphans
 from datapath.abi import types as abi
 from tests.bpf import packets
 from tests.bpf.gate import NODE, Gate
@@ -15,6 +16,7 @@ from tests.bpf.node import (
     LOOPBACK_MAC,
     REDIRECT,
     REMOTE,
+    REMOTE_NODE,
     SERVER,
     WORLD,
 )
@@ -94,6 +96,18 @@ def test_node_of_the_backend_answers_with_the_frontend(place: Place) -> None:
     answered = place.answer_of_endpoint()
     assert (answered.retval, place.gate.drops()) == (REDIRECT, [])
     assert seen_ends(answered.packet) == ends(place.gate.family, NODE, NODE_PORT, WORLD, CLIENT_PORT)
+
+
+def test_port_of_another_node_is_known_by_the_own(place: Place) -> None:
+    """Its address has no row here; the collector knows the flow's backend all the same."""
+    place.serve(SERVER, row=DSR)
+    other = REMOTE_NODE[place.wall.family]
+    asked = place.arriving(WORLD, SERVER, place.segment(CLIENT_PORT, 8080, packets.SYN))
+    place.wall.receive(with_option(asked, other, NODE_PORT))
+    assert packets.read(place.answer_of_endpoint().packet).source == other
+    dumps = {name: each.dump() for name, each in place.wall.maps.items() if name != "notifications"}
+    serving = orphans.backends_of(lambda table: dumps[table])
+    assert orphans.departed_flows(dumps["conntrack"].items(), serving) == []
 
 
 def with_option(raw: bytes, address: str, port: int) -> bytes:
