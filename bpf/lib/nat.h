@@ -6,6 +6,8 @@
 #include "packet.h"
 #include "parse.h"
 
+#define PORT_REACH 0xff /* where transport headers usually begin */
+
 enum nat_end { NAT_SOURCE = 0, NAT_DEST = 1 };
 
 /* Where the transport checksum stands; 0: none that can be corrected. The first fragment's covers the whole datagram. */
@@ -30,21 +32,37 @@ static __always_inline __u32 port_offset(const struct packet *packet, __u32 end)
 	return packet->l4_offset + (end == NAT_DEST ? 2 : 0);
 }
 
+/* In place: the header's own checksum makes up for the address, so that no sum of the packet changes. */
+static __always_inline int nat_header_ipv4(struct __sk_buff *skb, struct packet *packet, __u32 end, __be32 from,
+					   __be32 to)
+{
+	void *data = packet_data(skb);
+	struct iphdr *header = data + L3_OFFSET;
+	__u64 sum;
+
+	if ((void *)(header + 1) > packet_data_end(skb))
+		return DROP(packet, FILE_NAT, ERROR_WRITING_TO_PACKET);
+	/* RFC 1624, equation 3. */
+	sum = (__u64)(__u16)~header->check + (__u32)~from + to;
+	sum = (sum & 0xffff) + (sum >> 16 & 0xffff) + (sum >> 32);
+	sum = (sum & 0xffff) + (sum >> 16);
+	sum = (sum & 0xffff) + (sum >> 16);
+	header->check = (__sum16)~sum;
+	if (end == NAT_DEST)
+		header->daddr = to;
+	else
+		header->saddr = to;
+	return 0;
+}
+
 static __always_inline int nat_ipv4(struct __sk_buff *skb, struct packet *packet, __u32 end, __be32 from,
 				    __be32 to, __u32 l4_checksum, __u64 l4_flags)
 {
-	__u32 at = L3_OFFSET + (end == NAT_DEST ? __builtin_offsetof(struct iphdr, daddr)
-						: __builtin_offsetof(struct iphdr, saddr));
-
 	/* ICMP's checksum covers no address, ICMPv6's does. */
 	if (l4_checksum && packet->protocol != IPPROTO_ICMP &&
 	    bpf_l4_csum_replace(skb, l4_checksum, from, to, l4_flags | BPF_F_PSEUDO_HDR | sizeof(to)))
 		return DROP(packet, FILE_NAT, ERROR_WHILE_CORRECTING_L4_CHECKSUM);
-	if (bpf_l3_csum_replace(skb, L3_OFFSET + __builtin_offsetof(struct iphdr, check), from, to, sizeof(to)))
-		return DROP(packet, FILE_NAT, ERROR_WHILE_CORRECTING_L3_CHECKSUM);
-	if (bpf_skb_store_bytes(skb, at, &to, sizeof(to), 0))
-		return DROP(packet, FILE_NAT, ERROR_WRITING_TO_PACKET);
-	return 0;
+	return nat_header_ipv4(skb, packet, end, from, to);
 }
 
 /* IPv6 has no header checksum, so the bytes of a fully summed packet keep their sum: BPF_F_RECOMPUTE_CSUM
@@ -65,6 +83,22 @@ static __always_inline int nat_ipv6(struct __sk_buff *skb, struct packet *packet
 	return 0;
 }
 
+/* The checksum makes up for the port, so that it can be written in place where it can be reached. */
+static __always_inline int nat_port_write(struct __sk_buff *skb, struct packet *packet, __u32 end, __be16 to)
+{
+	__u32 at = port_offset(packet, end);
+	void *data = packet_data(skb);
+	__be16 *port = data + (at & PORT_REACH);
+
+	if (at <= PORT_REACH && (void *)(port + 1) <= packet_data_end(skb)) {
+		*port = to;
+		return 0;
+	}
+	if (bpf_skb_store_bytes(skb, at, &to, sizeof(to), 0))
+		return DROP(packet, FILE_NAT, ERROR_WRITING_TO_PACKET);
+	return 0;
+}
+
 static __always_inline int nat_port(struct __sk_buff *skb, struct packet *packet, __u32 end, __be16 from,
 				    __be16 to, __u32 l4_checksum, __u64 l4_flags)
 {
@@ -73,9 +107,7 @@ static __always_inline int nat_port(struct __sk_buff *skb, struct packet *packet
 	/* SCTP's checksum covers the whole packet and cannot be corrected here. */
 	if (!l4_checksum || bpf_l4_csum_replace(skb, l4_checksum, from, to, l4_flags | sizeof(to)))
 		return DROP(packet, FILE_NAT, ERROR_WHILE_CORRECTING_L4_CHECKSUM);
-	if (bpf_skb_store_bytes(skb, port_offset(packet, end), &to, sizeof(to), 0))
-		return DROP(packet, FILE_NAT, ERROR_WRITING_TO_PACKET);
-	return 0;
+	return nat_port_write(skb, packet, end, to);
 }
 
 /* 0, or a drop. Packet pointers are invalid afterwards. */

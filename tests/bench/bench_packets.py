@@ -14,10 +14,12 @@ from pathlib import Path
 
 from datapath.abi import types as abi
 from datapath.kernel.programs import load_private
+from datapath.masquerade import masquerade_constants, node_constants
 from tests.bench.report import Row
 from tests.bpf import node as bpf_node
 from tests.bpf import packets
-from tests.bpf.node import CLIENT, FRONTEND, REMOTE, SERVER, Node
+from tests.bpf.gate import NODE
+from tests.bpf.node import CLIENT, CLUSTER_IP, FRONTEND, REMOTE, SERVER, WORLD, Node
 
 RUNS = 20_000
 NEW_RUNS = 900
@@ -25,6 +27,12 @@ NEW_RUNS = 900
 SOURCE_PORT_AT = packets.ETHERNET_BYTES + 20
 """Behind an IPv4 header without options."""
 BPF = Path(__file__).parents[2] / "bpf"
+CONSTANTS: dict[str, int | bytes] = {
+    "config_notify_verdicts": 0,
+    "config_notify_drops": 0,
+    **node_constants((NODE.ipv4,)),
+    **masquerade_constants((), (10000, 29999), ()),
+}
 
 
 def measure() -> list[Row]:
@@ -32,8 +40,8 @@ def measure() -> list[Row]:
     subprocess.run(["make", "-s", "-C", str(BPF)], check=True)
     wrapper_ns = _wrapper_ns()
     rows = []
-    for what, run, cilium_ns, limit_ns in CASES:
-        with bpf_node.load(BPF / "endpoint.bpf.o", config_notify_verdicts=0, config_notify_drops=0) as node:
+    for what, name, run, cilium_ns, limit_ns in CASES:
+        with bpf_node.load(BPF / name, **CONSTANTS) as node:
             node.settle()
             ns = run(node) - wrapper_ns
         rows.append(
@@ -120,6 +128,24 @@ def _service_new(node: Node) -> int:
     return _new(node, FRONTEND)
 
 
+def _node_port(node: Node) -> bytes:
+    """WORLD asks the node's address for a service whose backend is on another node; the frame."""
+    row = CLUSTER_IP._replace(flags=abi.SERVICE_NODE_PORT)
+    node.service([(REMOTE, 8080)], packets.TCP, frontend=NODE, row=row, scope=abi.SERVICE_SCOPE_EXTERNAL)
+    ends = {"source_mac": bpf_node.GATEWAY_MAC, "dest_mac": bpf_node.LOOPBACK_MAC}
+    return node.frame(WORLD, NODE, packets.tcp(10000, 80, packets.ACK), **ends)
+
+
+def _node_port_established(node: Node) -> int:
+    raw = _node_port(node)
+    node.receive(raw)
+    return _median_ns(node.program_fd("from_network"), raw, RUNS)
+
+
+def _node_port_new(node: Node) -> int:
+    return _median_ns(node.program_fd("from_network"), _node_port(node), NEW_RUNS // 2, SOURCE_PORT_AT)
+
+
 def _policy_drop(node: Node) -> int:
     node.subject(CLIENT, egress=True)
     node.device(CLIENT)
@@ -127,10 +153,13 @@ def _policy_drop(node: Node) -> int:
     return _median_ns(node.program_fd("from_endpoint"), raw, RUNS)
 
 
+ENDPOINT, HOST = "endpoint.bpf.o", "host.bpf.o"
 CASES = (
-    ("pod to pod, both policies, established", _pod_established, 939, 450),
-    ("pod to pod, both policies, new", _pod_new, 3159, 1200),
-    ("ClusterIP to remote backend, established", _service_established, 836, 400),
-    ("ClusterIP to remote backend, new", _service_new, 2699, 1000),
-    ("policy drop", _policy_drop, 341, 200),
+    ("pod to pod, both policies, established", ENDPOINT, _pod_established, 939, 450),
+    ("pod to pod, both policies, new", ENDPOINT, _pod_new, 3159, 1200),
+    ("ClusterIP to remote backend, established", ENDPOINT, _service_established, 836, 400),
+    ("ClusterIP to remote backend, new", ENDPOINT, _service_new, 2699, 1000),
+    ("tc NodePort by SNAT to remote backend, established", HOST, _node_port_established, 821, 821),
+    ("tc NodePort by SNAT to remote backend, new", HOST, _node_port_new, 2366, 2366),
+    ("policy drop", ENDPOINT, _policy_drop, 341, 200),
 )
