@@ -61,7 +61,8 @@ struct endpoint_key {
 };
 
 enum endpoint_flag {
-	ENDPOINT_HOST = 1, /* an address of this node: hand the packet to the host stack */
+	ENDPOINT_HOST = 1,   /* an address of this node: hand the packet to the host stack */
+	ENDPOINT_SHAPED = 2, /* what it receives passes the queue of the host side of its device */
 };
 
 struct endpoint_row {
@@ -79,13 +80,23 @@ struct device_key {
 	__u32 ifindex;
 };
 
+enum device_flag {
+	DEVICE_SHAPED_EGRESS = 1,  /* what the endpoint sends out of the node has a limit */
+	DEVICE_SHAPED_INGRESS = 2, /* what it receives has one */
+};
+
+enum shaper {
+	SHAPER_MAJOR = 0x4d4c,	/* of the queue's handle; the minor number of a class is the endpoint's id */
+	SHAPER_MARK = 0x4d4c51, /* of a packet on its way to such a queue which its endpoint may receive */
+};
+
 struct device_row {
 	struct address ipv4; /* all zero: the endpoint has none */
 	struct address ipv6;
 	__u32 identity;
 	__u32 endpoint_id;
 	__u8 mac[6];
-	__u16 reserved;
+	__u16 flags; /* enum device_flag */
 };
 
 /* ipcache: longest prefix -> identity, and the node to send to. */

@@ -48,6 +48,8 @@ EMIT_ENUM(abi_version);
 EMIT_ENUM(limit);
 EMIT_ENUM(identity);
 EMIT_ENUM(endpoint_flag);
+EMIT_ENUM(device_flag);
+EMIT_ENUM(shaper);
 EMIT_ENUM(ipcache_flag);
 EMIT_ENUM(policy_direction);
 EMIT_ENUM(policy_subject_flag);

@@ -168,6 +168,8 @@ static __always_inline int outbound(struct __sk_buff *skb, struct packet *packet
 
 	if (!device)
 		return DROP(packet, FILE_ENDPOINT, DROP_EP_NOT_READY);
+	if (device->flags & DEVICE_SHAPED_EGRESS)
+		skb->priority = shaper_class(device->endpoint_id);
 	packet->source_identity = device->identity;
 	packet->source_side = SIDE_ENDPOINT;
 	packet->endpoint_id = packet->source_endpoint_id = (__u16)device->endpoint_id;
@@ -231,6 +233,13 @@ static __always_inline int deliver(struct __sk_buff *skb, struct packet *packet)
 
 	if (!device)
 		return DROP(packet, FILE_ENDPOINT, DROP_EP_NOT_READY);
+	if (device->flags & DEVICE_SHAPED_INGRESS)
+		skb->priority = shaper_class(device->endpoint_id);
+	/* Another program of this node has let it in. The mark is lost between namespaces, so none comes from outside. */
+	if (skb->mark == SHAPER_MARK) {
+		skb->mark = 0;
+		return TC_ACT_OK;
+	}
 	packet->dest_identity = device->identity;
 	packet->endpoint_id = (__u16)device->endpoint_id;
 	result = parse_l3(skb, packet);

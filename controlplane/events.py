@@ -83,6 +83,8 @@ class WorkloadApplied(Event, frozen=True):
     host_network: bool = False
     terminating: bool = False
     weight: int = 1
+    egress_bits_s: int = 0
+    ingress_bits_s: int = 0
 
 
 class WorkloadRemoved(Event, frozen=True):

@@ -4,7 +4,9 @@ Belongs here: what of a Pod decides where packets go: labels, ports, readiness. 
 which comes to be when the node's CNI plugin is called.
 """
 
+import re
 from collections.abc import Iterator, Mapping
+from decimal import Decimal
 from typing import Any
 
 from controlplane.commands.workload import ApplyWorkload
@@ -12,6 +14,7 @@ from controlplane.fields import Reading, path_of
 from controlplane.kubernetes_slices import Named, read_address, read_weight
 from controlplane.model import HostPort
 from controlplane.policy.rules import PORT_MAX, PROTOCOLS
+from controlplane.projections.workloads import bandwidth_fault
 
 POD_SPEC_READ = (
     "containers",
@@ -64,6 +67,12 @@ POD_SPEC_IGNORED = (
 CONTAINER_PORT_FIELDS = ("name", "containerPort", "protocol", "hostPort", "hostIP")
 ENDED = ("Succeeded", "Failed")
 """Phases of a Pod that will never serve again."""
+EGRESS_BANDWIDTH, INGRESS_BANDWIDTH = "kubernetes.io/egress-bandwidth", "kubernetes.io/ingress-bandwidth"
+QUANTITY_SUFFIXES = {
+    "": 1, "k": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "P": 10**15,
+    "Ki": 2**10, "Mi": 2**20, "Gi": 2**30, "Ti": 2**40,
+}  # fmt: skip
+QUANTITY = re.compile(r"([0-9]{1,16}(?:\.[0-9]{1,9})?(?:[eE][0-9]{1,2})?)(|k|M|G|T|P|Ki|Mi|Gi|Ti)")
 ANY_ADDRESS = ("0.0.0.0", "::")
 
 Fields = Mapping[str, Any]
@@ -88,7 +97,24 @@ def read_pod(reading: Reading, metadata: Named, document: Mapping[str, Any]) -> 
         host_network=hosted,
         terminating=reading.mapping(fields.get("metadata"), "metadata").get("deletionTimestamp") is not None,
         weight=read_weight(reading, metadata.annotations),
+        egress_bits_s=read_bandwidth(reading, metadata.annotations, EGRESS_BANDWIDTH),
+        ingress_bits_s=read_bandwidth(reading, metadata.annotations, INGRESS_BANDWIDTH),
     )
+
+
+def read_bandwidth(reading: Reading, annotations: Mapping[str, str], name: str) -> int:
+    """Bits per second of a Kubernetes quantity such as 10M, 1.5Gi or 1e6; 0 where the annotation is absent."""
+    text = annotations.get(name)
+    if text is None:
+        return 0
+    found = QUANTITY.fullmatch(text)
+    bits_s = int(Decimal(found[1]) * QUANTITY_SUFFIXES[found[2]]) if found else 0
+    if bits_s and not bandwidth_fault(bits_s):
+        return bits_s
+    reading.refuse(
+        f"metadata.annotations[{name}]", text, "must be bits per second between 1k and 1P, such as 10M or 1Gi"
+    )
+    return 0
 
 
 def _is_ready(reading: Reading, status: Any) -> bool:

@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 
 from controlplane.balancing import GLOBAL_ANNOTATIONS, SHARED_ANNOTATIONS, WEIGHT_ANNOTATION
+from controlplane.kubernetes_pods import EGRESS_BANDWIDTH, INGRESS_BANDWIDTH
 from controlplane.kubernetes_services import CLIENT_IP, HEADLESS
 from controlplane.kubernetes_slices import SERVICE_NAME_LABEL
 from controlplane.model import (
@@ -66,7 +67,7 @@ def _pod(found: Workload) -> dict[str, Any]:
         spec["nodeName"] = found.node
     if found.host_network:
         spec["hostNetwork"] = True
-    metadata = _metadata(found.name, found.namespace, labels=found.labels, annotations=_weight(found.weight))
+    metadata = _metadata(found.name, found.namespace, labels=found.labels, annotations=_pod_annotations(found))
     if found.terminating:
         metadata["deletionTimestamp"] = DELETED_AT
     return {
@@ -81,6 +82,11 @@ def _pod(found: Workload) -> dict[str, Any]:
 def _host_port(port: HostPort) -> dict[str, Any]:
     where = {"hostIP": port.address} if port.address else {}
     return {"containerPort": port.port, "hostPort": port.host_port, "protocol": port.protocol, **where}
+
+
+def _pod_annotations(found: Workload) -> dict[str, str]:
+    limits = {EGRESS_BANDWIDTH: found.egress_bits_s, INGRESS_BANDWIDTH: found.ingress_bits_s}
+    return _weight(found.weight) | {name: str(bits_s) for name, bits_s in limits.items() if bits_s}
 
 
 def _weight(weight: int) -> dict[str, str]:

@@ -156,7 +156,8 @@ class Workload(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
     `ports`: named container ports, name -> (number, protocol). `service_account` is "" where none is named.
     `host_network`: it has no endpoint and is reached at its node's addresses. `terminating`: it is about to go.
-    `weight`: its share of new flows where Maglev chooses; 0: no new flows at all.
+    `weight`: its share of new flows where Maglev chooses; 0: no new flows at all. `egress_bits_s`, `ingress_bits_s`:
+    how fast it may send out of its node, and receive; 0: no limit.
     """
 
     cluster: str
@@ -171,6 +172,8 @@ class Workload(msgspec.Struct, frozen=True, array_like=True, gc=False):
     host_network: bool = False
     terminating: bool = False
     weight: int = 1
+    egress_bits_s: int = 0
+    ingress_bits_s: int = 0
 
 
 class ServicePort(msgspec.Struct, frozen=True, array_like=True, gc=False):

@@ -222,6 +222,8 @@ PHASES: tuple[Phase, ...] = (
     Phase("ipcache down", "ipcache", DELETE, _deletes, (),
           "an address falls back to a shorter prefix when the old permissions of that are gone"),
     Phase("tunnel down", "tunnel", DELETE, _deletes, (), "no row leads into it any more"),
+    Phase("shapers up", "shapers", PUT, _puts, (), "what has no class yet passes without a limit, and not slower"),
+    Phase("shapers down", "shapers", DELETE, _deletes, (), "likewise"),
     Phase("socket hooks up", "socket_hooks", PUT, _puts, (),
           "a socket is sent to a backend when the services and the devices that it goes through stand"),
     Phase("socket hooks down", "socket_hooks", DELETE, _deletes, (), "what it does not translate, its device does"),

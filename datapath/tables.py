@@ -41,6 +41,7 @@ class DeviceRow(NamedTuple):
     identity: int
     endpoint_id: int
     mac: bytes
+    flags: int = 0
 
 
 class IpcacheKey(NamedTuple):
@@ -200,6 +201,19 @@ class RouteRow(NamedTuple):
     gateway: bytes
 
 
+class ShaperKey(NamedTuple):
+    """An endpoint's class at a device: the node's for what it sends to others, its own for what it receives."""
+
+    ifindex: int
+    endpoint_id: int
+
+
+class ShaperRow(NamedTuple):
+    """How much passes."""
+
+    rate_bytes_s: int
+
+
 class NeighbourKey(NamedTuple):
     ifindex: int
     address: bytes
@@ -238,6 +252,7 @@ TABLES: Mapping[str, Table] = {
         Table("attachments", AttachmentKey, AttachmentRow, ""),
         Table("socket_hooks", SocketHookKey, SocketHookRow, ""),
         Table("routes", RouteKey, RouteRow, ""),
+        Table("shapers", ShaperKey, ShaperRow, ""),
         Table("neighbours", NeighbourKey, NeighbourRow, ""),
     )
 }

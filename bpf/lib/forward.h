@@ -78,7 +78,14 @@ static __always_inline int macs_write(struct __sk_buff *skb, const __u8 *dest, c
 	return 0;
 }
 
-/* Straight into the endpoint's own namespace; what hangs on the host side of its device is not passed. */
+/* The class of an endpoint in the queues that limit its bandwidth. */
+static __always_inline __u32 shaper_class(__u32 endpoint_id)
+{
+	return SHAPER_MAJOR << 16 | (__u16)endpoint_id;
+}
+
+/* Straight into the endpoint's own namespace; what hangs on the host side of its device is not passed, unless what it
+ * receives has a limit: then the packet queues there, and to_endpoint knows it again by its mark. */
 static __always_inline int forward_to_endpoint(struct __sk_buff *skb, struct packet *packet,
 					       const struct endpoint_row *row)
 {
@@ -88,6 +95,10 @@ static __always_inline int forward_to_endpoint(struct __sk_buff *skb, struct pac
 		return result;
 	if (macs_write(skb, row->mac, row->host_mac))
 		return DROP(packet, FILE_FORWARD, INVALID_PACKET_DROPPED);
+	if (row->flags & ENDPOINT_SHAPED) {
+		skb->mark = SHAPER_MARK;
+		return (int)bpf_redirect(row->ifindex, 0);
+	}
 	return (int)bpf_redirect_peer(row->ifindex, 0);
 }
 

@@ -114,6 +114,7 @@ class Status(msgspec.Struct, frozen=True):
     `ready` means: the kernel held the whole desired state once since the start. `ready_after_s` is null before.
     `attach_mode`: how programs are attached to devices, "tcx" or "clsact"; "" before the kernel is open.
     `routing_mode`: how packets go to other nodes, "native" or "tunnel [vxlan]".
+    `bandwidth`: how limits of bandwidth are kept, and how many there are.
     `socket_lb`: whose sockets are translated, in words; "off" where none are.
     """
 
@@ -139,6 +140,7 @@ class Status(msgspec.Struct, frozen=True):
     attach_mode: str
     routing_mode: str = ""
     socket_lb: str = "off"
+    bandwidth: str = ""
 
 
 class ReportItem(msgspec.Struct, frozen=True):

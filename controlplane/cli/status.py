@@ -104,7 +104,8 @@ def _agent_lines(answer: dict[str, Any], wide: bool) -> list[tuple[str, str]]:
     mode = ATTACH_MODES.get(answer["attach_mode"], "not attached yet")
     realized = f"realized {kernel['realized']} of {kernel['generation']}"
     lines = [("Kernel", f"{state}   {realized}, {counts}"), ("Attach Mode", mode)]
-    lines += [("Routing", answer.get("routing_mode", "") or "native"), ("Socket LB", answer["socket_lb"])]
+    lines += [("Routing", answer.get("routing_mode", "") or "native"), ("Socket LB", answer["socket_lb"]),
+              ("Bandwidth Manager", answer["bandwidth"])]
     if wide:
         tables = sorted({*kernel["writes_at_start"], *kernel["writes"]})
         at_start, since = kernel["writes_at_start"], kernel["writes"]

@@ -6,7 +6,13 @@ from controlplane.commands.types import Author, Decision, Rejection
 from controlplane.events import WorkloadApplied, WorkloadRemoved
 from controlplane.model import HostPort, Workload
 from controlplane.projections.state import State
-from controlplane.projections.workloads import host_ports_fault, ports_fault, weight_fault, workload_key
+from controlplane.projections.workloads import (
+    bandwidth_fault,
+    host_ports_fault,
+    ports_fault,
+    weight_fault,
+    workload_key,
+)
 
 
 class ApplyWorkload(msgspec.Struct, frozen=True):
@@ -23,6 +29,8 @@ class ApplyWorkload(msgspec.Struct, frozen=True):
     host_network: bool = False
     terminating: bool = False
     weight: int = 1
+    egress_bits_s: int = 0
+    ingress_bits_s: int = 0
 
 
 class RemoveWorkload(msgspec.Struct, frozen=True):
@@ -35,6 +43,9 @@ def apply_workload(state: State, author: Author, command: ApplyWorkload) -> Deci
     fault = ports_fault(command.ports) or host_ports_fault(command.host_ports) or weight_fault(command.weight)
     if fault:
         return Rejection(fault, "spec.containers")
+    fault = bandwidth_fault(command.egress_bits_s) or bandwidth_fault(command.ingress_bits_s)
+    if fault:
+        return Rejection(fault, "metadata.annotations")
     known = state.workloads.get(workload_key(author.cluster, command.namespace, command.name))
     event = WorkloadApplied(
         command.namespace,
@@ -48,6 +59,8 @@ def apply_workload(state: State, author: Author, command: ApplyWorkload) -> Deci
         command.host_network,
         command.terminating,
         command.weight,
+        command.egress_bits_s,
+        command.ingress_bits_s,
     )
     if known == Workload(author.cluster, *msgspec.structs.astuple(event)):
         return Decision()

@@ -6,11 +6,12 @@ endpoints need (ipcache.py, routes.py). Each row is a function of the state and 
 
 from collections.abc import Mapping
 
+from controlplane.desired.shaping import shaped
 from controlplane.desired.underlay import mac_bytes
 from controlplane.model import Endpoint, EndpointKey, Node, NodeKey
 from controlplane.projections.state import State
 from datapath import tables as t
-from datapath.abi.types import ENDPOINT_HOST, IDENTITY_HOST
+from datapath.abi.types import DEVICE_SHAPED_INGRESS, ENDPOINT_HOST, ENDPOINT_SHAPED, IDENTITY_HOST
 from datapath.codec import address_bytes
 
 HOOKS = ("ingress", "egress")
@@ -66,20 +67,21 @@ def endpoint_row(state: State, node: NodeKey, address: str) -> t.EndpointRow | N
         device.ifindex,
         endpoint.identity,
         endpoint.endpoint_id,
-        0,
+        ENDPOINT_SHAPED if shaped(state, endpoint) & DEVICE_SHAPED_INGRESS else 0,
         mac_bytes(device.mac),
         mac_bytes(device.host_mac),
     )
 
 
-def device_row(endpoint: Endpoint) -> t.DeviceRow:
-    """Whose device it is."""
+def device_row(endpoint: Endpoint, flags: int = 0) -> t.DeviceRow:
+    """Whose device it is; `flags`: of the ABI's device_flag."""
     return t.DeviceRow(
         address_bytes(endpoint.ipv4) if endpoint.ipv4 else t.NO_ADDRESS,
         address_bytes(endpoint.ipv6) if endpoint.ipv6 else t.NO_ADDRESS,
         endpoint.identity,
         endpoint.endpoint_id,
         mac_bytes(endpoint.device.mac),
+        flags,
     )
 
 

@@ -19,6 +19,7 @@ from controlplane.desired.endpoints import (
 )
 from controlplane.desired.policy_inputs import policy_settings
 from controlplane.desired.routes import endpoint_neighbours, endpoint_routes, node_neighbours, node_routes
+from controlplane.desired.shaping import shaped, shaper_keys, shaper_rows
 from controlplane.desired.underlay import node_addresses
 from controlplane.model import Endpoint, EndpointKey, Node, NodeKey
 from controlplane.projections.change import Change
@@ -28,7 +29,9 @@ from datapath.codec import address_bytes
 from datapath.tables import DeviceKey
 from datapath.tables import EndpointKey as AddressKey
 
-LOCAL_TABLES = ("endpoints", "devices", "tunnel", "attachments", "socket_hooks", "routes", "neighbours")
+LOCAL_TABLES = (
+    "endpoints", "devices", "tunnel", "attachments", "socket_hooks", "routes", "neighbours", "shapers",
+)  # fmt: skip
 
 Tables = dict[str, dict[Any, Any]]
 
@@ -61,8 +64,15 @@ class LocalTables:
         for change in changes:
             if change.kind == "endpoint" and (change.key.cluster, change.key.node) == self._node:
                 self._follow_endpoint(change, changed, addresses, ifindexes)
+                if own is not None:
+                    _follow_shapers(state, own, change, changed)
             elif change.kind == "node" and own is not None:
                 _follow_node(own, change, changed)
+            elif change.kind == "workload" and own is not None:
+                for endpoint in self._limited_anew(state, change):
+                    changed["shapers"].update(shaper_rows(state, own, endpoint))
+                    ifindexes[endpoint.device.ifindex] = None
+                    addresses[endpoint.ipv4] = addresses[endpoint.ipv6] = None
         if own is not None:
             self._look_up(state, own, addresses, ifindexes, changed)
         self._keep(changed)
@@ -105,6 +115,7 @@ class LocalTables:
             addresses[endpoint.ipv4] = addresses[endpoint.ipv6] = None
             tables["routes"].update(endpoint_routes(endpoint))
             tables["neighbours"].update(endpoint_neighbours(endpoint))
+            tables["shapers"].update(shaper_rows(state, own, endpoint))
         self._look_up(state, own, addresses, ifindexes, tables)
         for key in sorted(state.nodes):
             if key != self._node:
@@ -130,6 +141,15 @@ class LocalTables:
                 ifindexes[endpoint.device.ifindex] = None
                 addresses[endpoint.ipv4] = addresses[endpoint.ipv6] = None
 
+    def _limited_anew(self, state: State, change: Change) -> list[Endpoint]:
+        """The node's endpoints of a workload whose bandwidth changes."""
+        old, new = ((each.egress_bits_s, each.ingress_bits_s) if each else (0, 0) for each in (change.old, change.new))
+        if old == new:
+            return []
+        key = change.key
+        endpoints = state.workload_endpoints.get((key.cluster, key.namespace, key.name), ())
+        return [state.endpoints[each] for each in endpoints if (each.cluster, each.node) == self._node]
+
     def _look_up(
         self, state: State, own: Node, addresses: dict[str, None], ifindexes: dict[int, None], tables: Tables
     ) -> None:
@@ -140,8 +160,17 @@ class LocalTables:
                 tables["endpoints"][AddressKey(address_bytes(address))] = row
         for ifindex in ifindexes:
             endpoint = self._devices.endpoint_at(state, ifindex)
-            tables["devices"][DeviceKey(ifindex)] = None if endpoint is None else device_row(endpoint)
+            tables["devices"][DeviceKey(ifindex)] = None if endpoint is None else device_row(
+                endpoint, shaped(state, endpoint)
+            )
             tables["attachments"].update(attachment_rows(endpoint, own, self._is_guarded, ifindex))
+
+
+def _follow_shapers(state: State, own: Node, change: Change, changed: Tables) -> None:
+    if change.old is not None:
+        changed["shapers"].update(dict.fromkeys(shaper_keys(own, change.old)))
+    if change.new is not None:
+        changed["shapers"].update(shaper_rows(state, own, change.new))
 
 
 def _follow_node(own: Node, change: Change, changed: Tables) -> None:

@@ -254,6 +254,15 @@ def _socket_hook(mesh: Mesh, where: NodeKey, key: Any, row: Any) -> Answer:
     return [f"the node's sockets are those made in {row.cgroup}"], [("node", where)]
 
 
+def _shaper(mesh: Mesh, where: NodeKey, key: Any, row: Any) -> Answer:
+    endpoint = mesh.state.endpoints.get(EndpointKey(*where, key.endpoint_id))
+    if endpoint is None:
+        return [f"the node has no endpoint {key.endpoint_id}"], [("node", where)]
+    title = f"{endpoint.namespace}/{endpoint.workload}"
+    workload = workload_key(endpoint.cluster, endpoint.namespace, endpoint.workload)
+    return [f"the annotations of {title} limit its bandwidth"], [("workload", workload), ("node", where)]
+
+
 Referents = Callable[[Mesh, NodeKey, Any, Any], Answer]
 _REFERENTS: Mapping[str, Referents] = {
     "endpoints": _by_address,
@@ -270,6 +279,7 @@ _REFERENTS: Mapping[str, Referents] = {
     "tunnel": _tunnel,
     "attachments": _link,
     "socket_hooks": _socket_hook,
+    "shapers": _shaper,
     "routes": _route,
     "neighbours": _link,
 }

@@ -21,6 +21,7 @@ PORT_MAX = 65535
 PROTOCOLS = ("TCP", "UDP", "SCTP")
 """Of ports that a service or a host port can have."""
 WEIGHT_MAX = 65535
+BITS_S_MIN, BITS_S_MAX = 10**3, 10**15
 
 
 def workload_key(cluster: str, namespace: str, name: str) -> ObjectKey:
@@ -52,8 +53,16 @@ def weight_fault(weight: int) -> str:
     return "" if 0 <= weight <= WEIGHT_MAX else f"weight {weight}: right is 0 to {WEIGHT_MAX}"
 
 
+def bandwidth_fault(bits_s: int) -> str:
+    """What is wrong with a limit of bandwidth, of which 0 is none; "" if nothing is. Kubernetes' own bounds."""
+    if bits_s == 0 or BITS_S_MIN <= bits_s <= BITS_S_MAX:
+        return ""
+    return f"bandwidth of {bits_s} bits per second: right is {BITS_S_MIN} (1k) to {BITS_S_MAX} (1P)"
+
+
 def workload_applied(state: "State", record: Record, event: WorkloadApplied, changes: list[Change]) -> str:
     fault = ports_fault(event.ports) or host_ports_fault(event.host_ports) or weight_fault(event.weight)
+    fault = fault or bandwidth_fault(event.egress_bits_s) or bandwidth_fault(event.ingress_bits_s)
     if fault:
         return fault
     cluster = record.cluster
@@ -71,18 +80,18 @@ def workloads_applied(
 ) -> bool:
     """What `workload_applied` does for each of several, all at once; False, and nothing has changed, where one by one
     has to tell what comes of them."""
-    columns = zip(*map(astuple, events), strict=True)
-    namespaces, names, labels, ready, accounts, ports, nodes, host_ports, host_networks, terminating, weights = columns
+    namespaces, names, *facts = zip(*map(astuple, events), strict=True)
+    _, _, _, ports, _, host_ports, _, _, weights, egress, ingress = facts
     if (
         any(map(ports_fault, filter(None, ports)))
         or any(map(host_ports_fault, filter(None, host_ports)))
         or weight_fault(min(weights))
         or weight_fault(max(weights))
+        or any(map(bandwidth_fault, filter(None, (*egress, *ingress))))
     ):
         return False
     namespaces, here = tuple(map(intern, namespaces)), repeat(record.cluster)
     places = zip(here, repeat(KIND), namespaces, names)
-    facts = (labels, ready, accounts, ports, nodes, host_ports, host_networks, terminating, weights)
     new = list(map(Workload, here, namespaces, names, *facts))
     fresh = dict(zip(map(tuple.__new__, repeat(ObjectKey), places), new, strict=False))
     if len(fresh) != len(new):

@@ -208,6 +208,7 @@ class Node:
             start_source=parts.start_source,
             attach_mode=parts.kernel.attach_mode,
             routing_mode=parts.overlay.mode(),
+            bandwidth=status.bandwidth_text(state, self.where),
             socket_lb=socket_lb_text(parts.settings, own.cgroup if own else ""),
         )
 

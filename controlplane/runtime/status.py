@@ -11,7 +11,8 @@ from controlplane.api import schema
 from controlplane.api.kernel_views import Row, readable_key
 from controlplane.desired.derive import Deriver
 from controlplane.desired.policy_problems import policy_problems
-from controlplane.model import Endpoint, Node
+from controlplane.desired.shaping import shaper_rows
+from controlplane.model import Endpoint, Node, NodeKey
 from controlplane.projections.state import State
 from controlplane.runtime.follower import Follower
 from controlplane.runtime.telemetry import Labels
@@ -214,6 +215,14 @@ def node_problems(node: Node | None, kernel: schema.KernelStatus) -> list[str]:
     if kernel.rows["error"]:
         problems.append(f"the kernel refuses {kernel.rows['error']} rows; see kernel.failed")
     return problems
+
+
+def bandwidth_text(state: State, where: NodeKey) -> str:
+    """How this node's limits of bandwidth are kept, and how many there are."""
+    own = state.nodes.get(where)
+    rows = [shaper_rows(state, own, endpoint) for endpoint in state.endpoints_of(where)] if own else []
+    limits = sum(row is not None for each in rows for row in each.values())
+    return f"HTB by priority, {limits} limits"
 
 
 def has_block(node: Node | None) -> bool:

@@ -41,6 +41,10 @@ CONNTRACK_LIFETIME_TCP = 8000
 CONNTRACK_LIFETIME_CLOSING = 10
 CONNTRACK_LIFETIME_OTHER = 60
 
+# enum device_flag
+DEVICE_SHAPED_EGRESS = 1
+DEVICE_SHAPED_INGRESS = 2
+
 # enum drop_reason
 FORWARDED = 0
 NOTIFICATIONS_LOST = 1
@@ -78,6 +82,7 @@ DROP_EP_NOT_READY = 203
 
 # enum endpoint_flag
 ENDPOINT_HOST = 1
+ENDPOINT_SHAPED = 2
 
 # enum identity
 IDENTITY_UNKNOWN = 0
@@ -170,6 +175,10 @@ SERVICE_LOCAL_REDIRECT = 256
 SERVICE_SCOPE_INTERNAL = 0
 SERVICE_SCOPE_EXTERNAL = 1
 
+# enum shaper
+SHAPER_MAJOR = 19788
+SHAPER_MARK = 5065809
+
 # enum socket_flow_flag
 SOCKET_FLOW_NODE_PORT = 1
 
@@ -225,6 +234,10 @@ ENUMS: Mapping[str, Mapping[str, int]] = {
         "CONNTRACK_LIFETIME_CLOSING": CONNTRACK_LIFETIME_CLOSING,
         "CONNTRACK_LIFETIME_OTHER": CONNTRACK_LIFETIME_OTHER,
     },
+    "device_flag": {
+        "DEVICE_SHAPED_EGRESS": DEVICE_SHAPED_EGRESS,
+        "DEVICE_SHAPED_INGRESS": DEVICE_SHAPED_INGRESS,
+    },
     "drop_reason": {
         "FORWARDED": FORWARDED,
         "NOTIFICATIONS_LOST": NOTIFICATIONS_LOST,
@@ -262,6 +275,7 @@ ENUMS: Mapping[str, Mapping[str, int]] = {
     },
     "endpoint_flag": {
         "ENDPOINT_HOST": ENDPOINT_HOST,
+        "ENDPOINT_SHAPED": ENDPOINT_SHAPED,
     },
     "identity": {
         "IDENTITY_UNKNOWN": IDENTITY_UNKNOWN,
@@ -353,6 +367,10 @@ ENUMS: Mapping[str, Mapping[str, int]] = {
     "service_scope": {
         "SERVICE_SCOPE_INTERNAL": SERVICE_SCOPE_INTERNAL,
         "SERVICE_SCOPE_EXTERNAL": SERVICE_SCOPE_EXTERNAL,
+    },
+    "shaper": {
+        "SHAPER_MAJOR": SHAPER_MAJOR,
+        "SHAPER_MARK": SHAPER_MARK,
     },
     "socket_flow_flag": {
         "SOCKET_FLOW_NODE_PORT": SOCKET_FLOW_NODE_PORT,
@@ -484,7 +502,7 @@ STRUCTS: Mapping[str, Struct] = {
             Field("identity", 32, 4, "u32"),
             Field("endpoint_id", 36, 4, "u32"),
             Field("mac", 40, 6, "bytes"),
-            Field("reserved", 46, 2, "u16"),
+            Field("flags", 46, 2, "u16"),
         ),
     ),
     "endpoint_key": Struct(

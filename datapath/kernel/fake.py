@@ -150,7 +150,7 @@ class FakeKernel:
 
     @staticmethod
     def _device_needed(table: str, key: bytes, value: bytes) -> int | None:
-        if table in ("attachments", "neighbours"):
+        if table in ("attachments", "neighbours", "shapers"):
             return int(codec.decode_key(table, key).ifindex)
         if table == "routes":
             return int(codec.decode_row(table, value).ifindex)

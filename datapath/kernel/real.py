@@ -24,6 +24,7 @@ from datapath.kernel.links import Links
 from datapath.kernel.maps import Map
 from datapath.kernel.netlink import Netlink
 from datapath.kernel.programs import OBJECTS, SOCKET_OBJECT, Constant, ObjectSet
+from datapath.kernel.shapers import Shapers
 from datapath.kernel.sock_diag import end_sockets
 from datapath.kernel.socket_hooks import SocketHooks
 from datapath.kernel.stand_ins import NoForm, StandIns
@@ -82,6 +83,7 @@ class RealKernel:
         self._open_attachments: Attachments | None = None
         self._open_netlink: Netlink | None = None
         self._open_socket_hooks: SocketHooks | None = None
+        self._open_shapers: Shapers | None = None
 
     def open(self) -> None:
         """As the Protocol says; may be called again. Raises KernelError where `pin_root` is not in a bpffs,
@@ -93,6 +95,7 @@ class RealKernel:
         self._open_netlink = Netlink()
         self.objects.open(self._attached_ids(self._open_netlink))
         self._open_attachments = self._make_attachments(self._open_netlink)
+        self._open_shapers = Shapers()
         self._open_socket_hooks = SocketHooks(self._pin_root / "sockets", self._cgroup, self.objects.programs)
         self._remove_unused_programs()
 
@@ -118,6 +121,7 @@ class RealKernel:
         read: Mapping[str, Callable[[], Mapping[Any, Any]]] = {
             "attachments": self._attachments.dump,
             "socket_hooks": self._socket_hooks.dump,
+            "shapers": self._shapers.dump,
             "routes": self._netlink.dump_routes,
             "neighbours": self._netlink.dump_neighbours,
         }
@@ -134,6 +138,7 @@ class RealKernel:
         writers: Mapping[str, Callable[[Any, Any], int]] = {
             "attachments": self._put_attachment,
             "socket_hooks": self._put_socket_hook,
+            "shapers": self._shapers.put,
             "routes": self._netlink.put_route,
             "neighbours": self._netlink.put_neighbour,
         }
@@ -159,6 +164,7 @@ class RealKernel:
         removers: Mapping[str, Callable[[Any], int]] = {
             "attachments": self._delete_attachment,
             "socket_hooks": self._delete_socket_hook,
+            "shapers": self._shapers.delete,
             "routes": self._netlink.delete_route,
         }
         failures = []
@@ -197,7 +203,10 @@ class RealKernel:
         """As the Protocol says. Closing twice is no failure."""
         if self._open_netlink is not None:
             self._open_netlink.close()
-        self._open_attachments = self._open_netlink = self._stand_ins = self._open_socket_hooks = None
+        if self._open_shapers is not None:
+            self._open_shapers.close()
+        self._open_attachments = self._open_netlink = self._stand_ins = None
+        self._open_socket_hooks = self._open_shapers = None
         self.objects.close()
 
     @property
@@ -209,6 +218,11 @@ class RealKernel:
     def _socket_hooks(self) -> SocketHooks:
         assert self._open_socket_hooks is not None, "open() comes first"
         return self._open_socket_hooks
+
+    @property
+    def _shapers(self) -> Shapers:
+        assert self._open_shapers is not None, "open() comes first"
+        return self._open_shapers
 
     @property
     def _netlink(self) -> Netlink:

@@ -51,6 +51,16 @@ NEXT, NEXT_MAC, OWNER = 1, 2, 12
 PROGRAM_NAME, PROGRAM_FLAGS, PROGRAM_ID = 7, 8, 11
 """Options of a filter (TCA_BPF_*)."""
 
+DELETE_QDISC, NEW_CLASS, DELETE_CLASS, GET_CLASS = 37, 40, 41, 42
+ROOT = 0xFFFFFFFF
+HTB_PARAMETERS, HTB_INIT, HTB_RATE64, HTB_CEIL64 = 1, 2, 6, 7
+"""Options of an HTB queue and of its classes (TCA_HTB_*)."""
+HTB_VERSION, HTB_RATE_TO_QUANTUM = 3, 10
+ETHERNET = 1
+"""TC_LINKLAYER_ETHERNET: the kernel needs no table of rates."""
+HTB_GLOBAL = struct.Struct("=5I")
+HTB_RATE = struct.Struct("=BBHhHI")
+
 HEADER = struct.Struct("=IHHII")
 LINK = struct.Struct("=BxHiII")
 ADDRESS = struct.Struct("=BBBBI")
@@ -176,6 +186,49 @@ class Requests:
         info = priority << 16 | socket.htons(PROTOCOL_ALL)
         head = TRAFFIC.pack(0, ifindex, handle, parent, info)
         return self._send(NEW_FILTER, how, head + _attribute(1, "bpf") + _attribute(2, program))
+
+    def add_htb(self, ifindex: int, handle: int) -> int:
+        """An HTB queue at the root, whose packets of no class have no limit; EEXIST where an owner has put one."""
+        head = TRAFFIC.pack(0, ifindex, handle, ROOT, 0)
+        options = _attribute(HTB_INIT, HTB_GLOBAL.pack(HTB_VERSION, HTB_RATE_TO_QUANTUM, 0, 0, 0))
+        return self._send(NEW_QDISC, CREATE | EXCLUSIVE, head + _attribute(1, "htb") + _attribute(2, options))
+
+    def put_htb_class(
+        self, ifindex: int, handle: int, parent: int, rate_bytes_s: int, burst_ticks: int, quantum: int
+    ) -> int:
+        """A class that passes so much and borrows nothing; one that is there changes."""
+        rate = HTB_RATE.pack(0, ETHERNET, 0, 0, 0, min(rate_bytes_s, (1 << 32) - 1))
+        numbers = struct.pack("=5I", burst_ticks, burst_ticks, quantum, 0, 0)
+        options = _attribute(HTB_PARAMETERS, rate + rate + numbers)
+        if rate_bytes_s >= 1 << 32:
+            wide = struct.pack("=Q", rate_bytes_s)
+            options += _attribute(HTB_RATE64, wide) + _attribute(HTB_CEIL64, wide)
+        head = TRAFFIC.pack(0, ifindex, handle, parent, 0)
+        return self._send(NEW_CLASS, CREATE | REPLACE, head + _attribute(1, "htb") + _attribute(2, options))
+
+    def delete_htb_class(self, ifindex: int, handle: int, parent: int) -> int:
+        """ENOENT where there is none."""
+        return self._send(DELETE_CLASS, 0, TRAFFIC.pack(0, ifindex, handle, parent, 0))
+
+    def delete_queue(self, ifindex: int, handle: int) -> int:
+        """The one at the root, of this handle."""
+        return self._send(DELETE_QDISC, 0, TRAFFIC.pack(0, ifindex, handle, ROOT, 0))
+
+    def htb_queues(self, handle: int) -> list[int]:
+        """Ifindexes of the devices that have an HTB queue of this handle at the root."""
+        found = self._dump(GET_QDISC, TRAFFIC.pack(0, 0, 0, 0, 0), TRAFFIC)
+        return [head[1] for head, each in found if head[2:4] == (handle, ROOT) and each[1] == b"htb\0"]
+
+    def htb_classes(self, ifindex: int) -> list[tuple[int, int]]:
+        """The classes of a device's HTB queue: handle, and bytes per second."""
+        classes = []
+        for head, each in self._dump(GET_CLASS, TRAFFIC.pack(0, ifindex, 0, 0, 0), TRAFFIC):
+            options = _attributes(each.get(2, b""), 0, len(each.get(2, b"")))
+            if HTB_PARAMETERS in options:
+                rate = HTB_RATE.unpack_from(options[HTB_PARAMETERS])[-1]
+                wide = options.get(HTB_RATE64)
+                classes.append((head[2], int.from_bytes(wide, sys.byteorder) if wide else rate))
+        return classes
 
     def links(self) -> list[tuple[int, Attributes]]:
         """Every device: its ifindex and attributes (IFLA_*)."""

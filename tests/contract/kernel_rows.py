@@ -72,6 +72,10 @@ def rows_of(table: str, ifindexes: tuple[int, int]) -> list[tuple[Any, Any]]:
             (tables.RouteKey(128, first), tables.RouteRow(one, NO_ADDRESS)),
             (tables.RouteKey(128, second), tables.RouteRow(two, NO_ADDRESS)),
         ],
+        "shapers": [
+            (tables.ShaperKey(one, 11), tables.ShaperRow(1_250_000)),
+            (tables.ShaperKey(one, 12), tables.ShaperRow(1 << 33)),
+        ],
         "neighbours": [
             (tables.NeighbourKey(one, first), tables.NeighbourRow(mac)),
             (tables.NeighbourKey(two, second), tables.NeighbourRow(mac)),
@@ -89,7 +93,7 @@ def other_row(table: str, ifindexes: tuple[int, int]) -> Any:
         "backends": {"port": 9}, "maglev": {"slots": b"\5\6" * 512}, "source_ranges": {"contained": 9},
         "affinity_backends": {"slot": 9}, "node_state": {"policy_epoch": 43}, "tunnel": {"ifindex": ifindexes[1]},
         "attachments": {"program": "from_network"}, "socket_hooks": {"cgroup": str(CGROUP / "two")},
-        "routes": {"ifindex": ifindexes[1]}, "neighbours": {"mac": b"\x02\x00\x00\x00\x00\x09"},
+        "routes": {"ifindex": ifindexes[1]}, "shapers": {"rate_bytes_s": 9_000}, "neighbours": {"mac": b"\x02\x00\x00\x00\x00\x09"},
     }  # fmt: skip
     return row._replace(**changes[table])
 

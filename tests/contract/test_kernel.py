@@ -183,7 +183,7 @@ def test_contents_survive_close_and_open(world: World, table: str) -> None:
     assert dict(world.make().dump(table)) == dict(rows)
 
 
-@pytest.mark.parametrize("table", ["attachments", "routes", "neighbours"])
+@pytest.mark.parametrize("table", ["attachments", "routes", "neighbours", "shapers"])
 def test_a_row_with_a_missing_device_fails_alone(world: World, table: str) -> None:
     """The row that names no device is reported with its reason; those before and after it are written."""
     kernel = world.make()

@@ -145,7 +145,10 @@ def _exposed(
     host_ports = (HostPort(30000 + b, 8080, "TCP"),)
     redirect = ApplyLocalRedirect(namespace, "lrp", "", app, (port,), {"app": app}, True)
     address = ApplyLocalRedirect(namespace, "lrp", "198.51.100.1", "", (port,), {"app": app})
-    applied = ApplyWorkload(namespace, workload, {"app": app}, b != 1, "", {}, node, host_ports, b == 2, c == 1, c)
+    limits = 10**6 * (b % 2), 10**7 * (c % 2)
+    applied = ApplyWorkload(
+        namespace, workload, {"app": app}, b != 1, "", {}, node, host_ports, b == 2, c == 1, c, *limits
+    )
     settings = ('{"bpf-lb-algorithm":"maglev","bpf-lb-maglev-table-size":251}', '{"bpf-lb-mode":"hybrid"}')[c % 2]
     return {
         23: (operator, ApplyService(namespace, app, (), (port,), {"app": app}, False, b > 0, True, {}, {}, exposure)),

@@ -1,13 +1,23 @@
 """The rows that one node gets, table by table."""
 
+import msgspec
+
 from controlplane import events as e
 from controlplane.commands.service import ApplyService, ReportBackends
 from controlplane.commands.types import Author
 from controlplane.desired.derive import Deriver
 from controlplane.model import Backend, NodeKey, ServicePort
 from controlplane.projections.state import State
+from controlplane.projections.workloads import workload_key
 from datapath import tables as t
-from datapath.abi.types import ENDPOINT_HOST, IPCACHE_REMOTE_ENDPOINT, SERVICE_CLUSTER_IP
+from datapath.abi.types import (
+    DEVICE_SHAPED_EGRESS,
+    DEVICE_SHAPED_INGRESS,
+    ENDPOINT_HOST,
+    ENDPOINT_SHAPED,
+    IPCACHE_REMOTE_ENDPOINT,
+    SERVICE_CLUSTER_IP,
+)
 from datapath.codec import address_text, prefix_bytes
 from tests.controlplane.random_mesh import Log
 from tests.controlplane.small_mesh import UNDERLAY_IFINDEX, accept, add_endpoint, mesh, packed, table
@@ -82,6 +92,24 @@ def test_sockets_are_hooked_where_the_node_says_whose() -> None:
     assert {row.cgroup for row in rows.values()} == {"/sys/fs/cgroup/n1"}
     gone = log.write("east", "node.n1", e.NodeJoined("n1", node.addresses, node.device, node.labels))
     assert deriver.update(log.state, (gone,)).tables["socket_hooks"] == dict.fromkeys(rows)
+
+
+def test_limits_of_bandwidth_are_shapers() -> None:
+    """What an endpoint sends is limited at the node's device, what it receives at its own; its rows say so."""
+    log = mesh()
+    endpoint = add_endpoint(log, "east", "n1", "web", 11)
+    deriver = Deriver("east", "n1")
+    deriver.full(log.state)
+    workload = log.state.workloads[workload_key("east", endpoint.namespace, "web")]
+    fields = {**msgspec.structs.asdict(workload), "egress_bits_s": 8000, "ingress_bits_s": 80_000}
+    del fields["cluster"]
+    changed = deriver.update(log.state, (log.write("east", "operator", e.WorkloadApplied(**fields)),))
+    assert changed.tables["shapers"] == table(log, "shapers") == {
+        t.ShaperKey(UNDERLAY_IFINDEX, endpoint.endpoint_id): t.ShaperRow(1000),
+        t.ShaperKey(11, endpoint.endpoint_id): t.ShaperRow(10_000),
+    }
+    assert table(log, "devices")[t.DeviceKey(11)].flags == DEVICE_SHAPED_EGRESS | DEVICE_SHAPED_INGRESS
+    assert table(log, "endpoints")[t.EndpointKey(packed(endpoint.ipv4))].flags == ENDPOINT_SHAPED
 
 
 def test_ipcache_of_a_local_endpoint_has_no_node() -> None:

@@ -27,6 +27,32 @@ def test_a_namespace_carries_its_name_as_a_label() -> None:
     assert found == ApplyNamespace("shop", {"team": "a", "kubernetes.io/metadata.name": "shop"})
 
 
+@pytest.mark.parametrize(
+    ("text", "bits_s"),
+    [("10M", 10**7), ("1Gi", 2**30), ("1.5k", 1500), ("2e6", 2 * 10**6), ("1000", 1000), ("1P", 10**15)],
+)
+def test_a_pods_bandwidth_is_read(text: str, bits_s: int) -> None:
+    """As a Kubernetes quantity of bits per second, for both directions."""
+    document = pod("{containers: []}")
+    for direction in ("egress", "ingress"):
+        document["metadata"]["annotations"] = {f"kubernetes.io/{direction}-bandwidth": text}
+        found = command_of(document, CLUSTER)
+        assert isinstance(found, ApplyWorkload)
+        assert (found.egress_bits_s, found.ingress_bits_s) == (
+            (bits_s, 0) if direction == "egress" else (0, bits_s)
+        )
+
+
+@pytest.mark.parametrize("text", ["", "10 M", "10m", "-1M", "999", "2P", "1e99", "fast", "9" * 40])
+def test_a_bandwidth_that_is_none_is_refused(text: str) -> None:
+    """With the annotation, its value, and what would be right."""
+    document = pod("{containers: []}")
+    document["metadata"]["annotations"] = {"kubernetes.io/egress-bandwidth": text}
+    ((field, reason),) = refusals(command_of(document, CLUSTER))
+    assert field == "metadata.annotations[kubernetes.io/egress-bandwidth]"
+    assert "bits per second between 1k and 1P" in reason
+
+
 def test_a_pod_is_a_workload() -> None:
     """Labels, named ports, service account and node; unnamed ports and the platform's fields say nothing."""
     spec = """

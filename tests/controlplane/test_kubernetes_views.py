@@ -39,8 +39,10 @@ def test_a_namespace_comes_back() -> None:
 
 @pytest.mark.parametrize("ready", [True, False])
 def test_a_pod_comes_back(ready: bool) -> None:
-    """Readiness and named ports included."""
-    workload = Workload(CLUSTER, "shop", "web", {"app": "web"}, ready, "seller", {"http": (80, "TCP")}, "east-1")
+    """Readiness, named ports and a limit of bandwidth included."""
+    workload = Workload(
+        CLUSTER, "shop", "web", {"app": "web"}, ready, "seller", {"http": (80, "TCP")}, "east-1", egress_bits_s=10**7
+    )
     fields = msgspec.structs.asdict(workload)
     del fields["cluster"]
     assert command_of(manifest_of("Pod", workload), CLUSTER) == ApplyWorkload(**fields)

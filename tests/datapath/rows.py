@@ -28,6 +28,8 @@ from datapath.tables import (
     RouteRow,
     ServiceKey,
     ServiceRow,
+    ShaperKey,
+    ShaperRow,
     SocketHookKey,
     SocketHookRow,
 )
@@ -39,6 +41,8 @@ UNMAPPED = {
     AttachmentRow: st.builds(AttachmentRow, st.sampled_from(["from_endpoint", "to_endpoint"])),
     SocketHookKey: st.builds(SocketHookKey, st.sampled_from(["connect4", "sendmsg6"])),
     SocketHookRow: st.builds(SocketHookRow, st.just("socket_p"), st.sampled_from(["/a", "/b"])),
+    ShaperKey: st.builds(ShaperKey, st.integers(1, 9), st.integers(1, 99)),
+    ShaperRow: st.builds(ShaperRow, st.integers(1, 1 << 40)),
     RouteKey: st.builds(RouteKey, st.integers(0, 128), ADDRESSES),
     RouteRow: st.builds(RouteRow, st.integers(1, 9), ADDRESSES),
     NeighbourKey: st.builds(NeighbourKey, st.integers(1, 9), ADDRESSES),
