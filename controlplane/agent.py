@@ -30,6 +30,7 @@ from controlplane.runtime.feed import Feed
 from controlplane.runtime.flags import parser_of, settings_from
 from controlplane.runtime.flows import FlowRecorder
 from controlplane.runtime.follower import Follower
+from controlplane.runtime.health_checks import HealthChecks, NodeSource
 from controlplane.runtime.monitor import Monitor, Ring
 from controlplane.runtime.node import Node, NodeParts
 from controlplane.runtime.overlay import Overlay
@@ -176,6 +177,7 @@ def build_node(
     )
     reconciler = Reconciler(kernel, clock.monotonic_s, worker=worker)
     where = NodeKey(settings.cluster, settings.node)
+    deriver = Deriver(*where)
     relabelling = Relabelling(where, follower, writer, clock, settings)
     overlay = Overlay(settings, underlay, follower, reconciler, devices, clock)
     endpoints = Endpoints(
@@ -194,7 +196,8 @@ def build_node(
         writer=writer,
         kernel=kernel,
         reconciler=reconciler,
-        feed=Feed(follower, Deriver(*where), reconciler, relabelling, counters),
+        feed=Feed(follower, deriver, reconciler, relabelling, counters),
+        health_checks=HealthChecks(NodeSource(where, follower, deriver.services), follower.wait_moved, clock),
         relabelling=relabelling,
         devices=devices,
         endpoints=endpoints,

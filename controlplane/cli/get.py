@@ -13,6 +13,9 @@ from controlplane.cli.target import add_target, ask, connect
 DEFAULT_NAMESPACE = "default"
 CLUSTER_SCOPED = ("namespace", "namespaces", "ns", "node", "nodes", "ccnp", "ciliumclusterwidenetworkpolicy",
                   "ciliumclusterwidenetworkpolicies", "ciliumcidrgroup", "ciliumcidrgroups", "ccg")
+HEADER = ("NAMESPACE", "NAME", "KIND", "LABELS")
+SERVICE_HEADER = ("NAMESPACE", "NAME", "TYPE", "CLUSTER-IP", "EXTERNAL-IP", "PORT(S)")
+"""As kubectl shows services."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -44,7 +47,9 @@ def run(arguments: argparse.Namespace) -> int:
         whole = {"apiVersion": "v1", "kind": "List", "items": documents}
         print_document(arguments.output, documents[0] if arguments.name and len(documents) == 1 else whole)
     elif documents:
-        print_table([("NAMESPACE", "NAME", "KIND", "LABELS")], [_row(document) for document in documents])
+        is_service = all(document["kind"] == "Service" for document in documents)
+        header, row_of = (SERVICE_HEADER, _service) if is_service else (HEADER, _row)
+        print_table([header], [row_of(document) for document in documents])
     else:
         print(f"No resources found in {namespace or 'any namespace'}.", file=sys.stderr)
     return OK
@@ -54,3 +59,22 @@ def _row(document: dict[str, Any]) -> list[Any]:
     metadata = document.get("metadata", {})
     labels = [f"{key}={value}" for key, value in sorted((metadata.get("labels") or {}).items())]
     return [metadata.get("namespace", ""), metadata.get("name", ""), document.get("kind", ""), labels]
+
+
+def _service(document: dict[str, Any]) -> list[Any]:
+    metadata, spec = document["metadata"], document["spec"]
+    ingress = document.get("status", {}).get("loadBalancer", {}).get("ingress", [])
+    outside = [each["ip"] for each in ingress] + spec.get("externalIPs", [])
+    waiting = "<pending>" if spec["type"] == "LoadBalancer" else "<none>"
+    ports = [
+        f"{each['port']}{':' + str(each['nodePort']) if each.get('nodePort') else ''}/{each['protocol']}"
+        for each in spec.get("ports", [])
+    ]
+    return [
+        metadata.get("namespace", ""),
+        metadata["name"],
+        spec["type"],
+        spec.get("clusterIP") or "<none>",
+        spec.get("externalName") or ",".join(outside) or waiting,
+        ",".join(ports) or "<none>",
+    ]

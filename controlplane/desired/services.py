@@ -97,6 +97,10 @@ class ServiceCompiler:
         """Those that have frontends."""
         return sorted(self._units)
 
+    def unit_of(self, key: ServiceKey) -> ObjectKey | None:
+        """Whose frontend a key is."""
+        return self._holder(key)
+
     def health_checks(self, state: State) -> list[tuple[ObjectKey, int]]:
         """Services of the own cluster whose local backends are asked for, and the port of the node for that."""
         found = ((key, service.exposure.health_check_port) for key, service in sorted(state.services.items()))

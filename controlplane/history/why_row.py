@@ -10,16 +10,20 @@ from controlplane.api.schema import RowExplanation
 from controlplane.desired.derive import Deriver
 from controlplane.desired.members import HOST
 from controlplane.desired.policy_mesh import mesh_node
+from controlplane.desired.services import ServiceCompiler
 from controlplane.history.ends import Mesh
 from controlplane.history.records import time_text
 from controlplane.history.rows import row_fields, row_name
 from controlplane.history.why import evidence_of
-from controlplane.model import EndpointKey, NodeKey
+from controlplane.model import EndpointKey, NodeKey, ObjectKey
 from controlplane.policy.mesh import host_labels
 from controlplane.policy.rules import ParsedPolicy, Rule
 from controlplane.policy.selectors import LabelIndex, index_labels
 from controlplane.policy.verdict import policies_of
 from controlplane.projections.namespaces import namespace_key
+from controlplane.projections.redirects import KIND as REDIRECT
+from controlplane.projections.services import KIND as SERVICE
+from controlplane.projections.workloads import KIND as WORKLOAD
 from controlplane.projections.workloads import workload_key
 from datapath.abi.types import POLICY_INGRESS, POLICY_VERDICT_DENY
 from datapath.codec import address_text
@@ -174,23 +178,31 @@ def _asks(mesh: Mesh, rule: Rule, key: Any, remote: LabelIndex) -> bool:
     return any(key.port in known.get((named.protocol, named.name), ()) for named in rule.named)
 
 
+UNIT_KINDS = {SERVICE: "service", WORKLOAD: "workload", REDIRECT: "local_redirect"}
+"""What frontends come from, as kinds of things."""
+
+
+def _frontend_of(unit: ObjectKey) -> str:
+    place = f"{unit.namespace}/{unit.name}"
+    return {SERVICE: f"service {place}", WORKLOAD: f"host ports of {place}"}.get(unit.kind, f"redirect {place}")
+
+
 def _service(mesh: Mesh, where: NodeKey, key: Any, row: Any) -> Answer:
-    text = address_text(key.address)
-    found = mesh.state.service_addresses.get((where.cluster, text))
-    if found is None:
-        return [f"{text} is no service's cluster address"], []
-    things: list[Thing] = []
-    for twin in mesh.state.service_twins.get((found.namespace, found.name), (found,)):
+    compiler = ServiceCompiler(*where)
+    backends = compiler.full(mesh.state)["backends"]
+    unit = compiler.unit_of(key)
+    assert unit is not None, "the row is there, so somebody has the frontend"
+    things: list[Thing] = [(UNIT_KINDS[unit.kind], unit)]
+    for twin in mesh.state.service_twins.get((unit.namespace, unit.name), ()) if unit.kind == SERVICE else ():
         things.append(("service", twin))
         things += [("backends", each) for each in mesh.state.service_slices.get(twin, ())]
-    backends = Deriver(*where).full(mesh.state).tables["backends"]
     members = [held for slot, held in sorted(backends.items()) if slot.backend_set == row.backend_set]
-    reasons = [f"{text} is the address of service {found.namespace}/{found.name}"]
+    reasons = [f"{address_text(key.address)} is a frontend of {_frontend_of(unit)}"]
     for member in members[:SHOWN_MAX]:
         more, behind = _address(mesh, member.address)
         reasons.append(f"backend: {more[0]}")
         things += behind
-    return reasons if members else [*reasons, "it has no ready backend"], things
+    return reasons if row.count else [*reasons, "it has no ready backend"], things
 
 
 def _backend(mesh: Mesh, where: NodeKey, key: Any, row: Any) -> Answer:
@@ -204,14 +216,12 @@ def _by_set(mesh: Mesh, where: NodeKey, key: Any, row: Any) -> Answer:
     field = "backend_set" if hasattr(key, "backend_set") else "source_range_set"
     reasons: list[str] = []
     things: list[Thing] = []
-    services = Deriver(*where).full(mesh.state).tables["services"]
-    for frontend, held in sorted(services.items()):
-        if getattr(held, field) == getattr(key, field):
-            found = mesh.state.service_addresses.get((where.cluster, address_text(frontend.address)))
-            if found is not None:
-                name = row_name("services", frontend)
-                reasons.append(f"{name} of service {found.namespace}/{found.name} leads to it")
-                things.append(("service", found))
+    compiler = ServiceCompiler(*where)
+    for frontend, held in sorted(compiler.full(mesh.state)["services"].items()):
+        unit = compiler.unit_of(frontend)
+        if unit is not None and getattr(held, field) == getattr(key, field):
+            reasons.append(f"{row_name('services', frontend)} of {_frontend_of(unit)} leads to it")
+            things.append((UNIT_KINDS[unit.kind], unit))
     return reasons, things
 
 

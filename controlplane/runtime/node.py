@@ -30,6 +30,7 @@ from controlplane.runtime.endpoints import Endpoints
 from controlplane.runtime.feed import Feed
 from controlplane.runtime.flows import FlowRecorder, gathered_flows
 from controlplane.runtime.follower import Follower
+from controlplane.runtime.health_checks import HealthChecks
 from controlplane.runtime.monitor import Monitor, Ring
 from controlplane.runtime.overlay import Overlay
 from controlplane.runtime.relabelling import Relabelling
@@ -65,6 +66,7 @@ class NodeParts(msgspec.Struct, frozen=True):
     reconciler: Reconciler
     feed: Feed
     relabelling: Relabelling
+    health_checks: HealthChecks
     devices: Devices
     endpoints: Endpoints
     overlay: Overlay
@@ -225,6 +227,7 @@ class Node:
                 group.create_task(parts.feed.run())
                 group.create_task(parts.reporter.run())
                 group.create_task(parts.relabelling.run())
+                group.create_task(parts.health_checks.run())
                 group.create_task(parts.overlay.run(self._tell))
                 await self._wait_ready()
                 await self._start_monitor()

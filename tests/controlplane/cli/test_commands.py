@@ -181,6 +181,16 @@ def test_get_prints_one_named_object_as_it_is(agent: FakeAgent, run: Run) -> Non
     assert json.loads(run("get", "namespace", "-o", "json")[1])["items"] == [document]
 
 
+def test_get_shows_services_as_kubectl_does(agent: FakeAgent, run: Run) -> None:
+    """Type, addresses and ports with their node ports."""
+    spec = {"type": "LoadBalancer", "clusterIP": "10.96.0.9", "ports": [{"port": 80, "protocol": "TCP", "nodePort": 30001}]}
+    document = {"kind": "Service", "metadata": {"name": "web", "namespace": "shop"}, "spec": spec}
+    agent.answers["GET", "/v1/get/svc"] = (200, {"revision": 1, "documents": [document]})
+    header, row = (line.split() for line in run("get", "svc", "-n", "shop")[1].splitlines())
+    assert header == ["NAMESPACE", "NAME", "TYPE", "CLUSTER-IP", "EXTERNAL-IP", "PORT(S)"]
+    assert row == ["shop", "web", "LoadBalancer", "10.96.0.9", "<pending>", "80:30001/TCP"]
+
+
 def test_get_of_an_absent_object_exits_1(agent: FakeAgent, run: Run) -> None:
     """A name that is not there is a failure; an empty list is not."""
     agent.answers["GET", "/v1/get/pod"] = (200, {"revision": 1, "documents": []})
