@@ -32,6 +32,7 @@ from datapath.tables import (
     ShaperRow,
     SocketHookKey,
     SocketHookRow,
+    TunnelRow,
 )
 
 MAC = b"\x02\x00\x00\x00\x00\x01"
@@ -47,7 +48,9 @@ UNMAPPED = {
     RouteRow: st.builds(RouteRow, st.integers(1, 9), ADDRESSES),
     NeighbourKey: st.builds(NeighbourKey, st.integers(1, 9), ADDRESSES),
     NeighbourRow: st.builds(NeighbourRow, st.binary(min_size=6, max_size=6)),
+    # Of the tables that are arrays: never zeros, which are no row there.
     NodeStateRow: st.builds(NodeStateRow, st.integers(1, 2**62)),
+    TunnelRow: st.builds(TunnelRow, st.integers(1, 2**32 - 1)),
 }
 
 Tables = dict[str, dict[Any, Any]]
