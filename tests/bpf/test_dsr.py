@@ -8,7 +8,7 @@ import pytest
 from datapath import orphans
 from datapath.abi import types as abi
 from tests.bpf import packets
-from tests.bpf.gate import NODE, Gate
+from tests.bpf.gate import NODE, Gate, MakeGate
 from tests.bpf.node import (
     CLIENT,
     FRONTEND,
@@ -30,9 +30,9 @@ ADDED = {4: 8, 6: 24}
 
 
 @pytest.fixture(params=[*PROTOCOLS])
-def place(request: pytest.FixtureRequest, wall: Gate, gate: Gate) -> Place:
+def place(request: pytest.FixtureRequest, wall: Gate, make_gate: MakeGate) -> Place:
     """The node's own address as the frontend, by TCP or UDP."""
-    return Place(wall, gate, NODE, PROTOCOLS[request.param])
+    return Place(wall, make_gate, [], NODE, PROTOCOLS[request.param])
 
 
 def without_option(raw: bytes) -> tuple[bytes, str, int]:
@@ -66,9 +66,9 @@ def test_packet_tells_the_frontend(place: Place, packet_number: int) -> None:
     assert (address, port) == (NODE.address(place.wall.family), NODE_PORT)
 
 
-def test_established_connection_needs_no_option(wall: Gate, gate: Gate) -> None:
+def test_established_connection_needs_no_option(wall: Gate, make_gate: MakeGate) -> None:
     """Of TCP only what opens one has it; no port of the node is used, and one entry."""
-    place = Place(wall, gate, NODE, packets.TCP)
+    place = Place(wall, make_gate, [], NODE, packets.TCP)
     place.serve(REMOTE, row=DSR)
     place.ask(packets.SYN)
     run = place.ask(packets.ACK)
@@ -76,9 +76,9 @@ def test_established_connection_needs_no_option(wall: Gate, gate: Gate) -> None:
     assert (wall.ports(), len(wall.entries())) == (0, 1)
 
 
-def test_end_of_one_side_ends_the_entry(wall: Gate, gate: Gate) -> None:
+def test_end_of_one_side_ends_the_entry(wall: Gate, make_gate: MakeGate) -> None:
     """The other side's is never seen here."""
-    place = Place(wall, gate, NODE, packets.TCP)
+    place = Place(wall, make_gate, [], NODE, packets.TCP)
     place.serve(REMOTE, row=DSR)
     for flags in (packets.SYN, packets.ACK, packets.FIN | packets.ACK):
         place.ask(flags)
@@ -130,9 +130,9 @@ def test_option_for_no_frontend_is_not_believed(place: Place) -> None:
 
 
 @pytest.mark.parametrize("client", [REMOTE, WORLD], ids=["the backend itself", "outside"])
-def test_backend_that_asks_for_itself_is_not_sent_its_own_address(wall: Gate, gate: Gate, client: object) -> None:
+def test_backend_that_asks_for_itself_is_not_sent_its_own_address(wall: Gate, make_gate: MakeGate, client: object) -> None:
     """It gets the node's, since its stack refuses its own."""
-    place = Place(wall, gate, NODE, packets.TCP)
+    place = Place(wall, make_gate, [], NODE, packets.TCP)
     place.serve(REMOTE, row=DSR)
     source = packets.read(place.ask(client=client).packet).source  # type: ignore[arg-type]
     assert source == (NODE if client is REMOTE else WORLD).address(wall.family)
@@ -144,9 +144,9 @@ def test_here_the_option_is_not_needed(place: Place) -> None:
     assert seen_ends(place.ask().packet) == ends(place.wall.family, WORLD, CLIENT_PORT, SERVER, 8080)
 
 
-def test_datagram_that_is_too_big_is_refused(wall: Gate, gate: Gate) -> None:
+def test_datagram_that_is_too_big_is_refused(wall: Gate, make_gate: MakeGate) -> None:
     """The client is told how much fits beside the option."""
-    place = Place(wall, gate, NODE, packets.UDP)
+    place = Place(wall, make_gate, [], NODE, packets.UDP)
     place.serve(REMOTE, row=DSR)
     headers = 28 if wall.family == 4 else 48
     biggest = 1500 - headers - ADDED[wall.family]

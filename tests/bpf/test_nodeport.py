@@ -8,7 +8,7 @@ from datapath.abi import types as abi
 from datapath.kernel.programs import PacketRun
 from datapath.tables import IpcacheRow, ServiceRow
 from tests.bpf import packets
-from tests.bpf.gate import NODE, PORTS, ROUTER, Gate
+from tests.bpf.gate import NODE, PORTS, ROUTER, Gate, MakeGate
 from tests.bpf.node import (
     CLIENT,
     FRONTEND,
@@ -33,12 +33,20 @@ ROW = ServiceRow(99, 0, abi.SERVICE_NODE_PORT)
 
 
 class Place(NamedTuple):
-    """A node's two objects, and the frontend that the network asks for."""
+    """A node's programs, and the frontend that the network asks for."""
 
     wall: Gate
-    gate: Gate
+    make: MakeGate
+    made: list[Gate]
     frontend: Endpoint
     protocol: int
+
+    @property
+    def gate(self) -> Gate:
+        """endpoint.bpf.o, loaded when it is first needed."""
+        if not self.made:
+            self.made.append(self.make())
+        return self.made[0]
 
     def serve(self, *backends: Endpoint, row: ServiceRow = ROW) -> None:
         """The frontend has these backends, for the network."""
@@ -78,15 +86,15 @@ class Place(NamedTuple):
 
 
 @pytest.fixture(params=[*PROTOCOLS])
-def place(request: pytest.FixtureRequest, wall: Gate, gate: Gate) -> Place:
+def place(request: pytest.FixtureRequest, wall: Gate, make_gate: MakeGate) -> Place:
     """The node's own address as the frontend, by TCP or UDP."""
-    return Place(wall, gate, NODE, PROTOCOLS[request.param])
+    return Place(wall, make_gate, [], NODE, PROTOCOLS[request.param])
 
 
 @pytest.fixture
-def datagrams(wall: Gate, gate: Gate) -> Place:
+def datagrams(wall: Gate, make_gate: MakeGate) -> Place:
     """The same by UDP, where the protocol makes no difference."""
-    return Place(wall, gate, NODE, packets.UDP)
+    return Place(wall, make_gate, [], NODE, packets.UDP)
 
 
 def ends(family: int, source: Endpoint, source_port: int, dest: Endpoint, dest_port: int) -> tuple[str, int, str, int]:
@@ -265,9 +273,9 @@ def test_own_endpoint_may_reach_itself(place: Place) -> None:
 
 
 @pytest.mark.parametrize("backend", [REMOTE, SERVER], ids=["elsewhere", "here"])
-def test_sctp_keeps_its_ports(wall: Gate, gate: Gate, backend: Endpoint) -> None:
+def test_sctp_keeps_its_ports(wall: Gate, make_gate: MakeGate, backend: Endpoint) -> None:
     """Its checksum covers them; a backend on the frontend's own port works."""
-    place = Place(wall, gate, NODE, packets.SCTP)
+    place = Place(wall, make_gate, [], NODE, packets.SCTP)
     wall.service(
         [(backend, NODE_PORT)], packets.SCTP, NODE_PORT, frontend=NODE, row=ROW, scope=abi.SERVICE_SCOPE_EXTERNAL
     )
