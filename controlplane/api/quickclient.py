@@ -34,7 +34,7 @@ def request(
         try:
             raw = stream.read()
         except OSError as error:
-            raise ApiUnavailable(f"no answer on {socket_path}: {error}") from None
+            raise ApiUnavailable(f"no answer on {socket_path}: {error.strerror or error}") from None
     return decoded(socket_path, raw) if raw.strip() else {}
 
 
@@ -54,7 +54,7 @@ def open_answer(
         status = _read_head(socket_path, stream)
         connection.settimeout(silence_s)
     except OSError as error:
-        raise ApiUnavailable(f"no answer on {socket_path}: {error}") from None
+        raise ApiUnavailable(f"no answer on {socket_path}: {error.strerror or error}") from None
     finally:
         connection.close()  # the stream holds the descriptor until it is closed itself
     if status >= 400:

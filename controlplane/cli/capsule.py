@@ -34,7 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "export", help="write a file", description="Write a stretch of the history into a file.", allow_abbrev=False,
         epilog="Example: meshlog capsule export --since=-1h --redact incident.capsule",
     )  # fmt: skip
-    exporting.add_argument("file", metavar="FILE")
+    exporting.add_argument("file", metavar="FILE", help="to write")
     exporting.add_argument("--since", default="", metavar="POINT", help=f"(default: the first record) {POINT}")
     exporting.add_argument("--until", default="", metavar="POINT", help="(default: now)")
     exporting.add_argument("--redact", action="store_true",
@@ -49,7 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "  meshlog capsule open incident.capsule -- why --from shop/a --to shop/b --port 80/TCP --at=-10m",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )  # fmt: skip
-    opening.add_argument("file", metavar="FILE")
+    opening.add_argument("file", metavar="FILE", help="a capsule")
     opening.add_argument("command", nargs="*", metavar="COMMAND", help="a meshlog command and its flags, behind --")
     opening.set_defaults(run=run_open)
     verifying = verbs.add_parser(
@@ -58,7 +58,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "where they differ, or where nothing could be compared.",
         epilog="Example: meshlog capsule verify incident.capsule",
     )  # fmt: skip
-    verifying.add_argument("file", metavar="FILE")
+    verifying.add_argument("file", metavar="FILE", help="a capsule")
     add_output(verifying)
     verifying.set_defaults(run=run_verify)
 

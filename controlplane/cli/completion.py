@@ -4,6 +4,7 @@ import argparse
 from importlib import import_module
 
 from controlplane.cli.errors import OK
+from controlplane.cli.parsing import Parser, with_verbs
 
 SCRIPT = """_meshlog() {{
   local word="${{COMP_WORDS[COMP_CWORD]}}"
@@ -20,7 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Flags of completion."""
     parser.description = "Print a completion script."
     parser.epilog = "Example: source <(meshlog completion bash)"
-    parser.add_argument("shell", choices=("bash",))
+    parser.add_argument("shell", choices=("bash",), help="for which shell")
     parser.set_defaults(run=run)
 
 
@@ -40,17 +41,12 @@ def words(module: str) -> list[str]:
     """Verbs and flags of a command; none of one that reads its own."""
     if module in ("run_agent", "run_operator"):
         return []
-    parser = argparse.ArgumentParser()
+    parser = Parser()
     import_module(f"controlplane.cli.{module}").add_arguments(parser)
     found: set[str] = set()
-    _collect(parser, found)
+    for each in with_verbs(parser):
+        for action in each._actions:  # argparse offers no public way to its flags
+            found.update(flag for flag in action.option_strings if flag.startswith("--"))
+            if isinstance(action, argparse._SubParsersAction):
+                found.update(action.choices)
     return sorted(found)
-
-
-def _collect(parser: argparse.ArgumentParser, found: set[str]) -> None:
-    for action in parser._actions:  # argparse offers no public way to its flags
-        found.update(flag for flag in action.option_strings if flag.startswith("--"))
-        if isinstance(action, argparse._SubParsersAction):
-            found.update(action.choices)
-            for below in action.choices.values():
-                _collect(below, found)

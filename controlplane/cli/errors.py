@@ -7,6 +7,11 @@ CANNOT_SAY = 125
 """Of a check that can say nothing about a revision, as `git bisect` has it."""
 
 
+def reason_of(error: Exception) -> str:
+    """Of a file that cannot be read, without the number and the path that Python puts around it."""
+    return (error.strerror if isinstance(error, OSError) else None) or str(error)
+
+
 class CommandFailed(Exception):
     """The command was understood and could not be done; the text is all that a person sees."""
 

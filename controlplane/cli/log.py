@@ -19,6 +19,7 @@ from controlplane.cli.errors import OK, CommandFailed, UsageError
 from controlplane.cli.etcd_flags import add_etcd
 from controlplane.cli.main import AT_ENVIRONMENT
 from controlplane.cli.output import FORMATS, add_output, print_document, print_table
+from controlplane.cli.parsing import whole_number
 from controlplane.cli.target import add_target, ask, connect
 
 HEADER = ("REVISION", "TIME", "CLUSTER", "WRITER", "EVENTS")
@@ -34,18 +35,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description = "The history of the mesh: every record, in the one order that all clusters share."
     verbs = parser.add_subparsers(metavar="VERB", title="verbs")
     listing = _verb(verbs, "list", "records, oldest first", "meshlog log list --last 20 -o wide", ["ls"])
-    listing.add_argument("--after", type=int, default=0, metavar="REV", help="only later ones (default: all)")
-    listing.add_argument("--limit", type=int, metavar="N", help="at most so many, the oldest")
-    listing.add_argument("--last", type=int, metavar="N", help="the newest so many")
+    listing.add_argument("--after", type=whole_number, default=0, metavar="REV", help="only later ones (default: all)")
+    listing.add_argument("--limit", type=whole_number, metavar="N", help="at most so many, the oldest")
+    listing.add_argument("--last", type=whole_number, metavar="N", help="the newest so many")
     _add_filters(listing)
     _add_bounds(listing)
     listing.set_defaults(run=run_list)
     following = _verb(verbs, "follow", "records as they come, until Ctrl-C", "meshlog log follow", [])
-    following.add_argument("--after", type=int, metavar="REV", help="begin after this one (default: now)")
+    following.add_argument("--after", type=whole_number, metavar="REV", help="begin after this one (default: now)")
     _add_filters(following)
     following.set_defaults(run=run_follow)
     showing = _verb(verbs, "show", "one record, whole", "meshlog log show 42", [])
-    showing.add_argument("revision", type=int)
+    showing.add_argument("revision", type=whole_number, metavar="REVISION", help="of the record")
     showing.add_argument("--of", default="", metavar="NODE", help="effects on this node's tables only")
     showing.add_argument("--no-effects", action="store_true", help="the record alone")
     showing.set_defaults(run=run_show, output="yaml")
@@ -54,7 +55,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         verbs, "replay", "fold the log from its first record; digests of what each node's kernel must hold",
         "meshlog log replay --through 40", [],
     )
-    replaying.add_argument("--through", type=int, metavar="REV", help="up to this one (default: the newest)")
+    replaying.add_argument("--through", type=whole_number, metavar="REV", help="up to this one (default: the newest)")
     replaying.add_argument("--archive-dir", default="", metavar="DIR",
                            help="where history is that has left etcd (default: as the operators have recorded it)")
     add_etcd(replaying, "read the log there (default: where the agent reads it)")
@@ -98,7 +99,7 @@ def _add_filters(parser: argparse.ArgumentParser) -> None:
     which.add_argument("--writer", default="", help="who wrote it: operator, node.n1, n1")
     which.add_argument("--cluster", default="", help="whose log it is in")
     which.add_argument("--on", default="", metavar="NODE", help="about this node, or written by it")
-    which.add_argument("--cause", type=int, metavar="REV", help="that this revision led to")
+    which.add_argument("--cause", type=whole_number, metavar="REV", help="that this revision led to")
 
 
 def _add_bounds(parser: argparse.ArgumentParser) -> None:

@@ -71,7 +71,7 @@ Examples:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; the exit status."""
-    words = _joined(list(sys.argv[1:] if argv is None else argv))
+    words = joined(list(sys.argv[1:] if argv is None else argv))
     try:
         return _run(words)
     except (CommandFailed, UsageError) as error:
@@ -117,7 +117,7 @@ def _run(words: list[str]) -> int:
     return status
 
 
-def _joined(words: list[str]) -> list[str]:
+def joined(words: list[str]) -> list[str]:
     """`--at -10m` as `--at=-10m`: a parser takes "-10m" for a flag otherwise. Behind "--" nothing is touched."""
     found: list[str] = []
     rest = iter(words)
@@ -136,9 +136,9 @@ def module_of(command: str) -> ModuleType:
 
 def parser_of(command: str, module: ModuleType) -> argparse.ArgumentParser:
     """The parser of one command."""
-    parser = argparse.ArgumentParser(
-        prog=f"meshlog {command}", formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
-    )
+    from controlplane.cli.parsing import Parser
+
+    parser = Parser(prog=f"meshlog {command}")
     module.add_arguments(parser)
     return parser
 

@@ -9,6 +9,7 @@ from controlplane.api.quickclient import ApiRefused, ApiUnavailable
 from controlplane.cli.errors import OK, CommandFailed
 from controlplane.cli.listing import address_and_port
 from controlplane.cli.output import RED, coloured
+from controlplane.cli.parsing import whole_number
 from controlplane.cli.target import add_target, connect
 
 TYPES = {"drop": "drop", "policy-verdict": "verdict", "trace": "trace"}
@@ -19,7 +20,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description = "Drops and policy verdicts of one node as they happen, until Ctrl-C."
     parser.epilog = "Example: meshlog monitor -t drop"
     parser.add_argument("-t", "--type", action="append", choices=sorted(TYPES), help="only these; may be repeated")
-    parser.add_argument("--related-to", type=int, metavar="ENDPOINT", help="only of this endpoint's number")
+    parser.add_argument("--related-to", type=whole_number, metavar="ENDPOINT", help="only of this endpoint's number")
     parser.add_argument("-o", "--output", choices=("table", "json"), default="table", help="lines or one JSON each")
     add_target(parser)
     parser.set_defaults(run=run)

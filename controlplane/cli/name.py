@@ -16,7 +16,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description = "DNS names and their addresses, as policies with toFQDNs see them."
     parser.epilog = "Example: meshlog name add www.example.com 192.0.2.1"
     verbs = parser.add_subparsers(metavar="VERB", title="verbs")
-    listing = verbs.add_parser("list", aliases=["ls"], help="names that are resolved", allow_abbrev=False)
+    listing = verbs.add_parser(
+        "list", aliases=["ls"], help="names that are resolved", description="Names that are resolved, of all clusters.",
+        epilog="Example: meshlog name list -o json",
+    )
     add_output(listing)
     add_at(listing)
     listing.set_defaults(run=list_names)
@@ -24,9 +27,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         ("add", "record that a name has these addresses", "+"),
         ("remove", "record that it has them no longer; none given: all", "*"),
     ):
-        change = verbs.add_parser(verb, help=text, description=text, allow_abbrev=False)
-        change.add_argument("name")
-        change.add_argument("addresses", nargs=count, metavar="ADDRESS")
+        change = verbs.add_parser(
+            verb, help=text, description=text, epilog=f"Example: meshlog name {verb} www.example.com 192.0.2.1"
+        )
+        change.add_argument("name", metavar="NAME", help="in full: www.example.com")
+        change.add_argument("addresses", nargs=count, metavar="ADDRESS", help="IPv4 or IPv6")
         change.set_defaults(run=change_name, expired=verb == "remove")
         add_target(change)
     add_target(listing)

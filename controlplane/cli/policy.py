@@ -1,6 +1,7 @@
 """`meshlog policy`: policies in force."""
 
 import argparse
+import sys
 from typing import Any
 
 from controlplane.cli.at import add_at, asked, say_at
@@ -38,16 +39,16 @@ def _wide(item: dict[str, Any]) -> list[Any]:
 
 def add_verbs(verbs: Any) -> None:
     """Those that only policies have."""
-    selectors = verbs.add_parser("selectors", help="selectors in use and what they select", allow_abbrev=False)
+    selectors = _verb(verbs, "selectors", "selectors in use and what they select", "selectors -o json")
     selectors.set_defaults(run=list_selectors)
-    settings = verbs.add_parser("settings", help="settings of policies; NAME=VALUE changes them", allow_abbrev=False)
+    settings = _verb(verbs, "settings", "settings of policies; NAME=VALUE changes them", "settings enable-policy=")
     settings.add_argument("changes", nargs="*", metavar="NAME=VALUE", help="NAME= takes the default again")
     settings.set_defaults(run=show_settings)
     for verb in (selectors, settings):
         add_output(verb)
         add_at(verb)
         add_target(verb)
-    lint = verbs.add_parser("lint", help="policies that do not do what they seem to", allow_abbrev=False)
+    lint = _verb(verbs, "lint", "policies that do not do what they seem to", "lint --manifests deploy/lab/east")
     lint.add_argument("--manifests", action="append", metavar="[CLUSTER=]DIR",
                       help="may be repeated. Without it the running mesh is asked")
     lint.add_argument("--settings", metavar="FILE", help="policy settings, JSON or YAML, named as in Cilium")
@@ -56,6 +57,13 @@ def add_verbs(verbs: Any) -> None:
     add_target(lint)
     lint.set_defaults(run=run_lint, names=None, ip_labels=None)
     add_what_if(verbs)
+
+
+def _verb(verbs: Any, name: str, text: str, example: str) -> argparse.ArgumentParser:
+    parser: argparse.ArgumentParser = verbs.add_parser(
+        name, help=text, description=text[0].upper() + text[1:] + ".", epilog=f"Example: meshlog policy {example}"
+    )
+    return parser
 
 
 def list_selectors(arguments: argparse.Namespace) -> int:
@@ -74,6 +82,9 @@ def show_settings(arguments: argparse.Namespace) -> int:
     """As they are, after the changes that are asked for."""
     found = ask(connect(arguments), asked("/v1/policy/settings", {"at": arguments.at}))
     settings: dict[str, Any] = found["settings"]
+    unclear = next((change for change in arguments.changes if "=" not in change), None)
+    if unclear is not None:
+        raise UsageError(f"{unclear}: right is {unclear}=VALUE, or {unclear}= for the default again")
     if arguments.changes:
         for change in arguments.changes:
             name, _, value = change.partition("=")
@@ -94,6 +105,8 @@ def run_lint(arguments: argparse.Namespace) -> int:
     elif items:
         rows = [[each["policy"], each["where"], each["reason"]] for each in items]
         print_table([("POLICY", "WHERE", "REASON")], rows)
+    else:
+        print("Nothing found.", file=sys.stderr)
     return FAILED if items else OK
 
 

@@ -2,14 +2,13 @@
 
 import argparse
 import json
-import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from controlplane.cli.errors import OK, CommandFailed, UsageError
 from controlplane.cli.listing import address_and_port
 from controlplane.cli.output import FORMATS, print_document, print_table
-from controlplane.cli.verdict import CLUSTER_DEFAULT, document_of, table_of, take_documents
+from controlplane.cli.verdict import CLUSTER_DEFAULT, document_of, say_skipped, table_of, take_documents
 
 if TYPE_CHECKING:
     from controlplane.kubernetes_state import StateReader
@@ -87,8 +86,7 @@ def _refuse(reader: "StateReader", faults: Sequence[str]) -> None:
     faults = [*faults, *(f"{found.source}: {refusal}" for found in reader.refused for refusal in found.refusals)]
     if faults:
         raise CommandFailed("\n         ".join(faults))
-    for source, kind in reader.skipped:
-        print(f"meshlog: {source}: {kind} passed over: no table depends on it", file=sys.stderr)
+    say_skipped(reader.skipped, "no table depends on them")
 
 
 def _place(text: str, cluster: str) -> tuple[str, str]:
@@ -108,7 +106,8 @@ def _address(text: str) -> str:
 
 
 def _label(text: str) -> str:
-    if not text.partition("=")[0]:
+    key, equals, _ = text.partition("=")
+    if not key or not equals:
         raise UsageError(f"--node-label {text}: right is KEY=VALUE")
     return text
 

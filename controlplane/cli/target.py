@@ -17,6 +17,13 @@ if CAPSULE_ROOT:
     LAB_ROOT = ""
 
 
+HINTS = {
+    "Permission denied": "run it as root",
+    "timed out": "the process is there and does not answer: it is stopped, or busy; its log says more",
+}
+"""What to do next, by the reason of no answer."""
+
+
 def add_target(parser: argparse.ArgumentParser) -> None:
     """The flags --node and --socket."""
     where = parser.add_argument_group("which agent")
@@ -34,7 +41,7 @@ def ask(connection: Connection, target: str, method: str = "GET", body: Any = No
     try:
         return connection.send(method, target, body)
     except ApiUnavailable as error:
-        raise CommandFailed(f"{error}; is the agent running?") from None
+        raise CommandFailed(f"{error}; {HINTS.get(str(error).rpartition(': ')[2], 'is the agent running?')}") from None
     except ApiRefused as error:
         raise CommandFailed(f"{error.field}: {error}" if error.field else str(error)) from None
 
@@ -58,6 +65,10 @@ def socket_of(arguments: argparse.Namespace) -> str:
     if lab:
         print(f"asking the lab's node {_node_of(lab[0])} (--node chooses another)", file=sys.stderr)
         return lab[0]
+    roots = [root for root in (RUNTIME_ROOT, LAB_ROOT) if os.path.isdir(root)]
+    hidden = [root for root in roots if not os.access(root, os.R_OK | os.X_OK)]
+    if hidden:
+        raise CommandFailed(f"no agent can be seen: {' and '.join(hidden)}: permission denied; run it as root")
     raise CommandFailed(f"no agent runs here: no socket below {RUNTIME_ROOT}; start one, or give --socket")
 
 

@@ -3,12 +3,13 @@
 import argparse
 import json
 import sys
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from controlplane.cli.at import add_at, asked, say_at
-from controlplane.cli.errors import FAILED, OK, CommandFailed, UsageError
+from controlplane.cli.errors import FAILED, OK, CommandFailed, UsageError, reason_of
 from controlplane.cli.output import FORMATS, print_document, print_table
 from controlplane.cli.target import add_target, ask, connect
 
@@ -32,6 +33,9 @@ Examples:
   meshlog verdict -f flows.json --manifests deploy/ -o json
   meshlog verdict -f flows.json --datapath --at=-10m
   meshlog verdict -f - --manifests east=east/ --manifests west=west/ --settings settings.yaml < flows.json"""
+
+
+FLOWS_RIGHT = 'right is a list of flows: [{"from": "shop/cart", "to": "shop/db", "l4": "TCP/5432"}]'
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -102,9 +106,19 @@ def mesh_from_manifests(arguments: argparse.Namespace) -> "Mesh":
     faults += [f"{found.source}: {refusal}" for found in reader.refused for refusal in found.refusals]
     if faults:
         raise CommandFailed("\n         ".join(faults))
-    for source, kind in reader.skipped:
-        print(f"meshlog: {source}: {kind} passed over: no verdict depends on it", file=sys.stderr)
+    say_skipped(reader.skipped, "no verdict depends on them")
     return reader.mesh(table_of(arguments.names, read_names), table_of(arguments.ip_labels, read_address_labels))
+
+
+def say_skipped(skipped: Sequence[tuple[str, str]], why: str) -> None:
+    """One line, however many manifests: "passed over: 12 Deployment, first in shop.yaml:7"."""
+    first: dict[str, str] = {}
+    for source, kind in skipped:
+        first.setdefault(kind, source)
+    kinds = Counter(kind for _, kind in skipped)
+    told = ", ".join(f"{count} {kind} (first at {first[kind]})" for kind, count in kinds.items())
+    if told:
+        print(f"meshlog: passed over, {why}: {told}", file=sys.stderr)
 
 
 def take_documents(reader: Any, place: str, cluster: str) -> list[str]:
@@ -145,7 +159,7 @@ def document_of(path: str) -> Any:
     try:
         found = read_text(Path(path).read_text(encoding="utf-8"), path)
     except (OSError, UnicodeDecodeError) as error:
-        raise CommandFailed(f"{path}: {error}") from None
+        raise CommandFailed(f"{path}: {reason_of(error)}") from None
     for item in found:
         if isinstance(item, Unreadable):
             raise CommandFailed(f"{item.source}: {item.reason}")
@@ -157,13 +171,16 @@ def document_of(path: str) -> Any:
 def _flows(path: str) -> list[Any]:
     try:
         text = sys.stdin.read() if path == "-" else Path(path).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise CommandFailed(f"{path}: {reason_of(error)}") from None
+    try:
         found = json.loads(text)
-    except (OSError, ValueError) as error:
-        raise CommandFailed(f"{path}: {error}") from None
+    except ValueError as error:
+        raise CommandFailed(f"{path}: no JSON: {error}; {FLOWS_RIGHT}") from None
     if isinstance(found, dict):
         found = found.get("flows", [found])
     if not isinstance(found, list):
-        raise CommandFailed(f"{path}: must hold a list of flows")
+        raise CommandFailed(f"{path}: holds a {type(found).__name__}; {FLOWS_RIGHT}")
     return found
 
 

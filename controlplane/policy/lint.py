@@ -64,8 +64,9 @@ def _of_rule(policy: ParsedPolicy, rule: Rule, indexes: list, ports: set[str], g
 
 
 def _unknown_keys(policy: str, where: str, selector: Selector, known: set[str]) -> list[Finding]:
-    """Labels that no endpoint has: misspelt, it may be, which no condition with "not" shows by selecting nothing."""
-    keys = [requirement.key for requirement in selector.requirements if requirement.key not in known]
+    """Labels that no endpoint has: misspelt, it may be, which no condition with "not" shows by selecting nothing.
+    Without any endpoint there is nothing to compare with."""
+    keys = [requirement.key for requirement in selector.requirements if known and requirement.key not in known]
     return [Finding(policy, where, f"no endpoint has a label {key}") for key in keys]
 
 

@@ -1,5 +1,8 @@
 """What holds for every command: help, exit statuses, one message per failure, the choice of an agent."""
 
+import argparse
+import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -7,7 +10,9 @@ from pathlib import Path
 import pytest
 
 from controlplane.cli import target
-from controlplane.cli.main import COMMANDS
+from controlplane.cli.errors import CommandFailed
+from controlplane.cli.main import COMMANDS, joined, module_of, parser_of
+from controlplane.cli.parsing import with_verbs
 from tests.controlplane.cli.conftest import Run
 from tests.controlplane.cli.fake_agent import FakeAgent
 
@@ -28,6 +33,46 @@ def test_every_command_has_help_with_its_purpose(run: Run, command: str) -> None
     assert status == 0
     assert out.startswith(f"usage: meshlog {command}")
     assert len(out.split("\n\n")[1]) > 20
+
+
+@pytest.mark.parametrize("command", [name for name in COMMANDS if name not in OWN_PARSER])
+def test_every_verb_says_what_it_does_and_shows_an_example_that_parses(command: str) -> None:
+    """Each verb has a description, an example that its own parser takes, and a word about every flag."""
+    parser = parser_of(command, module_of(command))
+    for each in with_verbs(parser):
+        assert each.description, each.prog
+        actions = [action for action in each._actions if not isinstance(action, argparse._SubParsersAction)]
+        assert [action.dest for action in actions if not action.help] == [], each.prog
+        if len(actions) < len(each._actions):
+            continue  # it has verbs, and those have the examples
+        assert "xample" in (each.epilog or ""), each.prog
+        for example in re.findall(r"meshlog [^|<#&)\n]*", (each.epilog or "").partition("xample")[2]):
+            words = shlex.split(example.partition("'")[0] if example.count("'") % 2 else example)
+            assert hasattr(parser_of(words[1], module_of(words[1])).parse_args(joined(words[2:])), "run"), example
+
+
+@pytest.mark.parametrize(("words", "told"), [
+    (["status", "--wiat"], "--wiat: unknown; did you mean --wait?"),
+    (["endpoint", "lst"], "VERB 'lst': right is one of get, list, ls; did you mean list?"),
+    (["status", "-o", "jsno"], "-o/--output 'jsno': right is one of table, wide, json, yaml; did you mean json?"),
+    (["log", "show"], "missing: REVISION"),
+    (["log", "show", "x"], "'x': right is a whole number, such as 42"),
+])
+def test_wrong_usage_is_one_line_that_says_what_is_right(run: Run, words: list[str], told: str) -> None:
+    """What is wrong, the value, what would be right, and where more is said."""
+    status, out, err = run(*words)
+    assert (status, out, len(err.splitlines())) == (2, "", 1)
+    assert told in err and f"`meshlog {words[0]}" in err
+
+
+def test_sockets_that_only_root_may_see_are_not_taken_for_none(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A directory of sockets that cannot be read is named, instead of saying that no agent runs."""
+    monkeypatch.setattr(target, "RUNTIME_ROOT", str(tmp_path / "none"))
+    monkeypatch.setattr(target, "LAB_ROOT", str(tmp_path))
+    monkeypatch.setattr(target.os, "access", lambda path, mode: False)
+    monkeypatch.delenv("MESHLOG_SOCKET", raising=False)
+    with pytest.raises(CommandFailed, match="permission denied; run it as root"):
+        target.socket_of(argparse.Namespace(socket=None, node=None))
 
 
 @pytest.mark.parametrize("words", [["edpoint"], ["endpoint"], ["endpoint", "list", "--no-such"], ["get"], ["apply"]])
