@@ -30,8 +30,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     story = _verb(verbs, "story", "show the mesh at work, with a verdict for each step", "meshlog lab story", run_story)
     add_output(story)
     _add_tunnel(story)
-    execute = _verb(verbs, "exec", "run a command in a node or a pod", "meshlog lab exec east-1 -- ip route", run_exec)
-    execute.add_argument("place", help="a node (east-1) or a pod (east/shop/frontend, shop/frontend)")
+    text = "run a command in a node, in a pod or outside the mesh"
+    execute = _verb(verbs, "exec", text, "meshlog lab exec east-1 -- ip route", run_exec)
+    execute.add_argument("place", help="a node (east-1), a pod (east/shop/frontend, shop/frontend), or outside")
     execute.add_argument("command", nargs="+", help="after --")
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import msgspec
 
-from controlplane.lab import machine
+from controlplane.lab import machine, topology
 from controlplane.lab.topology import LabPod
 
 CLIENT = str(Path(__file__).with_name("shop_client.py"))
@@ -50,6 +50,18 @@ DENIED = (
 )
 
 
+class NodePortFlow(msgspec.Struct, frozen=True):
+    """From outside the mesh to a port of a node that does not run the pod which answers."""
+
+    title: str
+    node: str
+    port: int
+    answered_by: str
+
+
+OUTSIDE = NodePortFlow("client outside, through the port of another node", "east-2", 30080, "east/shop/frontend")
+
+
 class Places:
     """Addresses of pods and services by name, as the log has them."""
 
@@ -83,14 +95,22 @@ def client(pod: LabPod, *words: str) -> list[str]:
 
 
 def request(pod: LabPod, address: str, port: int) -> dict[str, Any]:
-    """One HTTP request from inside the pod; the client's verdict."""
-    done = subprocess.run(
-        client(pod, "http", address, str(port)), check=False, capture_output=True, text=True, timeout=FLOW_S_MAX
-    )
+    """One HTTP request from inside the pod; the client's verdict. Raises LabFailure."""
+    return _verdict(client(pod, "http", address, str(port)), pod.title)
+
+
+def request_outside(address: str, port: int) -> dict[str, Any]:
+    """One HTTP request by the client outside the mesh; its verdict. Raises LabFailure."""
+    words = (sys.executable, "-I", "-S", CLIENT, "http", address, str(port))
+    return _verdict(machine.in_netns(topology.OUTSIDE.netns, *words), topology.OUTSIDE.name)
+
+
+def _verdict(argv: list[str], place: str) -> dict[str, Any]:
+    done = subprocess.run(argv, check=False, capture_output=True, text=True, timeout=FLOW_S_MAX)
     try:
         verdict: dict[str, Any] = json.loads(done.stdout)
     except ValueError:
-        raise machine.LabFailure(f"the client in {pod.title} failed: {done.stderr.strip()[-300:]}") from None
+        raise machine.LabFailure(f"the client in {place} failed: {done.stderr.strip()[-300:]}") from None
     return verdict
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from controlplane.api.connection import Connection
 from controlplane.api.quickclient import ApiRefused, ApiUnavailable
 from controlplane.lab import machine, processes, topology
-from controlplane.lab.topology import LabCluster, LabNode
+from controlplane.lab.topology import LabCluster, LabHost, LabNode
 
 ETCD = "etcd"
 START_S_MAX = 30.0
@@ -22,6 +22,8 @@ NODE_SYSCTLS = {
     "net.ipv4.conf.all.rp_filter": "0",
     "net.ipv4.conf.default.rp_filter": "0",
 }
+
+CLIENT_SYSCTLS = {name: value for name, value in NODE_SYSCTLS.items() if name.endswith("accept_dad")}
 
 
 def meshlog_program() -> str:
@@ -45,19 +47,30 @@ def build_node(node: LabNode) -> None:
     """Its namespace, its underlay device on the wire, its directories and its cgroup."""
     machine.ensure_netns(node.netns)
     machine.sysctl_in(node.netns, NODE_SYSCTLS)
-    if not has_link(node.netns, topology.UPLINK):
-        machine.run(
-            "ip", "-n", topology.WIRE, "link", "add", node.name, "type", "veth",
-            "peer", "name", topology.UPLINK, "address", node.mac, "netns", node.netns,
-        )
-    machine.run("ip", "-n", topology.WIRE, "link", "set", node.name, "master", topology.BRIDGE, "up")
-    _checksums_by_software(topology.WIRE, node.name)
-    _checksums_by_software(node.netns, topology.UPLINK)
-    for address in (node.ipv4, node.ipv6):
-        machine.run("ip", "-n", node.netns, "address", "replace", address, "dev", topology.UPLINK)
-    machine.run("ip", "-n", node.netns, "link", "set", topology.UPLINK, "up")
+    _join_wire(node)
     Path(node.run_dir).mkdir(mode=0o700, parents=True, exist_ok=True)
     machine.ensure_cgroup(f"{node.cgroup}/agent")
+
+
+def build_outside() -> None:
+    """The client that is no part of the mesh."""
+    machine.ensure_netns(topology.OUTSIDE.netns)
+    machine.sysctl_in(topology.OUTSIDE.netns, CLIENT_SYSCTLS)
+    _join_wire(topology.OUTSIDE)
+
+
+def _join_wire(host: LabHost) -> None:
+    if not has_link(host.netns, topology.UPLINK):
+        machine.run(
+            "ip", "-n", topology.WIRE, "link", "add", host.name, "type", "veth",
+            "peer", "name", topology.UPLINK, "address", host.mac, "netns", host.netns,
+        )
+    machine.run("ip", "-n", topology.WIRE, "link", "set", host.name, "master", topology.BRIDGE, "up")
+    _checksums_by_software(topology.WIRE, host.name)
+    _checksums_by_software(host.netns, topology.UPLINK)
+    for address in (host.ipv4, host.ipv6):
+        machine.run("ip", "-n", host.netns, "address", "replace", address, "dev", topology.UPLINK)
+    machine.run("ip", "-n", host.netns, "link", "set", topology.UPLINK, "up")
 
 
 def has_link(netns: str, name: str) -> bool:

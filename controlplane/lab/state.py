@@ -36,17 +36,20 @@ def _row(name: str, kind: str, socket_path: str, where: str) -> dict[str, Any]:
 
 
 def command_in(place: str, command: list[str]) -> tuple[list[str], dict[str, str]]:
-    """The command line that runs `command` in a node or a pod, and its environment. Raises LabFailure.
+    """The command line that runs `command` in a node, a pod or outside, and its environment. Raises LabFailure.
 
     Only the network namespace and the cgroup are entered: files and mounts stay as they are. The program `meshlog` is
     on the PATH and asks the node's agent.
     """
     built = read_topology()
+    if place == topology.OUTSIDE.name:
+        argv = machine.in_netns(topology.OUTSIDE.netns, *command)
+        return machine.in_cgroup(machine.ensure_cgroup(f"{topology.CGROUP}/{place}"), argv), dict(os.environ)
     by_name = {node.name: node for node in built.nodes}
     pod = None if place in by_name else pods.resolve(place, built.pods)
     if pod is None and place not in by_name:
-        names = ", ".join([*by_name, *(pod.title for pod in built.pods)])
-        raise machine.LabFailure(f"{place!r} is neither a node nor a pod of the lab; there are: {names}")
+        names = ", ".join([*by_name, topology.OUTSIDE.name, *(pod.title for pod in built.pods)])
+        raise machine.LabFailure(f"{place!r} is no place of the lab; there are: {names}")
     node = by_name[pod.node if pod else place]
     programs = str(Path(sys.executable).parent)
     env = {**os.environ, "PATH": f"{programs}:{os.environ.get('PATH', os.defpath)}", "MESHLOG_SOCKET": node.socket}

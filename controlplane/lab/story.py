@@ -15,7 +15,7 @@ from typing import Any, TextIO
 import msgspec
 
 from controlplane.lab import flows, machine, nodes, pods, restart, topology, up
-from controlplane.lab.flows import Flow, Places
+from controlplane.lab.flows import Flow, NodePortFlow, Places
 from controlplane.lab.topology import LabPod
 from controlplane.lab.up import LabTopology, Progress, ask
 from controlplane.lab.watch import DropWatch
@@ -138,6 +138,8 @@ def _show_flows(story: Story, built: LabTopology) -> None:
     for flow in flows.ALLOWED:
         for family in flows.FAMILIES:
             _show_allowed(story, built, places, flow, family)
+    for family in flows.FAMILIES:
+        _show_outside(story, flows.OUTSIDE, family)
     for flow in flows.DENIED:
         for family in flows.FAMILIES:
             _show_denied(story, built, places, flow, family)
@@ -152,10 +154,24 @@ def _show_allowed(story: Story, built: LabTopology, places: Places, flow: Flow, 
         if not address:
             raise machine.LabFailure(f"{flow.target} has no {_family_name(family)} address")
         verdict = flows.request(source, address, port)
-        who = flows.answered_by(verdict)
-        said = f"{who} answered in {verdict['ms']} ms" if who else verdict.get("error", "")
-        detail = f"{source.title} -> {address} port {port}: {said}"
-        story.give(3, title, who == flow.answered_by, detail, look_at)
+        _judge_answer(story, title, verdict, flow.answered_by, f"{source.title} -> {address} port {port}", look_at)
+
+
+def _show_outside(story: Story, flow: NodePortFlow, family: str) -> None:
+    title = f"{flow.title} ({_family_name(family)})"
+    look_at = f"meshlog service list --node {flow.node}"
+    with story.failing_as(3, title, look_at):
+        address = topology.node_named(flow.node).address(family)
+        verdict = flows.request_outside(address, flow.port)
+        _judge_answer(story, title, verdict, flow.answered_by, f"{address} port {flow.port} of {flow.node}", look_at)
+
+
+def _judge_answer(
+    story: Story, title: str, verdict: Mapping[str, Any], expected: str, asked: str, look_at: str
+) -> None:
+    who = flows.answered_by(verdict)
+    said = f"{who} answered in {verdict['ms']} ms" if who else verdict.get("error", "")
+    story.give(3, title, who == expected, f"{asked}: {said}", look_at)
 
 
 def _show_denied(story: Story, built: LabTopology, places: Places, flow: Flow, family: str) -> None:

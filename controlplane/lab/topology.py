@@ -33,10 +33,9 @@ class LabCluster(msgspec.Struct, frozen=True):
     service_cidrs: tuple[str, ...]
 
 
-class LabNode(msgspec.Struct, frozen=True):
-    """`host` is the node's number on the underlay: the last part of its addresses and of its MAC."""
+class LabHost(msgspec.Struct, frozen=True):
+    """What is joined to the wire. `host` is its number there: the last part of its addresses and of its MAC."""
 
-    cluster: str
     name: str
     host: int
 
@@ -55,6 +54,16 @@ class LabNode(msgspec.Struct, frozen=True):
     @property
     def mac(self) -> str:
         return f"02:6d:6c:00:00:{self.host:02x}"
+
+
+class LabNode(LabHost, frozen=True):
+    """A machine of a cluster."""
+
+    cluster: str
+
+    def address(self, family: str) -> str:
+        """On the underlay, of "ipv4" or "ipv6"."""
+        return (self.ipv4 if family == "ipv4" else self.ipv6).partition("/")[0]
 
     @property
     def run_dir(self) -> str:
@@ -102,11 +111,13 @@ CLUSTERS = (
     ),
 )
 NODES = (
-    LabNode("east", "east-1", 11),
-    LabNode("east", "east-2", 12),
-    LabNode("west", "west-1", 21),
-    LabNode("west", "west-2", 22),
+    LabNode("east-1", 11, "east"),
+    LabNode("east-2", 12, "east"),
+    LabNode("west-1", 21, "west"),
+    LabNode("west-2", 22, "west"),
 )
+OUTSIDE = LabHost("outside", 99)
+"""A client on the underlay that is no part of the mesh."""
 BPFFS = f"{ROOT}/bpf"
 LOGS = f"{ROOT}/logs"
 PROCESSES = f"{ROOT}/processes"

@@ -62,11 +62,12 @@ def build(progress: Progress, with_pods: bool = True, tunnel: str | None = None)
     """
     check_machine()
     wrapped = tunnel if tunnel is not None else _tunnel_there()
-    with progress.step(f"joining {len(topology.NODES)} nodes by a bridge"):
+    with progress.step(f"joining {len(topology.NODES)} nodes and a client outside by a bridge"):
         machine.ensure_bpffs(topology.BPFFS)
         nodes.build_wire()
         for node in topology.NODES:
             nodes.build_node(node)
+        nodes.build_outside()
     with progress.step("starting etcd"):
         nodes.ensure_etcd()
     with progress.step(f"starting {len(topology.CLUSTERS)} operators"):

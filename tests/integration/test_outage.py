@@ -55,7 +55,7 @@ def test_forwarding_goes_on() -> None:
 
 def test_reads_are_served_and_the_kernel_is_as_it_was() -> None:
     """Lists and the proof need no etcd."""
-    assert len(lab.answer("service", "list", "--socket", lab.socket_of("west-1"))) == 10
+    assert len(lab.answer("service", "list", "--socket", lab.socket_of("west-1"))) == 12
     lab.well("verify", "--socket", lab.socket_of("west-1"))
 
 
