@@ -10,6 +10,7 @@ import shutil
 import subprocess
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import ParamSpec, TypeVar
 
@@ -56,16 +57,22 @@ def objects_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return built
 
 
-@pytest.fixture
-def bpffs(tmp_path: Path) -> Iterator[Path]:
-    """A BPF filesystem of the test's own, unmounted afterwards."""
-    path = tmp_path / "bpffs"
+@contextmanager
+def mounted_bpffs(path: Path) -> Iterator[Path]:
+    """A BPF filesystem at this new directory, unmounted afterwards."""
     path.mkdir()
     subprocess.run(["mount", "-t", "bpf", "bpf", str(path)], check=True)
     try:
         yield path
     finally:
         subprocess.run(["umount", str(path)], check=True)
+
+
+@pytest.fixture
+def bpffs(tmp_path: Path) -> Iterator[Path]:
+    """A BPF filesystem of the test's own."""
+    with mounted_bpffs(tmp_path / "bpffs") as path:
+        yield path
 
 
 def _cgroup2() -> Path:

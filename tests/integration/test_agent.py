@@ -8,6 +8,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import pytest
 
 from controlplane.api.quickclient import ApiRefused, ApiUnavailable, request
 from kvstore.embedded import CLIENT_SOCKET
+from tests.conftest import Namespace
 
 pytestmark = [
     pytest.mark.kernel("TCX links"),
@@ -111,10 +113,9 @@ class Machine:
         return self.ask("POST", "/v1/endpoints", body)
 
 
-@pytest.fixture
-def machine(bpffs: Path, objects_dir: Path, make_namespace: Callable[[], Any]) -> Iterator[Machine]:
-    """An operator with its etcd, and a namespace in which an agent can be started."""
-    node = make_namespace()
+@contextmanager
+def made_machine(bpffs: Path, objects_dir: Path, node: Namespace) -> Iterator[Machine]:
+    """An operator with its etcd, and the namespace in which an agent can be started."""
     node.run("ip", "link", "add", "up0", "type", "veth", "peer", "name", "up1")
     node.run("ip", "address", "add", "192.168.77.1/24", "dev", "up0")
     node.run("ip", "link", "set", "up0", "up")
@@ -131,6 +132,13 @@ def machine(bpffs: Path, objects_dir: Path, make_namespace: Callable[[], Any]) -
             if name in made.processes:
                 made.end(name, signal.SIGTERM)
         shutil.rmtree(where)
+
+
+@pytest.fixture
+def machine(bpffs: Path, objects_dir: Path, make_namespace: Callable[[], Namespace]) -> Iterator[Machine]:
+    """One of the test's own."""
+    with made_machine(bpffs, objects_dir, make_namespace()) as made:
+        yield made
 
 
 @pytest.mark.parametrize("mode", ["tcx", "clsact"])
