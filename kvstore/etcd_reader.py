@@ -129,7 +129,7 @@ async def _catch_up(
         require_history(start, await shelf.missing(start, beginnings(await _lows(client), ())))
         raise
     require_history(start, await shelf.missing(start, beginnings(await _lows(client), ())))
-    reader.caught_up(last)
+    reader.caught_up(last, _last(known) if last == head else {})
 
 
 def _markers(segments: Iterable[rpc.KeyValue]) -> Iterator[tuple[str, int, int]]:

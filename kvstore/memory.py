@@ -39,8 +39,13 @@ class MemoryStore:
         self.records: list[Record] = []
         self.kept: dict[bytes, _Kept] = {}
         self.sequences: dict[str, int] = {}
+        self._undo: list[tuple[int, bytes, _Kept | None]] = []
+        """Of every change of a key: the revision, and what the key held before."""
+        self._truncated: dict[str, int] = {}
+        """By writer, the sequence of its last record that left."""
         self._leases = 0
-        self._watchers: set[asyncio.Event] = set()
+        self._watchers: dict[asyncio.Event, None] = {}
+        """In order, so that whoever watches is woken in the same order each time."""
 
     def open(self, cluster: str, writer: str) -> Session:
         """A new session; the earlier one's lease, and all that is bound to it, goes."""
@@ -59,9 +64,9 @@ class MemoryStore:
     def revoke(self, lease: int) -> None:
         """Delete every key bound to the lease."""
         bound = [key for key, kept in self.kept.items() if kept.lease == lease]
-        for key in bound:
-            del self.kept[key]
         self.revision += bool(bound)
+        for key in bound:
+            self._set(key, None)
 
     def require(self, session: Session) -> None:
         """Raises Fenced unless the session holds its place."""
@@ -72,8 +77,16 @@ class MemoryStore:
     def put(self, key: bytes, value: bytes, lease: int = 0) -> Revision:
         """Overwrite one key."""
         self.revision += 1
-        self.kept[key] = _Kept(value, self.revision, lease)
+        self._set(key, _Kept(value, self.revision, lease))
         return Revision(self.revision)
+
+    def _set(self, key: bytes, kept: _Kept | None) -> None:
+        """At the revision of now; None deletes."""
+        self._undo.append((self.revision, key, self.kept.get(key)))
+        if kept is None:
+            del self.kept[key]
+        else:
+            self.kept[key] = kept
 
     def append(self, session: Session, payload: bytes, claims: Sequence[Claim]) -> Revision:
         """One step: fence, claims, record."""
@@ -86,10 +99,10 @@ class MemoryStore:
         for claim in claims:
             key = keys.claim_key(claim.key)
             if claim.want is Want.FREED:
-                del self.kept[key]
+                self._set(key, None)
             else:
                 held = claim.want is Want.HELD
-                self.kept[key] = _Kept(self.kept[key].value if held else claim.value, self.revision)
+                self._set(key, _Kept(self.kept[key].value if held else claim.value, self.revision))
         name = f"{session.cluster}/{session.writer}"
         self.sequences[name] = self.sequences.get(name, 0) + 1
         self.records.append(
@@ -120,15 +133,22 @@ class MemoryStore:
     def truncate(self, low: int) -> None:
         """Retention: history begins after `low`."""
         self.low = low
+        gone = [record for record in self.records if record.revision <= low]
+        self._truncated.update({f"{record.cluster}/{record.writer}": record.sequence for record in gone})
         self.records = [record for record in self.records if record.revision > low]
 
     def restore(self, revision: int, *, cluster_id: int | None = None) -> None:
-        """Fault: the store is put back to an earlier revision, as from a backup."""
+        """Fault: the store is put back to an earlier revision, as from a backup; not to one before `low`."""
         self.revision = revision
         self.cluster_id = self.cluster_id if cluster_id is None else cluster_id
         self.records = [record for record in self.records if record.revision <= revision]
-        self.kept = {key: kept for key, kept in self.kept.items() if kept.revision <= revision}
-        self.sequences = {f"{record.cluster}/{record.writer}": record.sequence for record in self.records}
+        while self._undo and self._undo[-1][0] > revision:
+            _, key, before = self._undo.pop()
+            self.kept.pop(key, None)
+            if before is not None:
+                self.kept[key] = before
+        left = {f"{record.cluster}/{record.writer}": record.sequence for record in self.records}
+        self.sequences = {**self._truncated, **left}
         self.wake()
 
     def first_after(self, revision: int) -> int:
@@ -145,12 +165,12 @@ class MemoryStore:
     def watcher(self) -> asyncio.Event:
         """A flag that every change of the log sets, until `unwatch`."""
         flag = asyncio.Event()
-        self._watchers.add(flag)
+        self._watchers[flag] = None
         return flag
 
     def unwatch(self, flag: asyncio.Event) -> None:
         """Forget a flag."""
-        self._watchers.discard(flag)
+        self._watchers.pop(flag, None)
 
     def wake(self) -> None:
         """Set every watcher's flag."""
@@ -263,9 +283,11 @@ class MemoryLog:
     async def read(self, after: Position, through: Revision | None = None) -> AsyncIterator[Record]:
         """See EventLog."""
         reader = Reader(after, self._tally)
-        end = self._call("read", lambda: self._begin(reader))
-        for record in self._range(reader, end if through is None else min(end, through)):
+        end, cursors = self._call("read", lambda: self._begin(reader))
+        last = end if through is None else min(end, through)
+        for record in self._range(reader, last):
             yield record
+        reader.caught_up(last, cursors if last == end else {})
 
     async def follow(self, after: Position) -> AsyncIterator[Record | Bookmark]:
         """See EventLog. Quiet means here that nothing is left to deliver; there is no clock."""
@@ -276,14 +298,14 @@ class MemoryLog:
             while True:
                 flag.clear()
                 if self.connected or self._closed or not got_through:
-                    end = self._call("follow", lambda: self._begin(reader))
+                    end, cursors = self._call("follow", lambda: self._begin(reader))
                     if got_through:
                         for record in self._watched(reader, end):
                             yield record
                     got_through = True
                     for record in self._range(reader, end):
                         yield record
-                    reader.caught_up(end)
+                    reader.caught_up(end, cursors)
                     yield Bookmark(Revision(reader.revision))
                     reader.turn(Turn.CANCELLED)
                 if not flag.is_set():
@@ -335,9 +357,10 @@ class MemoryLog:
         self.last_error = "this log is closed"
         self.store.wake()
 
-    def _begin(self, reader: Reader) -> int:
+    def _begin(self, reader: Reader) -> tuple[int, dict[str, int]]:
+        """The head, and the writers' cursors there."""
         reader.meet(self.store.revision, self.store.cluster_id, (self.store.low,), self.store.sequences)
-        return self.store.revision
+        return self.store.revision, dict(self.store.sequences)
 
     def _range(self, reader: Reader, through: int) -> Iterator[Record]:
         for record in self.store.records[self.store.first_after(reader.revision) :]:

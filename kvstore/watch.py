@@ -87,6 +87,7 @@ class Reader:
         self.learns = after.learns
         self._sequences = dict(after.sequences)
         self._tokens: dict[str, int] = {}
+        self._refused: dict[str, int] = {}
         self._behind: dict[str, int] = {}
 
     def position(self) -> Position:
@@ -122,17 +123,33 @@ class Reader:
         """After a disconnect, with the store at `head`: watch on if the position is near it, else range."""
         self.turn(Turn.NEAR if head - self.revision <= RESUME_BY_WATCH_MAX else Turn.FAR)
 
-    def caught_up(self, head: int) -> None:
-        """Everything at or below `head` has been offered."""
+    def caught_up(self, head: int, cursors: Mapping[str, int]) -> None:
+        """Everything at or below `head` has been offered; `cursors` are the writers' at that revision.
+
+        What a cursor counts and no record brought is missing: another writer's record overtook it on a watch, and the
+        range begins behind that. Raises SequenceGap.
+        """
+        for name, last in cursors.items():
+            held = self._sequences.get(name, last if self.learns else 0)
+            if max(held, self._refused.get(name, 0)) < last:
+                self.tally.holes += 1
+                raise SequenceGap(name, held + 1, last, head)
         self.revision = max(self.revision, head)
         self.turn(Turn.CAUGHT_UP)
 
     def accept(self, record: Record) -> Verdict:
-        """Judge the next record, in revision order. Raises SequenceGap for a hole that a range has shown."""
-        if record.revision <= self.revision:
-            return Verdict.HELD
+        """Judge the next record, in revision order. Raises SequenceGap for a hole that a range has shown, or that no
+        range can fill because it is behind the position."""
         name = f"{record.cluster}/{record.writer}"
-        if record.token < self._tokens.get(name, 0):
+        is_old = record.token < self._tokens.get(name, 0)
+        if record.revision <= self.revision:
+            held = self._sequences.get(name, record.sequence if self.learns else 0)
+            if held < record.sequence and not is_old:
+                self.tally.holes += 1
+                raise SequenceGap(name, held + 1, record.sequence, record.revision)
+            return Verdict.HELD
+        if is_old:
+            self._refused[name] = record.sequence
             self.tally.refuse(record_text(record), f"its session {record.token} had ended before")
             return Verdict.REFUSED
         unknown = record.sequence - 1 if self.learns else 0

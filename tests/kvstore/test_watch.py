@@ -34,7 +34,7 @@ def record(
 def watching(after: Position = START) -> Reader:
     """A reader that has caught up and watches."""
     reader = Reader(after, Tally())
-    reader.caught_up(after.revision)
+    reader.caught_up(after.revision, {})
     return reader
 
 
@@ -259,3 +259,29 @@ def test_each_cluster_begins_for_itself():
     """One that has lost segments does not shorten another's history."""
     markers = [("east", 1, 5), ("west", 4, 50)]
     assert beginnings({}, markers) == {"east": 0, "west": 49}
+
+
+def test_a_record_that_another_overtook_is_a_gap():
+    """What comes at or below the position and was never held cannot be read again by range: it is no duplicate."""
+    reader = watching(Position(Revision(10), {"east/n1": 1, "east/n2": 1}))
+    assert reader.accept(record(12, 2, writer="n2")) is Verdict.DELIVER
+    with pytest.raises(SequenceGap):
+        reader.accept(record(11, 2))
+
+
+def test_what_a_cursor_counts_and_no_record_brought_is_a_gap():
+    """A record that the watch lost, and that another's has overtaken, shows as soon as the range is through."""
+    reader = watching(Position(Revision(10), {"east/n1": 1, "east/n2": 1}))
+    reader.accept(record(12, 2, writer="n2"))
+    reader.turn(Turn.HOLE)
+    with pytest.raises(SequenceGap):
+        reader.caught_up(12, {"east/n1": 2, "east/n2": 2})
+
+
+def test_a_cursor_that_counts_what_was_refused_is_no_gap():
+    """A record with an older token has been met."""
+    reader = Reader(Position(), Tally())
+    reader.accept(record(11, 1, token=7))
+    assert reader.accept(record(12, 2, token=6)) is Verdict.REFUSED
+    reader.caught_up(12, {"east/n1": 2})
+    assert reader.phase is Phase.WATCH
