@@ -55,15 +55,15 @@ class Upkeep:
 
 
 def due_commands(
-    upkeep: Upkeep, state: State, alive: Collection[str], realized: Mapping[str, int], now_s: float
+    upkeep: Upkeep, state: State, alive: Collection[str], realized: Mapping[NodeKey, int], now_s: float
 ) -> tuple[Any, ...]:
     """Blocks for new nodes, dead nodes removed, identities released. `alive`: writers with a session; `realized`: by
-    node, the revision that it last reported."""
+    node, of every cluster, the revision that it last reported."""
     nodes = sorted(key.node for key in state.nodes if key.cluster == upkeep.cluster)
     blocks = [AssignAddressBlock(name) for name in nodes if not state.nodes[NodeKey(upkeep.cluster, name)].blocks]
     dead = _dead_nodes(upkeep, nodes, alive, now_s)
     removed = [RemoveNode(name, f"no session for {upkeep.node_dead_s:g} s") for name in dead]
-    living = [name for name in nodes if name not in dead]
+    living = [key for key in state.nodes if key.cluster != upkeep.cluster or key.node not in dead]
     released = [ReleaseIdentity(number) for number in _unused(upkeep, state, living, realized, now_s)]
     return (*blocks, *removed, *released)
 
@@ -74,11 +74,14 @@ def _dead_nodes(upkeep: Upkeep, nodes: list[str], alive: Collection[str], now_s:
     return [name for name, since in upkeep.absent_since.items() if now_s - since >= upkeep.node_dead_s]
 
 
-def _unused(upkeep: Upkeep, state: State, nodes: list[str], realized: Mapping[str, int], now_s: float) -> list[int]:
-    """Numbers without a user for long enough, that every node has gone beyond: no packet can still carry them."""
+def _unused(
+    upkeep: Upkeep, state: State, nodes: Iterable[NodeKey], realized: Mapping[NodeKey, int], now_s: float
+) -> list[int]:
+    """Numbers without a user for long enough, that every node of the mesh has gone beyond: no packet can still carry
+    them, and no node takes an address for one of them."""
     unused = [n for n in sorted(state.identity_unused_since) if state.identities[n].cluster == upkeep.cluster]
     upkeep.unused_since = {number: upkeep.unused_since.get(number, now_s) for number in unused}
-    behind = min((realized.get(name, 0) for name in nodes), default=state.revision)
+    behind = min((realized.get(key, 0) for key in nodes), default=state.revision)
     return [
         number
         for number, since in upkeep.unused_since.items()

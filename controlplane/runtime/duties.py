@@ -12,9 +12,10 @@ import structlog
 
 from controlplane.commands.types import Rejection
 from controlplane.commands.upkeep import Upkeep, due_commands
+from controlplane.model import NodeKey
 from controlplane.runtime.clock import Clock
 from controlplane.runtime.follower import Follower
-from controlplane.runtime.reports import NodeReport, read_reports
+from controlplane.runtime.reports import NodeReport, read_all_reports
 from controlplane.runtime.telemetry import Counters
 from controlplane.runtime.writer import Writer, WriterFailed
 from controlplane.settings import OperatorSettings
@@ -85,14 +86,15 @@ class Duties:
         except Fenced:
             self._writer.forget_session(session)
             raise
-        self.reports = await read_reports(self._log, self._settings.cluster)
+        reports = await read_all_reports(self._log)
+        self.reports = [report for report in reports if report.cluster == self._settings.cluster]
         if not self.held:
             return
         sessions = await self._log.list(f"session/{self._settings.cluster}/")
         alive = {stored.key.rpartition("/")[2] for stored in sessions}
         due = due_commands(
-            self._upkeep, self._follower.state, alive, {report.node: report.realized for report in self.reports},
-            self._clock.monotonic_s(),
+            self._upkeep, self._follower.state, alive,
+            {NodeKey(report.cluster, report.node): report.realized for report in reports}, self._clock.monotonic_s(),
         )  # fmt: skip
         commands = [*self._wishes, *due]
         for command, outcome in zip(commands, await self._writer.submit_all(commands), strict=True):

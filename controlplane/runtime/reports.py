@@ -1,6 +1,6 @@
 """What a node tells the mesh about itself: one key per node, overwritten, bound to the writer's lease.
 
-Belongs here: the report, sending it, reading the reports of a cluster. Does not belong here: what follows from them
+Belongs here: the report, sending it, reading the reports of the mesh. Does not belong here: what follows from them
 (duties.py).
 """
 
@@ -36,19 +36,10 @@ def report_key(cluster: str, node: str) -> str:
     return f"report/{cluster}/{node}"
 
 
-async def read_reports(log: EventLog, cluster: str) -> Sequence[NodeReport]:
-    """Those of the nodes whose lease holds, in order of their names. Raises LogError."""
-    return await _read(log, f"report/{cluster}/")
-
-
 async def read_all_reports(log: ReadableLog) -> Sequence[NodeReport]:
-    """Those of every cluster. Raises LogError."""
-    return await _read(log, "report/")
-
-
-async def _read(log: ReadableLog, prefix: str) -> Sequence[NodeReport]:
+    """Those of the nodes of every cluster whose lease holds, in order of their names. Raises LogError."""
     found = []
-    for stored in await log.list(prefix):
+    for stored in await log.list("report/"):
         try:
             found.append(msgspec.json.decode(stored.value, type=NodeReport))
         except msgspec.MsgspecError:

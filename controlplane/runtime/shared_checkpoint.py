@@ -28,7 +28,7 @@ async def shared_state(log: EventLog, above: int) -> State | None:
         try:
             found = await checkpoint_parts.load(log, cluster, manifest)
             if found.schema_version == CHECKPOINT_SCHEMA:
-                return await asyncio.to_thread(State.load, found.saved)
+                return await _loaded(found.saved)
         except (CheckpointDamaged, ValueError) as error:
             structlog.get_logger().warning("a checkpoint in etcd is not used", reason=str(error))
     return None
@@ -41,10 +41,18 @@ async def shared_state_at(log: EventLog, revision: int) -> State | None:
             continue
         try:
             found = await checkpoint_parts.load(log, cluster, manifest)
-            return await asyncio.to_thread(State.load, found.saved)
+            return await _loaded(found.saved)
         except (CheckpointDamaged, ValueError) as error:
             structlog.get_logger().warning("a checkpoint in etcd is not used", reason=str(error))
     return None
+
+
+async def _loaded(saved: bytes) -> State:
+    """A checkpoint belongs to the store that it was found in, also when that was restored from a backup and has got
+    another id since."""
+    state = await asyncio.to_thread(State.load, saved)
+    state.store_id = 0
+    return state
 
 
 async def share_state(log: EventLog, session: Session, state: State, now_ns: int) -> CheckpointManifest:

@@ -25,8 +25,12 @@ def log() -> Log:
     return log
 
 
-def due(log: Log, upkeep: Upkeep, now_s: float, alive: tuple[str, ...] = ALIVE, realized: int = 10**9) -> list[object]:
-    return list(due_commands(upkeep, log.state, alive, {"n1": realized, "n2": realized}, now_s))
+def due(
+    log: Log, upkeep: Upkeep, now_s: float, alive: tuple[str, ...] = ALIVE, realized: int = 10**9,
+    elsewhere: int = 10**9,
+) -> list[object]:  # fmt: skip
+    reported = {key: realized if key.cluster == "east" else elsewhere for key in log.state.nodes}
+    return list(due_commands(upkeep, log.state, alive, reported, now_s))
 
 
 def test_nothing_is_due_at_rest(log: Log) -> None:
@@ -76,6 +80,7 @@ def test_an_unused_number_is_released_when_all_nodes_have_gone_beyond(log: Log) 
     removal = log.state.revision
     assert due(log, upkeep, 0.0, realized=removal) == []
     assert due(log, upkeep, RELEASE_S, realized=removal - 1) == []
+    assert due(log, upkeep, RELEASE_S, elsewhere=removal - 1) == [], "a node of another cluster may carry it still"
     assert due(log, upkeep, RELEASE_S, realized=removal) == [ReleaseIdentity(65536 + 256)]
     log.write("east", "node.n1", e.WorkloadApplied("shop", "web", {"app": "web"}))
     add_endpoint(log, "east", "n1", "web", 11)

@@ -1,7 +1,8 @@
 """Checkpoints: saved, loaded, and refused when damaged."""
 
 from controlplane.runtime.checkpoints import CHECKPOINT_FILE, Checkpoints, fold
-from kvstore.memory import MemoryStore
+from controlplane.runtime.shared_checkpoint import share_state, shared_state
+from kvstore.memory import MemoryLog, MemoryStore
 from tests.controlplane.runtime.mesh import JOIN_EAST, Part, running
 
 
@@ -38,3 +39,19 @@ async def test_nothing_is_saved_while_repairing(tmp_path):
         operator.follower.repairing = "gap"
         await Checkpoints(tmp_path).save_if_trusted(operator.follower)
     assert Checkpoints(tmp_path).load() is None
+
+
+async def test_a_shared_checkpoint_is_of_the_store_it_is_found_in():
+    """An etcd restored from a backup has another id than the one that the checkpoint in it was saved under; where history
+    begins behind the checkpoint, there is nothing else to start from."""
+    operator = Part(MemoryStore(), "operator")
+    async with running(operator):
+        await operator.writer.submit(JOIN_EAST)
+        state = operator.follower.state
+        await share_state(operator.log, await operator.writer.session(), state, 0)
+        digest, revision = state.digest(), state.revision
+    store = operator.log.store
+    store.truncate(revision)
+    store.restore(store.revision, cluster_id=2)
+    shared = await shared_state(MemoryLog(store), 0)
+    assert (await fold(MemoryLog(store), shared)).digest() == digest
