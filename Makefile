@@ -3,6 +3,7 @@
 #   make mesh        install what is needed, build, start two clusters, tell the story
 #   make mesh-down   remove every trace of that mesh
 #   make test        lint, types, import rules, all tests
+#   make simulate    whole meshes on virtual time under faults: SEEDS=17, 1..500, or 1.. for as long as asked
 #   make bench       the figures of docs/bench.md
 #   make build       the BPF objects
 #   make venv        the virtual environment, without test tools
@@ -21,7 +22,7 @@ PACKAGES := clang libbpf-dev libbpf1 linux-libc-dev etcd-server iproute2 ethtool
 TOOLS := clang etcd ip ethtool nsenter setpriv sysctl openssl
 QUIET_PIP := PYTHONWARNINGS=ignore $(VENV)/bin/python -m pip --disable-pip-version-check --quiet install
 
-.PHONY: help mesh mesh-down test bench build venv venv-test lint clean root
+.PHONY: help mesh mesh-down test simulate bench build venv venv-test lint clean root
 .NOTPARALLEL:
 
 help:
@@ -37,6 +38,10 @@ mesh-down: root
 
 test: lint build
 	@$(VENV)/bin/python -m pytest
+
+SEEDS ?= 1..100
+simulate: venv-test
+	@$(VENV)/bin/python -m tests.simulation $(SEEDS)
 
 bench: venv-test build
 	@$(VENV)/bin/python -m tests.bench --write docs/bench.md

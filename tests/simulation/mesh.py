@@ -1,23 +1,21 @@
-"""A whole mesh in one process: agents and operators over one memory log, fake kernels, a virtual clock.
+"""A whole mesh in one process: machines, agents and operators over one memory log, fake kernels, virtual time.
 
-Belongs here: starting, crashing and settling it. Does not belong here: what happens to it (test_mesh.py).
+Belongs here: what stays when a process dies, starting and killing processes, leases, cutting off and settling. Does not
+belong here: what happens to the mesh (changes.py, faults.py), what must hold (witness.py).
 """
 
 import asyncio
 import random
-from collections.abc import Awaitable, Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
 
 from controlplane.agent import build_node
 from controlplane.commands.cluster import JoinCluster
 from controlplane.commands.types import Author
-from controlplane.history.replay import EncodedRows, encoded_rows
 from controlplane.model import Device
 from controlplane.projections.state import State
-from controlplane.runtime.checkpoints import fold
-from controlplane.runtime.clock import VirtualClock
-from controlplane.runtime.devices import device_name
+from controlplane.runtime.checkpoints import Checkpoints
 from controlplane.runtime.duties import Duties
 from controlplane.runtime.follower import Follower
 from controlplane.runtime.node import Node
@@ -25,236 +23,344 @@ from controlplane.runtime.telemetry import Counters
 from controlplane.runtime.underlay import Underlay
 from controlplane.runtime.writer import Writer
 from controlplane.settings import AgentSettings, OperatorSettings
-from datapath.kernel.fake import Crash, FakeKernel, KernelMemory
-from datapath.reconciler import KernelWorker
-from kvstore.memory import MemoryLog, MemoryStore
-from kvstore.types import Record
+from datapath.kernel.fake import FakeKernel, KernelMemory
+from kvstore import keys
+from kvstore.errors import LogError
+from kvstore.memory import MemoryStore
+from kvstore.types import Claim, Revision, Session
+from tests.simulation.process import Process, SimulatedDevices, SimulatedWorker
+from tests.simulation.witness import Witness
 
-SETTLE_S = 20.0
-STEP_S = 0.05
-Result = TypeVar("Result")
-
-
-class InlineWorker(KernelWorker):
-    """Calls the kernel at once, in the loop: no thread, so that a seed gives the same order again."""
-
-    def __init__(self) -> None:
-        """Without the executor."""
-
-    async def call(self, function: Callable[..., Result], *arguments: Any) -> Result:
-        return function(*arguments)
-
-    def close(self) -> None:
-        """Nothing to close."""
+CLUSTERS = ("east", "west")
+NODES = ("n1", "n2")
+SETTLE_S = 120.0
+"""Virtual: longer than any lease, retry and dead node together."""
+LEASE_S = 3.0
+NODE_DEAD_S = 3.0
 
 
-class FakeDevices:
-    """What stays of a node's devices when its agent dies."""
+class WitnessedStore(MemoryStore):
+    """Tells the witness of everything that happens to the log."""
 
-    def __init__(self) -> None:
-        self.found: dict[str, int] = {}
-        self._next = 100
+    witness: Witness
 
-    async def create(self, key: str, netns: str, interface: str, mtu_bytes: int, owner: str) -> Device:
-        self._next += 1
-        self.found[device_name(key)] = self._next
-        low = f"{self._next >> 8:02x}:{self._next & 255:02x}"
-        return Device(device_name(key), self._next, f"02:00:00:01:{low}", f"02:00:00:02:{low}")
+    def open(self, cluster: str, writer: str) -> Session:
+        """See MemoryStore."""
+        session = super().open(cluster, writer)
+        self.witness.opened(session)
+        return session
 
-    async def configure(
-        self, netns: str, interface: str, host_mac: str, addresses: Awaitable[Sequence[str]]
-    ) -> None:
-        """Nobody looks inside."""
-        await addresses
+    def revoke(self, lease: int) -> None:
+        """See MemoryStore."""
+        self.witness.revoked(lease)
+        super().revoke(lease)
 
-    async def delete(self, name: str) -> bool:
-        return self.found.pop(name, None) is not None
-
-    async def list(self) -> dict[str, int]:
-        return dict(self.found)
-
-    async def ensure_tunnel(self, protocol: str, port: int, mtu_bytes: int) -> Device:
-        return Device(f"mesh_{protocol}", 99, "02:00:00:00:00:99")
-
-    async def remove_tunnels(self, but: str) -> Sequence[str]:
-        return ()
-
-    async def close(self) -> None:
-        """Devices stay."""
+    def append(self, session: Session, payload: bytes, claims: Sequence[Claim]) -> Revision:
+        """See MemoryStore."""
+        revision = super().append(session, payload, claims)
+        self.witness.landed(self.records[-1])
+        return revision
 
 
-class SimulatedAgent:
-    """A node whose agent can die at any point; its kernel, devices and checkpoint stay."""
+class Machine:
+    """What outlives a process: its directory, kernel and devices. `process` runs there now, or died there."""
 
-    def __init__(self, mesh: "SimulatedMesh", cluster: str, node: str, address: str, where: Path) -> None:
-        self.mesh = mesh
-        self.cluster, self.node = cluster, node
-        self.memory = KernelMemory()
-        self.devices = FakeDevices()
-        self._underlay = Underlay(Device("eth0", 2, "02:00:00:00:00:01"), (address,), 1500)
-        self._settings = AgentSettings(
-            cluster=cluster, node=node, runtime_dir=str(where), state_dir=str(where), retry_s=0.02, retry_s_max=0.1,
-            start_log_s=0.05, wait_applied_s=1.0, endpoint_ready_s=1.0, checkpoint_s=1.0,
-        )  # fmt: skip
-        self.running: asyncio.Task[None] | None = None
-        self.crashes = 0
-        self.start()
-
-    def start(self) -> None:
-        """A new process."""
-        self.log = MemoryLog(self.mesh.store)
-        self.log.disturb = self.mesh.disturb
-        self.kernel = FakeKernel(self.memory)
-        self.work: Node = build_node(
-            self._settings,
-            self._underlay,
-            self.mesh.clock,
-            self.log,
-            self.kernel,
-            self.devices,
-            None,
-            InlineWorker(),
-        )
-        self.running = asyncio.create_task(self._run())
-
-    async def _run(self) -> None:
-        try:
-            async with asyncio.TaskGroup() as group:
-                await self.work.open()
-                for task in self.work.tasks():
-                    group.create_task(task)
-        except* Crash as crash:
-            self.crashes += len(crash.exceptions)
+    def __init__(self, mesh: "SimulatedMesh", cluster: str, name: str, where: Path) -> None:
+        self.mesh, self.cluster, self.name, self.where = mesh, cluster, name, where
+        self.process: Process | None = None
+        self.down_until_s = 0.0
+        """Whoever brings machines back leaves it until then."""
+        where.mkdir()
 
     def __str__(self) -> str:
-        report = self.work.parts.reconciler.status()
-        return (
-            f"{self.node}: running {self.is_running}, ready {self.work.ready}, joined {self.work.joined}, "
-            f"connected {self.log.connected}, in sync {self.work.follower.in_sync}, "
-            f"applied {self.work.follower.state.revision} of {self.mesh.store.records[-1].revision}, "
-            f"realized {report.realized_generation}, {[(row.table, row.reason) for row in report.not_done]}"
-        )
+        return f"{self.cluster}/{self.name}"
+
+    @property
+    def writer_name(self) -> str:
+        raise NotImplementedError
 
     @property
     def is_running(self) -> bool:
-        return self.running is not None and not self.running.done()
+        return self.process is not None and not self.process.is_dead
 
-    async def crash(self) -> None:
-        """kill -9: nothing is given back, nothing saved."""
-        if self.running is not None:
-            self.running.cancel()
-            await asyncio.gather(self.running, return_exceptions=True)
+    @property
+    def follower(self) -> Follower:
+        raise NotImplementedError
+
+    @property
+    def writer(self) -> Writer:
+        raise NotImplementedError
+
+    def start(self) -> None:
+        """A new process."""
+        assert not self.is_running
+        self.mesh.note(f"{self} starts")
+        self.process = Process(self.mesh, str(self), next(self.mesh.numbers))
+        self._build(self.process)
+
+    def _build(self, process: Process) -> None:
+        raise NotImplementedError
+
+
+class NodeMachine(Machine):
+    """A node of a cluster."""
+
+    def __init__(self, mesh: "SimulatedMesh", cluster: str, name: str, address: str, where: Path) -> None:
+        super().__init__(mesh, cluster, name, where)
+        self.memory = KernelMemory()
+        self.devices: dict[str, int] = {}
+        self.realized_max = 0
+        self._underlay = Underlay(Device("eth0", 2, "02:00:00:00:00:01"), (address,), 1500)
+        zone = "ab"[NODES.index(name) % 2]
+        self._settings = AgentSettings(
+            cluster=cluster, node=name, runtime_dir=str(where), state_dir=str(where), retry_s=0.05, retry_s_max=0.4,
+            start_log_s=0.5, wait_applied_s=2.0, endpoint_ready_s=2.0, checkpoint_s=1.5, report_s=0.5, flows_save_s=5.0,
+            labels=(f"topology.kubernetes.io/zone={zone}",),
+        )  # fmt: skip
+        self.work: Node
+        self.kernel: FakeKernel
+        self.writes_at_start = 0
+
+    @property
+    def writer_name(self) -> str:
+        return f"node.{self.name}"
+
+    @property
+    def follower(self) -> Follower:
+        return self.work.follower
+
+    @property
+    def writer(self) -> Writer:
+        return self.work.writer
+
+    def _build(self, process: Process) -> None:
+        self.kernel = FakeKernel(self.memory)
+        self.writes_at_start = self.memory.writes
+        self.work = build_node(
+            self._settings, self._underlay, process.clock, process.log, self.kernel,
+            SimulatedDevices(process, self.devices), None, SimulatedWorker(process),
+        )  # fmt: skip
+        process.start(self._run)
+
+    async def _run(self) -> None:
+        work = self.work
+        async with asyncio.TaskGroup() as group:
+            await work.open()
+            for task in work.tasks():
+                group.create_task(task)
+
+
+class OperatorMachine(Machine):
+    """Where an operator of a cluster runs; there may be two, of which one has the duty."""
+
+    def __init__(self, mesh: "SimulatedMesh", cluster: str, name: str, where: Path) -> None:
+        super().__init__(mesh, cluster, name, where)
+        self._held: tuple[Follower, Writer, Duties]
+
+    @property
+    def writer_name(self) -> str:
+        return "operator"
+
+    @property
+    def follower(self) -> Follower:
+        return self._held[0]
+
+    @property
+    def writer(self) -> Writer:
+        return self._held[1]
+
+    @property
+    def duties(self) -> Duties:
+        return self._held[2]
+
+    def _build(self, process: Process) -> None:
+        number = CLUSTERS.index(self.cluster) + 1
+        settings = OperatorSettings(
+            cluster=self.cluster, cluster_id=number, retry_s=0.05, retry_s_max=0.4, duty_s=0.4, wait_applied_s=2.0,
+            node_dead_s=NODE_DEAD_S, identity_release_s=0.8, checkpoint_s=1.5,
+        )  # fmt: skip
+        checkpoints, counters, log = Checkpoints(self.where), Counters(), process.log
+
+        async def refold(error: LogError) -> State:
+            return await checkpoints.refold(log, error)
+
+        follower = Follower(log, checkpoints.load() or State(), process.clock, settings, counters, refold)
+        writer = Writer(log, follower, Author(self.cluster, "operator"), process.clock, settings, counters)
+        wish = self.mesh.cluster_wish(self.cluster)
+        self._held = (follower, writer, Duties(log, follower, writer, process.clock, settings, counters, (wish,)))
+
+        async def run() -> None:
+            async with asyncio.TaskGroup() as group:
+                for part in self._held:
+                    group.create_task(part.run())
+                group.create_task(checkpoints.run(follower, process.clock, settings))
+
+        process.start(run)
 
 
 class SimulatedMesh:
-    """Two clusters of two nodes, each with an operator."""
+    """Two clusters of two nodes; two machines for the operators of each, of which the second is in reserve."""
 
     def __init__(self, seed: int, where: Path) -> None:
+        self.seed = seed
         self.chance = random.Random(seed)
-        self.clock = VirtualClock(seed)
-        self.store = MemoryStore()
-        self._background = [asyncio.create_task(self._pass_time())]
-        self.agents: list[SimulatedAgent] = []
-        self.duplicates = 0
-        self.reorderings = 0
-        for number, cluster in enumerate(("east", "west"), 1):
-            self._start_operator(cluster, number)
-            for node in (1, 2):
-                directory = where / f"{cluster}-{node}"
-                directory.mkdir()
-                self.agents.append(
-                    SimulatedAgent(self, cluster, f"{cluster}-{node}", f"192.168.{number}.{node}", directory)
-                )
-
-    def disturb(self, records: Sequence[Record]) -> Sequence[Record]:
-        """What a watch makes of records: sometimes one comes twice, or two of one writer the wrong way round."""
-        delivered = list(records)
-        if delivered and self.chance.random() < 0.3:
-            again = self.chance.randrange(len(delivered))
-            delivered.insert(self.chance.randrange(again, len(delivered)) + 1, delivered[again])
-            self.duplicates += 1
-        # Records mostly come one by one, so a chance to turn two round is taken when it is there.
-        if self.chance.random() < 0.9:
-            for later, record in enumerate(delivered):
-                first = next((n for n in range(later) if self._follows(delivered[n], record)), None)
-                if first is not None:
-                    delivered[first], delivered[later] = record, delivered[first]
-                    self.reorderings += 1
-                    break
-        return delivered
-
-    @staticmethod
-    def _follows(earlier: Record, later: Record) -> bool:
-        same = (earlier.cluster, earlier.writer) == (later.cluster, later.writer)
-        return same and earlier.sequence < later.sequence
-
-    def _start_operator(self, cluster: str, number: int) -> None:
-        settings = OperatorSettings(
-            cluster=cluster, cluster_id=number, retry_s=0.02, duty_s=0.1, node_dead_s=1e9
-        )
-        log, counters = MemoryLog(self.store), Counters()
-
-        async def refold(error: Exception) -> State:
-            return await fold(log, State())
-
-        follower = Follower(log, State(), self.clock, settings, counters, refold)
-        writer = Writer(log, follower, Author(cluster, "operator"), self.clock, settings, counters)
-        cidrs, lengths = (f"10.{number}.0.0/16", f"fd00:{number}::/48"), (24, 64)
-        wish = JoinCluster(number, cidrs, lengths, (f"10.96.{number * 16}.0/20",))
-        duties = Duties(log, follower, writer, self.clock, settings, counters, (wish,))
-        self._background += [
-            asyncio.create_task(part) for part in (follower.run(), writer.run(), duties.run())
+        self.numbers = iter(range(1_000_000))
+        self.notes: list[str] = []
+        self.seen: Counter[str] = Counter()
+        """What happened, and how often: a run in which nothing happens proves nothing."""
+        self.store = WitnessedStore()
+        self.witness = Witness(self)
+        self.store.witness = self.witness
+        self.modes = dict.fromkeys(CLUSTERS, "native")
+        self.requests: list[tuple[Process | None, asyncio.Task[None]]] = []
+        self.retentions: list[asyncio.Task[None]] = []
+        self.sound = ""
+        """The cluster whose checkpoint in the store stands for what left the log."""
+        self.nodes = [
+            NodeMachine(self, cluster, node, f"192.168.{number}.{place}", where / f"{cluster}-{node}")
+            for number, cluster in enumerate(CLUSTERS, 1)
+            for place, node in enumerate(NODES, 1)
         ]
+        self.operators = [
+            OperatorMachine(self, cluster, f"operator-{place}", where / f"{cluster}-operator-{place}")
+            for cluster in CLUSTERS
+            for place in (1, 2)
+        ]
+        for machine in (*self.nodes, *self.operators[::2]):
+            machine.start()
 
-    async def _pass_time(self) -> None:
-        while True:
-            self.clock.advance_s(STEP_S)
-            await asyncio.sleep(0.0005)
+    @property
+    def machines(self) -> list[Machine]:
+        return [*self.nodes, *self.operators]
+
+    def note(self, what: str) -> None:
+        """One line of what happened, with its virtual time."""
+        self.notes.append(f"{asyncio.get_running_loop().time():8.3f} {what}")
+
+    def cluster_wish(self, cluster: str) -> JoinCluster:
+        """What an operator's flags say."""
+        number = CLUSTERS.index(cluster) + 1
+        pods = (f"10.{number}.0.0/16", f"fd00:{number}::/48")
+        services = (f"172.{number}.0.0/24", f"fd01:{number}::/112")
+        return JoinCluster(number, pods, (28, 64), services, self.modes[cluster])
+
+    def kill(self, process: Process) -> None:
+        """kill -9: nothing is given back, nothing saved; its lease runs out later."""
+        process.is_dead = True
+        self._expire_later(process)
+
+    def _expire_later(self, process: Process) -> None:
+        """Unless the process comes back in time, or another takes its place meanwhile."""
+        machine = next(each for each in self.machines if each.process is process)
+        token = self.witness.tokens.get(f"{machine.cluster}/{machine.writer_name}")
+
+        def expire() -> None:
+            is_away = process.is_dead or process.is_stopped or not process.log.connected
+            same = self.witness.tokens.get(f"{machine.cluster}/{machine.writer_name}") == token
+            if is_away and same and token is not None:
+                self.note(f"the lease of {process.name} ends")
+                self.seen["lease ended"] += 1
+                self.store.expire_session(machine.cluster, machine.writer_name)
+
+        asyncio.get_running_loop().call_later(LEASE_S, expire)
+
+    def cut_off(self, machines: Sequence[Machine], for_s: float) -> None:
+        """From the log, for a while."""
+        for machine in machines:
+            if machine.is_running:
+                assert machine.process is not None
+                machine.process.log.disconnect()
+                self._expire_later(machine.process)
+                asyncio.get_running_loop().call_later(for_s, self._join, machine.process)
+
+    def _join(self, process: Process) -> None:
+        if not process.is_dead and not process.log.connected:
+            self.note(f"{process.name} reaches the log again")
+            process.log.reconnect()
+
+    def stop(self, process: Process, for_s: float) -> None:
+        """SIGSTOP, and SIGCONT later."""
+        process.stop()
+        self._expire_later(process)
+        asyncio.get_running_loop().call_later(for_s, process.resume)
 
     async def wait(self, what: str, holds: Callable[[], bool]) -> None:
         """Until it holds; AssertionError naming it after the deadline."""
-        try:
-            async with asyncio.timeout(SETTLE_S):
-                while not holds():
-                    await asyncio.sleep(0.001)
-        except TimeoutError:
-            raise AssertionError(f"did not come: {what}\n" + "\n".join(map(str, self.agents))) from None
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + SETTLE_S
+        while not holds():
+            self.witness.check()
+            if loop.time() >= deadline:
+                told = "\n".join(map(self._told, self.nodes))
+                self.witness.breach("everything settles", f"did not come: {what}\n{told}")
+            await asyncio.sleep(0.05)
+        self.witness.check()
 
     async def settle(self) -> None:
-        """Bring everybody back, and wait until every kernel holds all that the log says."""
-        for agent in self.agents:
-            agent.log.reconnect()
-            if not agent.is_running:
-                agent.start()
-        await self.wait("every agent ready", lambda: all(map(self._is_ready, self.agents)))
-        await self.wait("every kernel at the last record", lambda: all(map(self._is_level, self.agents)))
+        """Bring everybody back, and wait until every kernel holds all that the log says, and that stays."""
+        for machine in (*self.nodes, *self.operators[::2]):
+            if machine.process is not None and not machine.process.is_dead:
+                machine.process.resume()
+                machine.process.lag_s = 0.0
+                self._join(machine.process)
+        await self.wait("every kernel at the last record", self._is_level)
 
-    def _is_ready(self, agent: SimulatedAgent) -> bool:
-        if not agent.is_running:  # a crash that was still due
-            agent.start()
-        return agent.work.ready
+    def _is_level(self) -> bool:
+        last = self.witness.state.revision
+        levels = [self._is_level_at(node, last) for node in self.nodes]
+        levels += [self._is_back(each) and each.follower.state.revision == last for each in self.operators[::2]]
+        return all(levels)
 
-    def _is_level(self, agent: SimulatedAgent) -> bool:
-        self._is_ready(agent)
-        report = agent.work.parts.reconciler.status()
-        last = self.store.records[-1].revision if self.store.records else 0
+    def _is_back(self, machine: Machine) -> bool:
+        if not machine.is_running:  # by a fault that was still due
+            machine.start()
+        return True
+
+    def _is_level_at(self, node: NodeMachine, last: int) -> bool:
+        self._is_back(node)
+        report = node.work.parts.reconciler.status()
         return (
-            agent.work.joined and agent.work.follower.state.revision == last and report.realized_generation == last
-            and not report.not_done
+            node.work.ready and node.work.joined and node.follower.state.revision == last
+            and report.realized_generation == last and not report.not_done
         )  # fmt: skip
 
-    async def replayed(self) -> State:
-        """The log folded from its first record, by nobody who took part."""
-        return await fold(MemoryLog(self.store), State())
+    def _told(self, node: NodeMachine) -> str:
+        report = node.work.parts.reconciler.status()
+        return (
+            f"{node}: running {node.is_running}, ready {node.work.ready}, joined {node.work.joined}, in sync "
+            f"{node.follower.in_sync}, repairing {node.follower.repairing!r}, applied {node.follower.state.revision} "
+            f"of {self.witness.state.revision}, realized {report.realized_generation}, "
+            f"{[(row.table, row.reason) for row in report.not_done[:5]]}"
+        )
 
-    def rows(self, state: State, agent: SimulatedAgent) -> EncodedRows:
-        """What the agent's kernel must hold."""
-        return encoded_rows(state, agent.cluster, agent.node)
+    async def answer_all(self) -> None:
+        """Every request to a process that lives has its answer by now, or gets it."""
 
-    async def close(self) -> None:
-        """End every task."""
-        for agent in self.agents:
-            await agent.crash()
-        for task in self._background:
-            task.cancel()
-        await asyncio.gather(*self._background, return_exceptions=True)
+        def are_answered() -> bool:
+            return all(task.done() for process, task in self.requests if process is not None and not process.is_dead)
+
+        await self.wait("an answer to every request", are_answered)
+        for process, task in self.requests:
+            if task.done() and process is not None and not process.is_dead and task.exception() is not None:
+                self.witness.breach("nothing falls over", f"a request to {process.name}: {task.exception()!r}")
+
+    def shared_revision(self) -> int:
+        """That of the checkpoint that stands for what left the log; 0: nothing did."""
+        kept = self.store.kept.get(keys.side_key(f"manifest/{self.sound}")) if self.sound else None
+        return kept.revision if kept else 0
+
+    def all_know_the_store(self) -> bool:
+        """Whether nobody decides any more by what a restored store has lost."""
+        known = [each.follower.state.store_id for each in self.machines if each.is_running]
+        return self.seen["restored"] == 0 or all(each == self.store.cluster_id for each in known)
+
+    def restore(self, revision: int) -> None:
+        """The store is put back to this revision, as another store."""
+        self.seen["restored"] += 1
+        self.store.restore(revision, cluster_id=self.store.cluster_id + 1)
+        for machine in self.machines:
+            if machine.process is not None:
+                machine.process.log._in_doubt.clear()
+        for node in self.nodes:
+            node.realized_max = min(node.realized_max, revision)
+        self.witness.rewound(revision)
