@@ -10,7 +10,15 @@ from typing import Any, Protocol
 
 from aiohttp import web
 
-from controlplane.api import applying, flow_routes, history_routes, policy_routes, reading_routes, schema
+from controlplane.api import (
+    applying,
+    flow_routes,
+    history_routes,
+    policy_routes,
+    reading_routes,
+    schema,
+    standing_routes,
+)
 from controlplane.api.server import (
     Refused,
     json_response,
@@ -84,6 +92,7 @@ def routes(mesh: Mesh) -> list[web.RouteDef]:
         *reading_routes.routes(mesh),
         *history_routes.routes(mesh),
         *policy_routes.reading_routes(mesh),
+        *standing_routes.routes(mesh),
         *flow_routes.routes(mesh),
         *policy_routes.changing_routes(mesh),
         web.get("/v1/status", serve.status),

@@ -5,6 +5,7 @@ Belongs here: values, and nothing else. Does not belong here: how they are serve
 revision of the log that the answer stands at. An error has a status of 400 and above and an `Error` as its body.
 
     GET    /v1/status                                   Status (agent) | OperatorStatus (operator)
+    GET    /v1/mesh[?digests=1][&left=1]                MeshStanding (history/standings.py): how far nodes are
     GET    /v1/list/{node|endpoint|identity|service|policy|ip}[?at=POINT]      Listing of the matching *Item
     GET    /v1/get/{kind}[?namespace=NS][&name=NAME][&at=POINT]     Documents; kind as in a manifest, plural too
     POST   /v1/apply, /v1/delete                        ApplyRequest -> ApplyResult

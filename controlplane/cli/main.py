@@ -22,6 +22,7 @@ GROUPS: dict[str, dict[str, tuple[str, str]]] = {
     },
     "Ask": {
         "status": ("status", "is it healthy, is it in sync"),
+        "mesh": ("mesh", "how far every node is: revision, lag, digests"),
         "verify": ("verify", "compare what the kernel holds with what the log says"),
         "monitor": ("monitor", "drops and verdicts as they happen"),
         "node": ("node", "nodes of the mesh"),
@@ -55,7 +56,7 @@ COMMANDS = {name: entry for group in GROUPS.values() for name, entry in group.it
 AT_ENVIRONMENT = "MESHLOG_AT"
 """The point in the history that commands answer about, where --at says nothing."""
 POINT_FLAGS = ("--at", "--since", "--until")
-OF_NOW = ("status", "verify", "monitor", "apply", "delete")
+OF_NOW = ("status", "mesh", "verify", "monitor", "apply", "delete")
 """Commands without a past: under MESHLOG_AT they refuse, instead of answering about another time than was asked."""
 GLOBAL_FLAGS = ("--node", "--socket", "-o", "--output")
 _EPILOG = """Which agent is asked: --node NAME, --socket PATH or MESHLOG_SOCKET; otherwise the only one on this machine.

@@ -9,7 +9,8 @@ import msgspec
 import pytest
 
 from controlplane.api import schema
-from controlplane.cli import target
+from controlplane.cli import mesh, target
+from controlplane.history.standings import MeshStanding
 from tests.controlplane.cli.conftest import Run
 from tests.controlplane.cli.fake_agent import FakeAgent
 
@@ -32,6 +33,16 @@ VERIFICATION: dict[str, Any] = {
                 "equal": False}],
     "differences_total": 1, "runtime_tables": ["conntrack"], "repaired_rows": 0,
 }
+STANDING: dict[str, Any] = {
+    "revision": 50, "in_sync": False, "lag_records": 3, "lag_s": 12.0, "left": ["west/w9: left at revision 44: no session"],
+    "clusters": [{"cluster": "east", "nodes": 2, "in_sync": 1}],
+    "nodes": [
+        {"cluster": "east", "node": "n1", "realized": 50, "lag_records": 0, "lag_s": 0.0, "digests": "equal", "tables": [],
+         "failed_rows": 0, "reported_s_ago": 1.5, "in_sync": True, "problem": ""},
+        {"cluster": "east", "node": "n2", "realized": 47, "lag_records": 3, "lag_s": 12.0, "digests": "unknown", "tables": [],
+         "failed_rows": 0, "reported_s_ago": None, "in_sync": False, "problem": "behind for 12 s"},
+    ],
+}
 RECORDS: list[dict[str, Any]] = [
     {"revision": 40 + n, "cluster": "east", "writer": "n1", "sequence": n, "time": "2026-01-01T00:00:00.000Z",
      "cause": 0, "schema_version": 1, "bytes": 99, "events": [{"event": "NodeJoined", "node": f"n{n}"}], "error": ""}
@@ -42,7 +53,7 @@ MANIFEST = "apiVersion: v1\nkind: Namespace\nmetadata:\n  name: shop\n"
 
 def test_answers_of_these_tests_are_those_of_the_api() -> None:
     """What the tests serve has exactly the fields of the API's shapes, so that a change there shows here."""
-    pairs = [(STATUS, schema.Status), (VERIFICATION, schema.Verification), *((r, schema.LogRecord) for r in RECORDS)]
+    pairs = [(STATUS, schema.Status), (STANDING, MeshStanding), (VERIFICATION, schema.Verification), *((r, schema.LogRecord) for r in RECORDS)]
     assert [msgspec.to_builtins(msgspec.convert(served, shape)) for served, shape in pairs] == [p[0] for p in pairs]
 
 
@@ -276,3 +287,37 @@ def test_monitor_says_what_was_lost(agent: FakeAgent, run: Run) -> None:
     """Lost notifications are never passed over in silence."""
     serve_notifications(agent)
     assert "NOTIFICATIONS LOST: 4" in run("monitor")[2]
+
+
+def test_mesh_status_has_one_line_per_node_and_says_what_is_wrong(agent: FakeAgent, run: Run) -> None:
+    """Numbers in columns, problems and nodes that left as lines below, the summary apart; exit 1 as one is behind."""
+    agent.answers["GET", "/v1/mesh"] = (200, STANDING)
+    status, out, err = run("mesh", "status")
+    lines = [line.split() for line in out.splitlines()]
+    assert (status, lines[1]) == (1, ["east/n1", "in", "sync", "50", "0", "0", "equal", "1.5", "s", "ago"])
+    assert lines[2] == ["east/n2", "NOT", "IN", "SYNC", "47", "3", "12", "unknown", "-"]
+    assert out.splitlines()[3:] == ["east/n2: behind for 12 s", "west/w9: left at revision 44: no session"]
+    assert err == "In sync with revision 50: east 1 of 2; the greatest lag is 3 records, 12 s.\n"
+    assert max(map(len, out.splitlines())) <= 100
+
+
+def test_mesh_status_waits_for_the_revision_that_was_newest(
+    agent: FakeAgent, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every node must hold what the log held at the first answer, not what came since."""
+    monkeypatch.setattr(mesh, "PAUSE_S", 0.01)
+    def at(revision: int, *realized: int) -> dict[str, Any]:
+        nodes = [{**STANDING["nodes"][0], "node": f"n{place}", "realized": each} for place, each in enumerate(realized)]
+        return {**STANDING, "revision": revision, "in_sync": True, "nodes": nodes}
+    answers = iter([at(50, 50, 49), at(60, 50, 50), at(70, 50, 51)])
+    agent.answers["GET", "/v1/mesh"] = lambda _: (200, next(answers))
+    status, out, err = run("mesh", "status", "--wait", "-o", "json")
+    assert (status, json.loads(out)["revision"]) == (0, 70)
+    assert err == "waiting for revision 50: east/n1: realized 49\n"
+
+
+def test_mesh_status_that_waited_in_vain_says_for_what(agent: FakeAgent, run: Run) -> None:
+    """Exit 1, one last line with the node and its problem."""
+    agent.answers["GET", "/v1/mesh"] = (200, STANDING)
+    status, _, err = run("mesh", "status", "--wait", "--timeout", "0")
+    assert (status, err) == (1, "meshlog: not in sync through revision 50 after 0 s: east/n2: behind for 12 s\n")
