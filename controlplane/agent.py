@@ -31,6 +31,7 @@ from controlplane.runtime.flags import parser_of, settings_from
 from controlplane.runtime.flows import FlowRecorder
 from controlplane.runtime.follower import Follower
 from controlplane.runtime.health_checks import HealthChecks, NodeSource
+from controlplane.runtime.inspection import Inspection
 from controlplane.runtime.monitor import Monitor, Ring
 from controlplane.runtime.node import Node, NodeParts
 from controlplane.runtime.overlay import Overlay
@@ -185,6 +186,7 @@ def build_node(
     )
     directory = place.state_dir(settings.state_dir, settings.node)
     flows = FlowRecorder(directory, log, writer, follower, clock, settings, counters)
+    inspection = Inspection(reconciler, clock, settings)
     parts = NodeParts(
         settings=settings,
         underlay=underlay,
@@ -203,7 +205,8 @@ def build_node(
         endpoints=endpoints,
         overlay=overlay,
         settling=Settling(kernel, reconciler.worker, endpoints, clock, settings),
-        reporter=Reporter(log, writer, follower, reconciler, clock, settings),
+        inspection=inspection,
+        reporter=Reporter(log, writer, follower, reconciler, inspection, clock, settings),
         monitor=Monitor(settings.monitor_queue_max, counters, flows.take),
         flows=flows,
         collector=build_collector(settings, clock, kernel, reconciler),

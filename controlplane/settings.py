@@ -115,6 +115,8 @@ class AgentSettings(CommonSettings, frozen=True, kw_only=True):
     """How often a node reports to its side table; the report is one small put."""
     endpoint_ready_s: Seconds = 10.0
     """How long a new endpoint may take to be realized before its creation is undone."""
+    inspect_s: Seconds = 60.0
+    """How often the kernel's tables are compared with what was written into them, a dump of each."""
     settle_quiet_s: Seconds = 1.0
     """How long no endpoint may have been created before TCX links replace the filters that stand in for them: each
     holds up every change of a device for some 15 ms."""

@@ -134,7 +134,7 @@ class Realization:
 
     def verify(self) -> tuple[TableVerification, ...]:
         """Compare with a fresh dump, table by table. Changes nothing."""
-        return tuple(self._verify_table(table) for table in TABLES)
+        return tuple(self.verify_table(table) for table in TABLES)
 
     def _take(self, pending: Pending) -> Mapping[str, set[bytes]] | None:
         """The keys whose desired value may have changed; None: any."""
@@ -282,7 +282,8 @@ class Realization:
             refreshed.append(table)
         return tuple(refreshed)
 
-    def _verify_table(self, table: str) -> TableVerification:
+    def verify_table(self, table: str) -> TableVerification:
+        """Compare one table with a fresh dump. Changes nothing."""
         desired = self._desired[table]
         digests = digest_of(desired), self._digests[table].text()
         try:

@@ -119,6 +119,10 @@ class Reconciler:
         """Compare each table with a fresh dump of the kernel. Changes nothing."""
         return await self._worker.call(self._realization.verify)
 
+    async def verify_table(self, table: str) -> TableVerification:
+        """Compare one table with a fresh dump of the kernel. Changes nothing."""
+        return await self._worker.call(self._realization.verify_table, table)
+
     async def repair(self) -> tuple[TableVerification, ...]:
         """Write whatever a fresh dump shows to differ; then verify. Raises KernelError."""
         self._publish(await self._worker.call(self._realization.repair, self._clock()))

@@ -6,6 +6,7 @@ LogStatus. Does not belong here: keys, records, sessions. Every request sent thr
 
 import asyncio
 import random
+import re
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -114,7 +115,7 @@ class TokenGone(LogUnavailable):
 
 def explain(code: grpc.StatusCode, details: str, endpoint: str) -> LogError:
     """The error of this room for a failed call."""
-    text = f"etcd at {endpoint}: {code.name.lower().replace('_', ' ')}: {details}"
+    text = f"etcd at {endpoint}: {_words(code, details)}"
     if code is grpc.StatusCode.UNAUTHENTICATED or "revision of auth store is old" in details:
         return TokenGone(text)
     if code is grpc.StatusCode.PERMISSION_DENIED or any(word in details for word in _LOGIN_REFUSED):
@@ -126,6 +127,16 @@ def explain(code: grpc.StatusCode, details: str, endpoint: str) -> LogError:
     if code in _TRANSIENT or (code is grpc.StatusCode.RESOURCE_EXHAUSTED and "too many requests" in details):
         return LogUnavailable(text)
     return LogError(text)
+
+
+def _words(code: grpc.StatusCode, details: str) -> str:
+    """What gRPC says, without saying it twice."""
+    if code is grpc.StatusCode.DEADLINE_EXCEEDED:
+        return "no answer in time" if details.lower() in ("", "deadline exceeded") else f"no answer in time: {details}"
+    _, connecting, last = details.rpartition("last error: ")
+    if code is grpc.StatusCode.UNAVAILABLE and connecting:
+        return f"cannot be reached: {re.sub('^[A-Z_]+: ', '', last)}"
+    return f"{code.name.lower().replace('_', ' ')}: {details}"
 
 
 def target(endpoint: str) -> tuple[str, bool]:

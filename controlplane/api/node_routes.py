@@ -145,6 +145,7 @@ class _NodeRoutes:
             result = self._verification(rows, found, repaired_rows)
             if result.equal or rows.generation == self._node.generation():
                 break
+        self._parts.inspection.note(found, self._parts.clock.time_ns())
         return result
 
     def _verification(

@@ -45,6 +45,7 @@ class _StandingRoutes:
             known = await read_all_reports(self._mesh.log)
             found = [msgspec.convert(msgspec.to_builtins(each), Report) for each in known]
             reports = {NodeKey(each.cluster, each.node): each for each in found}
+            told = {NodeKey(each.cluster, each.node): each.differing for each in known}
             behind = await self._behind(found, newest)
             left = await self._left(newest) if request.query.get("left") == "1" else {}
         except LogError as error:
@@ -54,7 +55,7 @@ class _StandingRoutes:
         now_ns = self._mesh.past.now_ns()
         rows = [
             node_standing(where, reports.get(where), newest, behind,
-                          await self._different(reports.get(where)) if is_compared else None, now_ns)
+                          await self._different(reports.get(where), is_compared, told.get(where, ())), now_ns)
             for where in nodes
         ]  # fmt: skip
         gone = {where: text for where, text in left.items() if where not in state.nodes}
@@ -70,10 +71,11 @@ class _StandingRoutes:
         except HistoryTruncated:
             return None
 
-    async def _different(self, report: Report | None) -> list[str] | None:
-        """Tables whose digest is not that of the log at the revision reported; None where that cannot be told."""
-        if report is None or report.realized <= 0:
-            return None
+    async def _different(self, report: Report | None, is_compared: bool, told: Sequence[str]) -> list[str] | None:
+        """Tables whose digest is not that of the log at the revision reported, and those that the node itself found to
+        differ in its kernel; None where nobody can tell."""
+        if report is None or report.realized <= 0 or told or not is_compared:
+            return list(told) or None
         try:
             moment = await self._mesh.past.moment(report.realized)
         except (BeyondHead, LogError):

@@ -10,7 +10,7 @@ from controlplane.cli.errors import OK, CommandFailed
 from controlplane.cli.listing import address_and_port
 from controlplane.cli.output import RED, coloured
 from controlplane.cli.parsing import whole_number
-from controlplane.cli.target import add_target, connect
+from controlplane.cli.target import add_target, connect, unanswered
 
 TYPES = {"drop": "drop", "policy-verdict": "verdict", "trace": "trace"}
 
@@ -41,7 +41,9 @@ def run(arguments: argparse.Namespace) -> int:
             if arguments.related_to and notification.get("endpoint_id") != arguments.related_to:
                 continue
             print(json.dumps(notification) if arguments.output == "json" else line(notification), flush=True)
-    except (ApiUnavailable, ApiRefused) as error:
+    except ApiUnavailable as error:
+        raise unanswered(error) from None
+    except ApiRefused as error:
         raise CommandFailed(str(error)) from None
     except KeyboardInterrupt:
         pass

@@ -18,6 +18,7 @@ if CAPSULE_ROOT:
 
 
 HINTS = {
+    "Connection refused": "the process has ended, and its log says why; packets go on by what is pinned in the kernel",
     "Permission denied": "run it as root",
     "timed out": "the process is there and does not answer: it is stopped, or busy; its log says more",
 }
@@ -41,9 +42,16 @@ def ask(connection: Connection, target: str, method: str = "GET", body: Any = No
     try:
         return connection.send(method, target, body)
     except ApiUnavailable as error:
-        raise CommandFailed(f"{error}; {HINTS.get(str(error).rpartition(': ')[2], 'is the agent running?')}") from None
+        raise unanswered(error) from None
     except ApiRefused as error:
+        if error.status == 404 and str(error).endswith(": Not Found"):
+            raise CommandFailed(f"{error}: the agent does not know this; it is of another version") from None
         raise CommandFailed(f"{error.field}: {error}" if error.field else str(error)) from None
+
+
+def unanswered(error: ApiUnavailable) -> CommandFailed:
+    """Nobody answers: why, and what to do next."""
+    return CommandFailed(f"{error}; {HINTS.get(str(error).rpartition(': ')[2], 'is the agent running?')}")
 
 
 def socket_of(arguments: argparse.Namespace) -> str:

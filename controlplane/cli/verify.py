@@ -47,7 +47,10 @@ def _print(answer: dict[str, Any], wide: bool) -> None:
     if hidden:
         print(f"... and {hidden} rows more")
     verdict = "the kernel holds what the log says" if answer["equal"] else "the kernel differs from the log"
-    repaired = f", {answer['repaired_rows']} rows repaired" if answer["repaired_rows"] else ""
+    count = answer["repaired_rows"]
+    repaired = f", {count} {'row' if count == 1 else 'rows'} repaired" if count else ""
     runtime = ", ".join(answer["runtime_tables"])
     text = f"At revision {answer['revision']} {verdict}{repaired}. Not derived from the log: {runtime}."
     print(text, file=sys.stderr)
+    if answer["differences"]:
+        print("`meshlog verify --repair` writes them; `meshlog why map TABLE KEY` names the records.", file=sys.stderr)

@@ -14,8 +14,8 @@ from controlplane.model import NodeKey
 
 LAG_S_MAX = 10.0
 """A node that is behind for longer is not in sync: five of its reports, so that what is under way does not count."""
-REPORT_AGE_S_MAX = 15.0
-"""As long as a lease: a report that is older and still there was not renewed by an agent that is alive."""
+REPORT_AGE_S_MAX = 10.0
+"""Five reports. One that is not renewed goes with its agent's lease, 15 s after a kill."""
 
 Behind = Sequence[tuple[int, int]]
 """(revision, time_ns of the writer's clock) of records, in order: at least those that some node has not realized."""

@@ -31,6 +31,7 @@ from controlplane.runtime.feed import Feed
 from controlplane.runtime.flows import FlowRecorder, gathered_flows
 from controlplane.runtime.follower import Follower
 from controlplane.runtime.health_checks import HealthChecks
+from controlplane.runtime.inspection import Inspection
 from controlplane.runtime.monitor import Monitor, Ring
 from controlplane.runtime.overlay import Overlay
 from controlplane.runtime.relabelling import Relabelling
@@ -71,6 +72,7 @@ class NodeParts(msgspec.Struct, frozen=True):
     endpoints: Endpoints
     overlay: Overlay
     settling: Settling
+    inspection: Inspection
     reporter: Reporter
     monitor: Monitor
     flows: FlowRecorder
@@ -186,6 +188,7 @@ class Node:
         problems = status.log_problems(connection, follower.in_sync) + status.state_problems(state)
         own = state.nodes.get(self.where)
         problems += status.node_problems(own, kernel) + parts.overlay.problems()
+        problems += parts.inspection.problems()
         problems += status.collector_problems(parts.collector)
         problems += status.bounds_problems(parts.feed.deriver, parts.reconciler.status())
         return schema.Status(
@@ -231,6 +234,7 @@ class Node:
                 group.create_task(parts.overlay.run(self._tell))
                 await self._wait_ready()
                 await self._start_monitor()
+                group.create_task(parts.inspection.run())
                 await joining
         finally:
             joining.cancel()

@@ -12,6 +12,7 @@ import structlog
 from controlplane.history.at import ReadableLog
 from controlplane.runtime.clock import Clock
 from controlplane.runtime.follower import Follower
+from controlplane.runtime.inspection import Inspection
 from controlplane.runtime.writer import Writer
 from controlplane.settings import AgentSettings
 from datapath.reconciler import Reconciler
@@ -29,6 +30,8 @@ class NodeReport(msgspec.Struct, frozen=True):
     failed_rows: int
     time_ns: int
     digests: dict[str, str]
+    differing: tuple[str, ...] = ()
+    """Tables of which the kernel itself was seen to hold other rows than were written."""
 
 
 def report_key(cluster: str, node: str) -> str:
@@ -56,6 +59,7 @@ class Reporter:
         writer: Writer,
         follower: Follower,
         reconciler: Reconciler,
+        inspection: Inspection,
         clock: Clock,
         settings: AgentSettings,
     ) -> None:
@@ -63,6 +67,7 @@ class Reporter:
         self._writer = writer
         self._follower = follower
         self._reconciler = reconciler
+        self._inspection = inspection
         self._clock = clock
         self._settings = settings
         self._logger = structlog.get_logger()
@@ -88,6 +93,7 @@ class Reporter:
             failed_rows=realized.summary.error,
             time_ns=self._clock.time_ns(),
             digests=dict(realized.digests),
+            differing=tuple(sorted(self._inspection.since_ns)),
         )
         key = report_key(self._settings.cluster, self._settings.node)
         try:

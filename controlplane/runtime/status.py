@@ -68,7 +68,8 @@ def log_problems(connection: schema.LogConnection, in_sync: bool) -> list[str]:
     problems = []
     if not connection.connected:
         problems.append(
-            f"the log is away: {connection.last_error or 'no endpoint answers'}; serving what is held"
+            f"the log is away: {connection.last_error or 'no endpoint answers'}; serving what is held: packets go on "
+            "as they did, changes wait"
         )
     if connection.full_since is not None:
         problems.append("NOSPACE: etcd is out of space and takes no writes; they wait until the duty holder made room")

@@ -56,3 +56,16 @@ def test_a_failed_call_becomes_an_error_of_this_room(code, details, expected):
 def test_a_refusal_is_not_taken_for_an_outage(code):
     """etcd answered: trying again would not help."""
     assert not isinstance(explain(code, "refused", "e"), LogUnavailable)
+
+
+@pytest.mark.parametrize(("code", "details", "words"), [
+    (grpc.StatusCode.DEADLINE_EXCEEDED, "Deadline Exceeded", "etcd at e:1: no answer in time"),
+    (grpc.StatusCode.UNAVAILABLE,
+     "failed to connect to all addresses; last error: UNKNOWN: unix:/e: connect: No such file or directory (2)",
+     "etcd at e:1: cannot be reached: unix:/e: connect: No such file or directory (2)"),
+    (grpc.StatusCode.UNAVAILABLE, "etcdserver: no leader", "etcd at e:1: unavailable: etcdserver: no leader"),
+])
+def test_a_failure_is_told_once(code, details, words):
+    """What a person reads at night says what happened, without gRPC's own words around it."""
+    found = explain(code, details, "e:1")
+    assert (type(found), str(found)) == (LogUnavailable, words)

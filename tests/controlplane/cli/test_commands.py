@@ -129,7 +129,7 @@ def test_verify_repair_posts(agent: FakeAgent, run: Run) -> None:
     agent.answers["POST", "/v1/repair"] = (200, repaired)
     status, _, err = run("verify", "--repair")
     assert status == 0
-    assert "1 rows repaired" in err
+    assert "1 row repaired" in err
 
 
 def result(**fields: Any) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from controlplane.api.quickclient import ApiUnavailable
 from controlplane.cli import target
 from controlplane.cli.errors import CommandFailed
 from controlplane.cli.main import COMMANDS, joined, module_of, parser_of
@@ -94,6 +95,21 @@ def test_an_absent_agent_is_one_line(run: Run, tmp_path: Path) -> None:
     assert status == 1
     assert len(err.splitlines()) == 1
     assert "none.sock" in err
+
+
+@pytest.mark.parametrize(("reason", "hint"), [
+    ("Connection refused", "what is pinned in the kernel"), ("Permission denied", "run it as root"),
+    ("timed out", "does not answer"), ("No such file or directory", "is the agent running?"),
+])
+def test_nobody_answers_for_a_reason_and_something_can_be_done(reason: str, hint: str) -> None:
+    """An agent that has ended, one that hangs and a socket of root's are told apart."""
+    assert hint in str(target.unanswered(ApiUnavailable(f"no answer on /run/x.sock: {reason}")))
+
+
+def test_an_older_agent_is_told_from_a_wrong_question(agent: FakeAgent, run: Run) -> None:
+    """A route that the server has not is no refusal of its own words."""
+    agent.answers["GET", "/v1/mesh"] = (404, {"error": "GET /v1/mesh: Not Found"})
+    assert "it is of another version" in run("mesh", "status")[2]
 
 
 def test_a_refusal_is_the_agents_own_word(agent: FakeAgent, run: Run) -> None:

@@ -1,5 +1,6 @@
 """How far nodes are: the number, the verdict, the words; and the route over a log that holds reports."""
 
+from collections.abc import Sequence
 from types import SimpleNamespace
 from typing import Any
 
@@ -15,6 +16,7 @@ from controlplane.history.capsule import Report
 from controlplane.history.replay import encoded_rows
 from controlplane.history.standings import LAG_S_MAX, REPORT_AGE_S_MAX, mesh_standing, node_standing
 from controlplane.model import NodeKey
+from controlplane.runtime.reports import NodeReport
 from tests.controlplane.history.past import shop, stored
 from tests.controlplane.random_mesh import Log
 
@@ -47,7 +49,7 @@ def test_a_node_that_holds_the_newest_has_no_lag() -> None:
 @pytest.mark.parametrize(("found", "behind", "tables", "words"), [
     (None, (), None, "no report"),
     (report(realized=-1), (), (), "holds nothing yet"),
-    (report(time_ns=NOW_NS - int((REPORT_AGE_S_MAX + 1) * S)), (), (), "has not reported for 16 s"),
+    (report(time_ns=NOW_NS - int((REPORT_AGE_S_MAX + 1) * S)), (), (), "has not reported for 11 s"),
     (report(), (), ("policy",), "meshlog verify --node n1"),
     (report(failed_rows=2), (), (), "2 rows fail"),
     (report(in_sync=False), (), (), "not in sync with the log"),
@@ -71,7 +73,7 @@ def now_ns(log: Log) -> int:
     return time_of(log.records[-1]) + S
 
 
-async def asked(log: Log, reports: list[Report], query: str = "") -> dict[str, Any]:
+async def asked(log: Log, reports: Sequence[Report | NodeReport], query: str = "") -> dict[str, Any]:
     memory = stored(log)
     for each in reports:
         await memory.put(f"report/{each.cluster}/{each.node}", msgspec.json.encode(each))
@@ -103,6 +105,15 @@ async def test_digests_are_those_of_the_log_at_the_revision_reported() -> None:
     nodes = {each["node"]: each for each in (await asked(log, [first, wrong, *others[1:]]))["nodes"]}
     assert (nodes[first.node]["digests"], nodes[first.node]["lag_records"]) == ("equal", 1)
     assert (nodes[wrong.node]["digests"], nodes[wrong.node]["tables"]) == ("different", ["ipcache"])
+
+
+async def test_what_a_node_found_in_its_own_kernel_counts() -> None:
+    """Digests of what was written are equal, and the kernel has lost a row: the report's own finding is told."""
+    log = shop()
+    first, *others = reports_of(log)
+    found = NodeReport(**msgspec.to_builtins(first), differing=("routes",))
+    (seen,) = [each for each in (await asked(log, [found, *others]))["nodes"] if (each["cluster"], each["node"]) == (first.cluster, first.node)]
+    assert (seen["digests"], seen["tables"], seen["in_sync"]) == ("different", ["routes"], False)
 
 
 async def test_a_node_that_is_gone_is_told_and_one_without_a_report_is_missed() -> None:
