@@ -18,6 +18,7 @@ MAKEFLAGS += --no-print-directory
 PYTHON ?= python3
 VENV := .venv
 STAMPS := .make
+TEST_PROCESSES ?= $(shell nproc | awk '{print ($$1 < 4 ? $$1 : 4)}')
 PACKAGES := clang libbpf-dev libbpf1 linux-libc-dev etcd-server iproute2 ethtool util-linux procps openssl make python3-venv
 TOOLS := clang etcd ip ethtool nsenter setpriv sysctl openssl
 QUIET_PIP := PYTHONWARNINGS=ignore $(VENV)/bin/python -m pip --disable-pip-version-check --quiet install
@@ -37,7 +38,7 @@ mesh-down: root
 	else echo "No trace of a lab is left."; fi
 
 test: lint build
-	@$(VENV)/bin/python -m pytest
+	@$(VENV)/bin/python -m pytest -n $(TEST_PROCESSES)
 
 SEEDS ?= 1..100
 simulate: venv-test
