@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause)
 /*
  * The programs on the node's device to the others. What is not for a local endpoint is the host stack's: unseen, or,
- * where host policies are in force (from_network_guarded and to_network), judged.
+ * where host policies are in force (from_network_guarded and to_network), judged. Its answers to those who asked a
+ * frontend leave with the frontend's address (to_network, to_network_answering).
  */
 #include <linux/bpf.h>
 #include <linux/if_packet.h>
@@ -79,8 +80,7 @@ int from_network_guarded(struct __sk_buff *skb)
 	return inbound(skb, 1);
 }
 
-/* Egress of the underlay device, where host policies are in force, or where a service has a backend in the node's own
- * network. */
+/* Egress of the underlay device, where host policies are in force. */
 SEC("tc")
 int to_network(struct __sk_buff *skb)
 {
@@ -94,6 +94,25 @@ int to_network(struct __sk_buff *skb)
 		return TC_ACT_OK;
 	packet_begin(packet);
 	return finish(skb, packet, outgoing(skb, packet, parsed));
+}
+
+/* The same where they are not, and a frontend has a backend in the node's own network: its answers take the frontend's
+ * address, everything else passes unseen. */
+SEC("tc")
+int to_network_answering(struct __sk_buff *skb)
+{
+	struct packet *packet = packet_in(TRAFFIC_EGRESS, POLICY_EGRESS);
+	int result;
+
+	if (!packet)
+		return TC_ACT_SHOT;
+	if (parse_l3(skb, packet) || !packet->family || !is_of_host(packet, &packet->source))
+		return TC_ACT_OK;
+	packet_begin(packet);
+	if (packet->fragment == FRAGMENT_LATER || parse_l4(skb, packet))
+		return TC_ACT_OK;
+	result = nodeport_outgoing(skb, packet);
+	return result < 0 ? finish(skb, packet, result) : TC_ACT_OK;
 }
 
 char program_license[] SEC("license") = "Dual BSD/GPL";

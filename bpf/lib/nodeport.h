@@ -85,6 +85,9 @@ static __always_inline void nodeport_method(struct packet *packet, int outcome)
 
 	if (!remote || !(remote->flags & IPCACHE_REMOTE_ENDPOINT) || remote->flags & IPCACHE_TUNNEL)
 		packet->dsr = 0;
+	/* A node whose own process asks takes nothing from the network that comes from itself. */
+	if (identity_is_other_node(ipcache_identity(&packet->source)))
+		packet->dsr = 0;
 	/* The client is the backend: its own stack would refuse the packet. */
 	if (outcome == SERVICE_HAIRPIN || packet->fragment || packet->l4_offset != plain_l4_offset(packet))
 		packet->dsr = 0;
@@ -187,8 +190,8 @@ static __always_inline int nodeport_answer(struct __sk_buff *skb, struct packet 
 	return nodeport_send(skb, packet);
 }
 
-/* What leaves from this node's own address. 1: the answer to a flow to a frontend, which has the frontend's address now;
- * 0: none; or a drop. */
+/* What leaves from this node's own address. 1: the answer to a flow to a frontend, or an error about one, which has the
+ * frontend's address now; 0: none; or a drop. */
 STEP nodeport_outgoing(struct __sk_buff *skb, struct packet *packet)
 {
 	struct tracking tracking = {};
@@ -197,6 +200,8 @@ STEP nodeport_outgoing(struct __sk_buff *skb, struct packet *packet)
 
 	if (!packet)
 		return 0;
+	if (is_icmp_error(packet))
+		return service_error(skb, packet, 1);
 	entry = conntrack_find(packet, &tracking);
 	if (!entry || !tracking.is_reply || !(entry->flags & CONNTRACK_SERVICE))
 		return 0;

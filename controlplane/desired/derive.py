@@ -53,10 +53,11 @@ class Deriver:
     def full(self, state: State) -> t.Desired:
         """Every row of every table."""
         subjects, policy = self._policies.full(state, *self._node)
+        services = self._services.full(state)
         tables = {
-            **self._local.full(state),
+            **self._local.full(state, self._services.is_answering),
             "ipcache": ipcache.all_rows(state, self._node, self._policies.prefixes.numbers, self._policies.api_servers),
-            **self._services.full(state),
+            **services,
             "policy_subjects": subjects,
             "policy": policy,
             "node_state": _node_state(state),
@@ -67,10 +68,11 @@ class Deriver:
         """Only rows that can have changed, None for those that go. `applied`: what State.apply returned, in order."""
         changes = tuple(chain.from_iterable(applied))
         subjects, policy = self._policies.update(state, changes)
+        services = self._services.update(state, changes)
         tables = {
-            **self._local.update(state, changes),
+            **self._local.update(state, changes, self._services.is_answering),
             "ipcache": self._changed_ipcache(state, changes),
-            **self._services.update(state, changes),
+            **services,
             "policy_subjects": subjects,
             "policy": policy,
             "node_state": _node_state(state),

@@ -19,6 +19,8 @@ PROGRAMS_OF_ENDPOINT = {"ingress": "from_endpoint", "egress": "to_endpoint"}
 PROGRAMS_OF_UNDERLAY = {"ingress": "from_network"}
 PROGRAMS_OF_GUARDED_UNDERLAY = {"ingress": "from_network_guarded", "egress": "to_network"}
 """Where host policies are in force."""
+PROGRAMS_OF_ANSWERING_UNDERLAY = {"ingress": "from_network", "egress": "to_network_answering"}
+"""Where they are not, and the node's own network holds a backend of what the network asks for."""
 PROGRAMS_OF_SOCKETS = {
     "connect4": "socket_connect4", "connect6": "socket_connect6",
     "sendmsg4": "socket_sendmsg4", "sendmsg6": "socket_sendmsg6",
@@ -85,13 +87,20 @@ def device_row(endpoint: Endpoint, flags: int = 0) -> t.DeviceRow:
     )
 
 
+def underlay_programs(is_guarded: bool, is_answering: bool) -> Mapping[str, str]:
+    """By hook, of the node's device to the others."""
+    if is_guarded:
+        return PROGRAMS_OF_GUARDED_UNDERLAY
+    return PROGRAMS_OF_ANSWERING_UNDERLAY if is_answering else PROGRAMS_OF_UNDERLAY
+
+
 def attachment_rows(
-    endpoint: Endpoint | None, own: Node, is_guarded: bool, ifindex: int
+    endpoint: Endpoint | None, own: Node, underlay: Mapping[str, str], ifindex: int
 ) -> dict[t.AttachmentKey, t.AttachmentRow | None]:
-    """What runs at each hook of a device of the node `own`; None: nothing of ours."""
+    """What runs at each hook of a device of the node `own`; None: nothing of ours. `underlay`: underlay_programs()."""
     programs: Mapping[str, str] = {}
     if ifindex == own.device.ifindex:
-        programs = PROGRAMS_OF_GUARDED_UNDERLAY if is_guarded else PROGRAMS_OF_UNDERLAY
+        programs = underlay
     elif own.tunnel is not None and ifindex == own.tunnel.device.ifindex:
         programs = PROGRAMS_OF_TUNNEL
     elif endpoint is not None:

@@ -3,8 +3,9 @@
 Belongs here: putting them together, in full and after changes. Does not belong here: the rows (endpoints.py,
 routes.py), and tables about the whole mesh (ipcache.py, services.py, policy.py). Pure.
 
-Few rows, so they are remembered: a change of the node's own facts or of the settings, which is rare and can reach all
-of them, is a comparison of everything with everything. Any other change costs what it reaches.
+Few rows, so they are remembered: a change of the node's own facts or of the settings, or the first and the last backend
+in the node's own network, is rare, can reach all of them, and is a comparison of everything with everything. Any other
+change costs what it reaches.
 """
 
 from collections.abc import Sequence
@@ -16,6 +17,7 @@ from controlplane.desired.endpoints import (
     device_row,
     endpoint_row,
     socket_hook_rows,
+    underlay_programs,
 )
 from controlplane.desired.policy_inputs import policy_settings
 from controlplane.desired.routes import endpoint_neighbours, endpoint_routes, node_neighbours, node_routes
@@ -44,17 +46,20 @@ class LocalTables:
         self._devices = LocalDevices()
         self._held: Tables = {name: {} for name in LOCAL_TABLES}
         self._is_guarded = False
+        self._is_answering = False
         self._own = {("node", node): None, ("settings", node.cluster): None}
 
-    def full(self, state: State) -> Tables:
-        """All rows, from nothing."""
+    def full(self, state: State, is_answering: bool) -> Tables:
+        """All rows, from nothing. `is_answering`: as ServiceCompiler has it."""
+        self._is_answering = is_answering
         self._devices = LocalDevices()
         self._held = self._build(state)
         return {name: dict(rows) for name, rows in self._held.items()}
 
-    def update(self, state: State, changes: Sequence[Change]) -> Tables:
+    def update(self, state: State, changes: Sequence[Change], is_answering: bool) -> Tables:
         """What becomes of the rows; None for those that go."""
-        if any((change.kind, change.key) in self._own for change in changes):
+        was_answering, self._is_answering = self._is_answering, is_answering
+        if is_answering != was_answering or any((change.kind, change.key) in self._own for change in changes):
             return self._rebuild(state)
         changed: Tables = {name: {} for name in LOCAL_TABLES}
         addresses: dict[str, None] = {}
@@ -163,7 +168,8 @@ class LocalTables:
             tables["devices"][DeviceKey(ifindex)] = None if endpoint is None else device_row(
                 endpoint, shaped(state, endpoint)
             )
-            tables["attachments"].update(attachment_rows(endpoint, own, self._is_guarded, ifindex))
+            underlay = underlay_programs(self._is_guarded, self._is_answering)
+            tables["attachments"].update(attachment_rows(endpoint, own, underlay, ifindex))
 
 
 def _follow_shapers(state: State, own: Node, change: Change, changed: Tables) -> None:

@@ -30,6 +30,7 @@ from controlplane.desired.frontends import (
 from controlplane.desired.policy_inputs import settings_of
 from controlplane.desired.service_index import ServiceIndex
 from controlplane.desired.sets import Contents, Maglev, Member, range_set_name
+from controlplane.desired.underlay import node_addresses
 from controlplane.model import LocalRedirect, Node, NodeKey, ObjectKey, Service, ServicePort, Workload
 from controlplane.projections.change import Change
 from controlplane.projections.redirects import KIND as REDIRECT
@@ -64,6 +65,14 @@ class ServiceCompiler:
         self._claims: dict[ServiceKey, tuple[ObjectKey, ...]] = {}
         self._won: dict[ServiceKey, Frontend] = {}
         self._contents = Contents()
+        self._own_addresses: frozenset[bytes] = frozenset()
+        self._answering: Rows = {}
+        """Frontends for the network with a backend at one of these addresses."""
+
+    @property
+    def is_answering(self) -> bool:
+        """Whether the network is answered out of the node's own network for some frontend."""
+        return bool(self._answering)
 
     def full(self, state: State) -> dict[str, Rows]:
         """All rows by table, from nothing."""
@@ -119,6 +128,14 @@ class ServiceCompiler:
     def _place(self, state: State) -> None:
         self._own = state.nodes.get(self._key)
         self._here = Here(*self._key, zone_of(self._own))
+        addresses = frozenset(map(address_bytes, node_addresses(self._own))) if self._own else frozenset()
+        if addresses != self._own_addresses:
+            self._own_addresses = addresses
+            self._answering = {key: None for key, each in self._won.items() if self._is_answered_here(key, each)}
+
+    def _is_answered_here(self, key: ServiceKey, frontend: Frontend) -> bool:
+        members = frontend.choice.members
+        return key.scope == SERVICE_SCOPE_EXTERNAL and any(each.address in self._own_addresses for each in members)
 
     def _all_units(self, state: State) -> dict[ObjectKey, None]:
         units = dict.fromkeys(key for key in state.services if key.cluster == self._key.cluster)
@@ -174,9 +191,15 @@ class ServiceCompiler:
             self._won[key] = now
             self._contents.take(now.choice, bool(now.affinity_s), now.ranges)
             services[key] = _row(now)
+            is_answered_here = self._is_answered_here(key, now)
         else:
             del self._won[key]
             services[key] = None
+            is_answered_here = False
+        if is_answered_here:
+            self._answering[key] = None
+        else:
+            self._answering.pop(key, None)
         if before is not None:
             self._contents.drop(before.choice, bool(before.affinity_s), before.ranges)
 

@@ -110,6 +110,13 @@ def test_port_of_another_node_is_known_by_the_own(place: Place) -> None:
     assert orphans.departed_flows(dumps["conntrack"].items(), serving) == []
 
 
+def test_process_of_another_node_is_not_answered_directly(place: Place) -> None:
+    """Its node may be the backend's, which takes nothing from the network that comes from itself."""
+    place.serve(REMOTE, row=DSR)
+    run = place.ask(packets.SYN, WORLD._replace(ipv4=REMOTE_NODE[4], ipv6=REMOTE_NODE[6]))
+    assert packets.read(run.packet).source == NODE.address(place.wall.family)
+
+
 def with_option(raw: bytes, address: str, port: int) -> bytes:
     """The frame as a node would send it on."""
     packed = packets.packed(address)

@@ -402,8 +402,9 @@ def test_backend_on_another_node_itself_is_reached_by_the_routes(place: Place) -
     assert packets.read(run.packet).dest == other.address(place.wall.family)
 
 
-def test_backend_in_the_nodes_own_network_is_the_stacks(place: Place) -> None:
-    """Translated there, and its answers on their way out of the device."""
+@pytest.mark.parametrize("program", ["to_network", "to_network_answering"])
+def test_backend_in_the_nodes_own_network_is_the_stacks(place: Place, program: str) -> None:
+    """Translated there, and its answers on their way out of the device, with host policies and without."""
     own = NODE
     place = place._replace(frontend=FRONTEND)
     place.serve(own)
@@ -412,10 +413,30 @@ def test_backend_in_the_nodes_own_network_is_the_stacks(place: Place) -> None:
     seen = packets.read(run.packet)
     assert (seen.dest, seen.dest_port, seen.l3_sum, seen.l4_sum) == (own.address(place.wall.family), BACKEND_PORT, 0, 0)
     raw = place.wall.frame(own, WORLD, place.segment(BACKEND_PORT, CLIENT_PORT), place.protocol)
-    back = place.wall.run("to_network", raw)
+    back = place.wall.run(program, raw)
     seen = packets.read(back.packet)
     assert (back.retval, seen.source, seen.source_port) == (OK, FRONTEND.address(place.wall.family), NODE_PORT)
     assert (seen.l3_sum, seen.l4_sum) == (0, 0)
+
+
+def test_error_from_the_nodes_own_network_is_about_the_frontend(datagrams: Place) -> None:
+    """Nobody listens: the client hears that of where it sent to."""
+    family = datagrams.wall.family
+    datagrams = datagrams._replace(frontend=FRONTEND)
+    datagrams.serve(NODE)
+    asked = datagrams.ask()
+    protocol, segment = packets.icmp_error(family, asked.packet)
+    run = datagrams.wall.run("to_network_answering", datagrams.wall.frame(NODE, WORLD, segment, protocol))
+    assert (run.retval, datagrams.wall.drops()) == (OK, [])
+    assert error_ends(run.packet) == (FRONTEND.address(family), WORLD.address(family))
+    assert quoted(run.packet) == ends(family, WORLD, CLIENT_PORT, FRONTEND, NODE_PORT)
+
+
+def test_what_answers_nobody_passes_unseen(datagrams: Place) -> None:
+    """The node's own packets, where no host policies are in force."""
+    raw = datagrams.wall.frame(NODE, WORLD, datagrams.segment(BACKEND_PORT, CLIENT_PORT), datagrams.protocol)
+    run = datagrams.wall.run("to_network_answering", raw)
+    assert (run.retval, run.packet, datagrams.wall.entries()) == (OK, raw, [])
 
 
 def test_host_policies_do_not_judge_answers_of_frontends(place: Place) -> None:

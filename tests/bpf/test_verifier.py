@@ -13,7 +13,7 @@ pytestmark = pytest.mark.kernel("bpf_redirect_peer")
 
 PROGRAMS = {
     "endpoint.bpf.o": {"from_endpoint", "to_endpoint"},
-    "host.bpf.o": {"from_network", "from_network_guarded", "to_network"},
+    "host.bpf.o": {"from_network", "from_network_guarded", "to_network", "to_network_answering"},
     "overlay.bpf.o": {"from_overlay", "to_overlay"},
     "sock.bpf.o": {
         f"socket_{call}{family}" for call in ("connect", "sendmsg", "recvmsg", "peername") for family in (4, 6)

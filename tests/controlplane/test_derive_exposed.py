@@ -13,9 +13,18 @@ from controlplane.commands.workload import ApplyWorkload
 from controlplane.model import Backend, Exposure, HostPort, ServicePort
 from datapath.abi import types as abi
 from datapath.codec import address_text
-from datapath.tables import ServiceKey, ServiceRow
+from datapath.tables import AttachmentKey, ServiceKey, ServiceRow
 from tests.controlplane.random_mesh import Log
-from tests.controlplane.small_mesh import UNDERLAY, accept, add_endpoint, mesh, packed, table, underlay_device
+from tests.controlplane.small_mesh import (
+    UNDERLAY,
+    UNDERLAY_IFINDEX,
+    accept,
+    add_endpoint,
+    mesh,
+    packed,
+    table,
+    underlay_device,
+)
 
 EAST = Author("east", "operator")
 PORT = ServicePort("http", 80, "TCP", 8080, 30080)
@@ -95,6 +104,22 @@ def test_internal_policy_local_leaves_the_backends_of_the_node() -> None:
     log = two_nodes(internal_policy="Local")
     assert backends(log, "172.1.0.10") == ["10.1.1.2"]
     assert backends(log, "192.168.0.1", 30080) == ["10.1.1.2", "10.1.2.2"]
+
+
+def egress_program(log: Log, node: str = "n1") -> str:
+    """What runs on the way out of the node's device to the others."""
+    found = table(log, "attachments", node=node).get(AttachmentKey(UNDERLAY_IFINDEX, "egress"))
+    return found.program if found else ""
+
+
+def test_answers_of_a_nodes_own_network_are_translated_where_there_are_any() -> None:
+    """Only on the node of such a backend, and only while the network can ask for it."""
+    log = two_nodes()
+    assert egress_program(log) == ""
+    accept(log, EAST, ReportBackends("shop", "s", "web", (Backend("192.168.0.1"),), (SLICE_PORT,)))
+    assert (egress_program(log), egress_program(log, "n2")) == ("to_network_answering", "")
+    apply(log, type="ClusterIP")
+    assert egress_program(log) == ""
 
 
 def test_terminating_backends_are_the_last_resort() -> None:
