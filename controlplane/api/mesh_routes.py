@@ -17,6 +17,7 @@ from controlplane.api import (
     policy_routes,
     reading_routes,
     schema,
+    service_routes,
     standing_routes,
 )
 from controlplane.api.server import (
@@ -95,6 +96,7 @@ def routes(mesh: Mesh) -> list[web.RouteDef]:
         *standing_routes.routes(mesh),
         *flow_routes.routes(mesh),
         *policy_routes.changing_routes(mesh),
+        *service_routes.changing_routes(mesh),
         web.get("/v1/status", serve.status),
         web.post("/v1/apply", serve.apply),
         web.post("/v1/delete", serve.delete),

@@ -14,9 +14,9 @@ from controlplane.api.asking import asked_moment
 from controlplane.api.endpoint_policy import endpoint_policy, find_endpoints
 from controlplane.api.reading_routes import Readable
 from controlplane.api.server import Refused, json_response, read_body
+from controlplane.api.submitting import submit
 from controlplane.api.views import endpoint_item
 from controlplane.commands.addresses import ChangeSettings, ExpireName, ResolveName
-from controlplane.commands.types import Rejection
 from controlplane.desired.policy_inputs import PolicyInputs
 from controlplane.desired.policy_mesh import mesh_of
 from controlplane.history.at import Moment
@@ -27,7 +27,7 @@ from controlplane.policy.manifests import canonical
 from controlplane.policy.mesh import Judge
 from controlplane.policy.selectors import Selector
 from controlplane.projections.state import State
-from controlplane.runtime.writer import Writer, WriterFailed
+from controlplane.runtime.writer import Writer
 
 ANSWERS_AT_ONCE = 200
 """Flows judged before others get a turn: a few milliseconds."""
@@ -137,21 +137,11 @@ class _ChangingRoutes:
     async def change_name(self, request: web.Request) -> web.Response:
         body = await read_body(request, NameAsked)
         command = (ExpireName if body.expired else ResolveName)(body.name, tuple(body.addresses))
-        return await self._submit(command)
+        return await submit(self._mesh.writer, command)
 
     async def change_settings(self, request: web.Request) -> web.Response:
         body = await read_body(request, dict[str, Any])
-        return await self._submit(ChangeSettings(canonical(body)))
-
-    async def _submit(self, command: Any) -> web.Response:
-        """Raises Refused 409 with what the decision says, 503 where the log takes nothing."""
-        try:
-            (outcome,) = await asyncio.shield(asyncio.ensure_future(self._mesh.writer.submit_all([command])))
-        except WriterFailed as error:
-            raise Refused(503, str(error)) from None
-        if isinstance(outcome, Rejection):
-            raise Refused(409, outcome.reason, outcome.field)
-        return json_response({"revision": outcome.revision, "changed": bool(outcome.events)})
+        return await submit(self._mesh.writer, ChangeSettings(canonical(body)))
 
 
 def _selectors(state: State, cluster: str) -> list[dict[str, Any]]:

@@ -1,9 +1,12 @@
-"""`meshlog service`: the columns of `cilium-dbg service list`."""
+"""`meshlog service`: the columns of `cilium-dbg service list`, and judging backends."""
 
 import argparse
+import re
 from typing import Any
 
+from controlplane.cli.errors import OK, UsageError
 from controlplane.cli.listing import add_list, address_and_port
+from controlplane.cli.target import add_target, ask, connect
 
 HEADER = ("ID", "Frontend", "Service Type", "Backend")
 WIDE = ("Name", "Cluster", "Global", "Flags")
@@ -11,10 +14,42 @@ INTERNAL_SUFFIX = "/i"
 """As Cilium marks what the mesh itself asks for, where it leads elsewhere than for the network."""
 
 
+STATES = ("active", "quarantined", "maintenance")
+PLACE = re.compile(r"(?:\[(?P<ipv6>[^\]]+)\]|(?P<ipv4>[^:\[\]]+)):(?P<port>\d{1,5})(?:/(?P<protocol>[A-Za-z]+))?")
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The verb list."""
+    """The verbs list and backend."""
     parser.description = "Services, one row for each frontend."
-    add_list(parser, "service", "frontends and their backends", layout)
+    add_list(parser, "service", "frontends and their backends", layout, more=_add_backend)
+
+
+def _add_backend(verbs: Any) -> None:
+    judge = verbs.add_parser(
+        "backend", help="say that a backend is unfit, or fit again", allow_abbrev=False,
+        description="Judge a backend of the cluster, for all services. One that is not active gets no new flows on any "
+        "node, and keeps those that it has.",
+        epilog="Example: meshlog service backend 10.1.0.2:8080 --state maintenance",
+    )  # fmt: skip
+    judge.add_argument("backend", metavar="ADDRESS:PORT[/PROTOCOL]", help="10.1.0.2:8080 or [fd00::2]:53/UDP; else TCP")
+    judge.add_argument("--state", required=True, choices=STATES, help="active: nothing is said against it")
+    add_target(judge)
+    judge.set_defaults(run=judge_backend)
+
+
+def judge_backend(arguments: argparse.Namespace) -> int:
+    """In the cluster of the agent that is asked."""
+    found = PLACE.fullmatch(arguments.backend)
+    if found is None:
+        raise UsageError(f"backend {arguments.backend!r}: right is for example 10.1.0.2:8080 or [fd00::2]:53/UDP")
+    address, port = found["ipv6"] or found["ipv4"], int(found["port"])
+    protocol = (found["protocol"] or "TCP").upper()
+    body = {"address": address, "port": port, "protocol": protocol, "state": arguments.state}
+    answer = ask(connect(arguments), "/v1/backends", "POST", body)
+    shown = address_and_port(address, port, protocol)
+    said = "changed" if answer["changed"] else "unchanged"
+    print(f"backend/{shown} {arguments.state}, {said}, revision {answer['revision']}")
+    return OK
 
 
 def layout(items: list[dict[str, Any]], wide: bool) -> Any:

@@ -1,7 +1,8 @@
 """What runs in every pod of the lab: a small shop that says who answered.
 
 Belongs here: a program of its own, standard library only, started with `python -I -S`. Port 8080 over IPv4 and IPv6:
-TCP answers HTTP (`/` says who this is, `/stream` sends numbered blocks until the client leaves), UDP echoes.
+TCP answers HTTP (`/` says who this is and who asks, `/stream` sends numbered blocks until the client leaves), UDP
+echoes.
 """
 
 import asyncio
@@ -17,10 +18,11 @@ BLOCK_PAUSE_S = 0.002
 REQUEST_S_MAX = 10.0
 
 
-def identity_card() -> bytes:
-    """Who this is, as JSON."""
+def identity_card(client: str) -> bytes:
+    """Who this is, and the address of who asks, as JSON."""
     names = ("NAME", "NAMESPACE", "CLUSTER", "NODE")
-    return json.dumps({name.lower(): os.environ.get(f"SHOP_{name}", "") for name in names}).encode()
+    card = {name.lower(): os.environ.get(f"SHOP_{name}", "") for name in names}
+    return json.dumps({**card, "client": client.removeprefix("::ffff:")}).encode()
 
 
 async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -30,7 +32,7 @@ async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> 
         if head.split(b" ", 2)[1] == b"/stream":
             await send_numbers(writer)
         else:
-            card = identity_card()
+            card = identity_card(writer.get_extra_info("peername")[0])
             status = f"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: {len(card)}\r\n"
             writer.write(status.encode() + b"Connection: close\r\n\r\n" + card)
             await writer.drain()

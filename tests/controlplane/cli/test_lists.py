@@ -165,3 +165,22 @@ def test_bpf_lists_read_as_in_cilium(agent: FakeAgent, run: Run, kind: str, word
     """A row of each map, as users of cilium-dbg know it."""
     agent.answers["GET", f"/v1/bpf/{kind}"] = (200, {"kind": kind, "revision": 9, "rows": [BPF_ROWS[kind]]})
     assert words in " ".join(run("bpf", kind, "list")[1].split())
+
+
+@pytest.mark.parametrize(
+    ("word", "address", "port", "protocol"),
+    [("10.1.0.2:8080", "10.1.0.2", 8080, "TCP"), ("[fd00::2]:53/udp", "fd00::2", 53, "UDP")],
+)
+def test_backend_is_judged(agent: FakeAgent, run: Run, word: str, address: str, port: int, protocol: str) -> None:
+    """By its address, port and protocol."""
+    agent.answers["POST", "/v1/backends"] = (200, {"revision": 9, "changed": True})
+    status, out, _ = run("service", "backend", word, "--state", "maintenance")
+    assert (status, "maintenance, changed, revision 9" in out) == (0, True)
+    body = {"address": address, "port": port, "protocol": protocol, "state": "maintenance"}
+    assert agent.asked == [("POST", "/v1/backends", body)]
+
+
+def test_backend_without_a_port_is_wrong_usage(run: Run) -> None:
+    """With an example of what would be right."""
+    status, _, errors = run("service", "backend", "fd00::2", "--state", "active")
+    assert (status, "[fd00::2]:53/UDP" in errors) == (2, True)

@@ -98,7 +98,7 @@ def test_http_says_who_answered(shop: Shop, address: str) -> None:
     shop.serve(SERVER)
     verdict = shop.client("http", address)
     assert verdict["ok"]
-    assert set(verdict["answer"]) == {"name", "namespace", "cluster", "node"}
+    assert set(verdict["answer"]) == {"name", "namespace", "cluster", "node", "client"}
 
 
 def test_http_without_a_server_is_no_answer(shop: Shop) -> None:
