@@ -277,7 +277,7 @@ struct affinity_key {
 };
 
 struct affinity_row {
-	__u64 last_used_ns; /* CLOCK_MONOTONIC, bpf_ktime_get_ns() */
+	__u64 last_used_ns; /* CLOCK_MONOTONIC; by the address of a packet as of the last tick */
 	struct address address;
 	__be16 port;
 	__u16 reserved[3];
@@ -350,7 +350,7 @@ enum conntrack_lifetime { /* seconds, where the configuration says nothing else 
 };
 
 struct conntrack_row {
-	__u64 expires_ns; /* CLOCK_MONOTONIC, bpf_ktime_get_ns() */
+	__u64 expires_ns; /* CLOCK_MONOTONIC, as of the last tick */
 	__u64 policy_epoch;
 	__u64 forward_packets;
 	__u64 forward_bytes;

@@ -59,10 +59,10 @@ static __always_inline int source_address_is(const struct packet *packet, const 
 	return address_equal(&packet->source, &device->ipv6) && !address_is_zero(&packet->source);
 }
 
-static __always_inline void target_find(struct packet *packet, struct target *target)
+/* The rest of a target whose `local` is known. */
+static __always_inline void target_identify(struct packet *packet, struct target *target)
 {
 	target->remote = 0;
-	target->local = endpoint_find(&packet->dest);
 	if (target->local) {
 		packet->dest_identity = target->local->identity;
 		packet->dest_endpoint_id = (__u16)target->local->endpoint_id;
@@ -71,6 +71,12 @@ static __always_inline void target_find(struct packet *packet, struct target *ta
 	}
 	target->remote = ipcache_find(&packet->dest);
 	packet->dest_identity = target->remote ? target->remote->identity : IDENTITY_WORLD;
+}
+
+static __always_inline void target_find(struct packet *packet, struct target *target)
+{
+	target->local = endpoint_find(&packet->dest);
+	target_identify(packet, target);
 }
 
 /* Whether a destination is neither an endpoint nor a node. */
@@ -94,11 +100,15 @@ static __always_inline int outbound_new(struct __sk_buff *skb, struct packet *pa
 		if (result)
 			return result < 0 ? result : 0;
 	}
-	if (!is_icmp(packet->protocol))
+	/* An endpoint's own address is no frontend, whatever a service says. */
+	target->local = endpoint_find(&packet->dest);
+	if (!is_icmp(packet->protocol) && (!target->local || target->local->flags & ENDPOINT_HOST))
 		translated = service_translate(packet, SERVICE_SCOPE_INTERNAL);
 	if (translated < 0)
 		return translated;
-	target_find(packet, target);
+	if (translated)
+		target->local = endpoint_find(&packet->dest);
+	target_identify(packet, target);
 	if (translated == SERVICE_HAIRPIN)
 		return hairpin_new(skb, packet, tracking, &frontend);
 	if (!is_related_error(skb, packet, 1))

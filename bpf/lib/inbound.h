@@ -17,7 +17,7 @@ static __always_inline void packet_begin(struct packet *packet)
 	struct node_state_key key = {.index = 0};
 	struct node_state_row *row = bpf_map_lookup_elem(&node_state, &key);
 
-	packet->now = bpf_ktime_get_ns();
+	packet->now = bpf_ktime_get_coarse_ns();
 	packet->policy_epoch = row ? row->policy_epoch : 0;
 }
 

@@ -6,8 +6,6 @@
 #include "packet.h"
 #include "parse.h"
 
-#define PORT_REACH 0xff /* where transport headers usually begin */
-
 enum nat_end { NAT_SOURCE = 0, NAT_DEST = 1 };
 
 /* Where the transport checksum stands; 0: none that can be corrected. The first fragment's covers the whole datagram. */
@@ -88,9 +86,9 @@ static __always_inline int nat_port_write(struct __sk_buff *skb, struct packet *
 {
 	__u32 at = port_offset(packet, end);
 	void *data = packet_data(skb);
-	__be16 *port = data + (at & PORT_REACH);
+	__be16 *port = data + (at & L4_REACH);
 
-	if (at <= PORT_REACH && (void *)(port + 1) <= packet_data_end(skb)) {
+	if (at <= L4_REACH && (void *)(port + 1) <= packet_data_end(skb)) {
 		*port = to;
 		return 0;
 	}

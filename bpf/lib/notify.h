@@ -30,7 +30,7 @@ STEP notify(struct __sk_buff *skb, const struct packet *packet, __u32 type, __u3
 		count(NOTIFICATIONS_LOST, packet->traffic_direction, skb->len);
 		return 0;
 	}
-	record->timestamp_ns = packet->now;
+	record->timestamp_ns = bpf_ktime_get_ns();
 	record->policy_epoch = packet->policy_epoch;
 	record->source = packet->source;
 	record->dest = packet->dest;

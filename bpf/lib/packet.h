@@ -46,7 +46,7 @@ enum reject {
 struct packet {
 	struct address source; /* as seen on the wire */
 	struct address dest;   /* after DNAT: the backend */
-	__u64 now;
+	__u64 now; /* CLOCK_MONOTONIC as of the last tick, some ms back: to read the clock itself costs as much as a lookup */
 	__u64 policy_epoch;
 	__u32 source_identity;
 	__u32 dest_identity;

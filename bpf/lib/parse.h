@@ -21,6 +21,7 @@
 #include "packet.h"
 
 #define L3_OFFSET ((int)sizeof(struct ethhdr))
+#define L4_REACH 0xff /* where transport headers usually are: there they are read and written in place */
 #define IPV4_FRAGMENT_MORE 0x2000
 #define IPV4_FRAGMENT_OFFSET 0x1fff
 #define IPV6_FRAGMENT_MORE 0x0001
@@ -229,17 +230,37 @@ static __always_inline int l4_fits(const struct packet *packet, __u32 bytes)
 	return packet->l4_offset + bytes <= packet->l3_end;
 }
 
+/* Of a TCP header what is asked of it. */
+struct tcp_start {
+	__be16 source;
+	__be16 dest;
+	__be32 sequence;
+	__be32 acknowledged;
+	__u8 words; /* upper half */
+	__u8 flags;
+};
+
+/* `bytes` of the transport header: where they are, or copied to `copy`; 0: the packet has them not. */
+static __always_inline const void *l4_read(struct __sk_buff *skb, const struct packet *packet, void *copy, __u32 bytes)
+{
+	void *header = packet_data(skb) + (packet->l4_offset & L4_REACH);
+
+	if (packet->l4_offset <= L4_REACH && header + bytes <= packet_data_end(skb))
+		return header;
+	return bpf_skb_load_bytes(skb, packet->l4_offset, copy, bytes) ? 0 : copy;
+}
+
 static __always_inline int parse_tcp(struct __sk_buff *skb, struct packet *packet)
 {
-	struct tcphdr header;
+	struct tcp_start copy;
+	const struct tcp_start *header;
 
-	if (!l4_fits(packet, sizeof(header)) ||
-	    bpf_skb_load_bytes(skb, packet->l4_offset, &header, sizeof(header)) ||
-	    header.doff * 4 < sizeof(header))
+	header = l4_read(skb, packet, &copy, sizeof(copy));
+	if (!l4_fits(packet, sizeof(struct tcphdr)) || !header || (header->words >> 4) * 4 < sizeof(struct tcphdr))
 		return DROP(packet, FILE_PARSE, CT_TRUNCATED_OR_INVALID_HEADER);
-	packet->source_port = header.source;
-	packet->dest_port = header.dest;
-	packet->tcp_flags = ((__u8 *)&header)[13];
+	packet->source_port = header->source;
+	packet->dest_port = header->dest;
+	packet->tcp_flags = header->flags;
 	return 0;
 }
 

@@ -23,6 +23,11 @@ static __always_inline __be16 port_masked(__be16 port, __u32 prefix)
 	return bpf_htons((__u16)(bpf_ntohs(port) & (0xffff0000u >> (prefix & 31))));
 }
 
+/* Shapes of port ranges are rare, and passed over all at once. */
+#define SHAPE_PORT_ANY 1
+#define SHAPE_PORT_LONGEST (POLICY_SHAPES - 2)
+#define SHAPES_PORT_RANGES ((2u << SHAPE_PORT_LONGEST) - (2u << SHAPE_PORT_ANY))
+
 /* Looks up every shape in use, the narrowest first, so that `match` tells the narrowest row that allowed.
  * A deny row ends the search. The port of an ICMP message is its type. 0: no row. */
 STEP policy_find(struct packet *packet, __u32 subject_identity, __u32 remote_identity, __u32 shapes)
@@ -37,6 +42,8 @@ STEP policy_find(struct packet *packet, __u32 subject_identity, __u32 remote_ide
 	port = is_icmp(packet->protocol) ? bpf_htons(packet->icmp_type) : packet->dest_port;
 
 	for (int shape = POLICY_SHAPES - 1; shape >= 0; shape--) {
+		if (shape == SHAPE_PORT_LONGEST && !(shapes & SHAPES_PORT_RANGES))
+			shape = SHAPE_PORT_ANY;
 		if (!(shapes & (1u << shape)))
 			continue;
 		key.protocol = shape ? packet->protocol : 0;

@@ -106,7 +106,7 @@ STEP affinity_recall(struct packet *packet, const struct service_row *service)
 		return 0;
 	affinity_key_set(&key, packet);
 	row = bpf_map_lookup_elem(&affinity, &key);
-	if (!row || packet->now - row->last_used_ns >= service->affinity_s * NS_PER_S)
+	if (!row || row->last_used_ns + service->affinity_s * NS_PER_S <= packet->now)
 		return 0;
 	known.backend_set = service->backend_set;
 	known.address = row->address;
