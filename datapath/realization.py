@@ -50,8 +50,8 @@ class Difference(msgspec.Struct, frozen=True):
 
 class TableVerification(msgspec.Struct, frozen=True):
     """Three digests of one table, and what differs between the first and the last. `differences` holds the
-    first 1000 of `missing` + `alien` + `corrupted`. `error`: why the kernel could not be read; its digest is
-    then ""."""
+    first 1000 of `missing` + `alien` + `corrupted`. `error`: why the kernel could not be read, or that its map is
+    not the pinned one; its digest is then ""."""
 
     table: str
     desired: str
@@ -106,8 +106,9 @@ class Realization:
         return self.report()
 
     def repair(self, now_s: float) -> Report:
-        """Read every table again and write what differs, also what failed and is not due. Raises
-        KernelError."""
+        """Read every table again and write what differs, also what failed and is not due; pin again what the programs
+        use. Raises KernelError."""
+        self._kernel.stray_pins(True)
         for table in TABLES:
             self._refresh(table)
         unsettled = {table: set(keys) for table, keys in self._statuses.unsettled().items()}
@@ -289,9 +290,10 @@ class Realization:
         try:
             found = dict(self._kernel.dump(table))
         except KernelError as error:
-            return TableVerification(table, *digests, "", 0, 0, 0, (), str(error))
+            return TableVerification(table, *digests, "", 0, 0, 0, (), f"unreadable: {error}")
+        stray = self._stray(table)
         if found == desired:
-            return TableVerification(table, *digests, digests[0], 0, 0, 0, (), "")
+            return TableVerification(table, *digests, "" if stray else digests[0], 0, 0, 0, (), stray)
         missing = sorted(desired.keys() - found.keys())
         alien = sorted(found.keys() - desired.keys())
         corrupted = sorted(key for key, value in found.items() if desired.get(key, value) != value)
@@ -304,7 +306,19 @@ class Realization:
             for kind, key in kinds[:DIFFERENCES_MAX]
         )
         counts = len(missing), len(alien), len(corrupted)
-        return TableVerification(table, *digests, digest_of(found), *counts, differences, "")
+        kernel = "" if stray else digest_of(found)
+        return TableVerification(table, *digests, kernel, *counts, differences, stray)
+
+    def _stray(self, table: str) -> str:
+        """What is the matter with the pins of a table's map. The programs' own maps have no table: what is lost with
+        them shows when other programs are attached."""
+        strays = self._kernel.stray_pins()
+        derived = {each.map for each in TABLES.values()}
+        own = [
+            reason for name, reason in strays.items()
+            if name == TABLES[table].map or (table == "attachments" and name not in derived)
+        ]  # fmt: skip
+        return f"stray: {'; '.join(own)}" if own else ""
 
 
 class _Pass:

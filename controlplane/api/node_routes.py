@@ -158,7 +158,7 @@ class _NodeRoutes:
                 rows=len(rows.tables[each.table]),
                 log=digests[each.table],
                 believed=each.realized,
-                kernel=each.kernel or f"unreadable: {each.error}",
+                kernel=each.kernel or each.error,
                 equal=digests[each.table] == each.realized == each.kernel,
             )
             for each in found

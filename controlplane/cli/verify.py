@@ -41,6 +41,9 @@ def _print(answer: dict[str, Any], wide: bool) -> None:
         for table in answer["tables"]
     ]
     print_table([HEADER], rows)
+    for table in answer["tables"]:
+        if ": " in table["kernel"]:
+            print(f"{table['table']} {table['kernel']}")
     for row in answer["differences"]:
         print(f"{row['table']} {row['key']}: {row['difference']} in the kernel")
     hidden = answer["differences_total"] - len(answer["differences"])

@@ -42,6 +42,12 @@ class Kernel(Protocol):
         """Remove rows; removing what is absent is no failure."""
         ...
 
+    def stray_pins(self, restore: bool = False) -> Mapping[str, str]:
+        """Maps that the next start would not find as the programs use them, since somebody has taken away or replaced
+        their pins: by name, what is there instead. `restore`: they are pinned again. Raises KernelError where that
+        fails."""
+        ...
+
     def dump_runtime(self, map_name: str) -> Iterable[tuple[bytes, bytes]]:
         """Entries of a runtime map; of a per-CPU map the value holds every CPU's row, one after the other."""
         ...

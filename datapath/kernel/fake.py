@@ -87,6 +87,9 @@ class FakeKernel:
             raise KernelError(f"dump of {table}: injected", errno.EIO)
         return dict(rows)
 
+    def stray_pins(self, restore: bool = False) -> Mapping[str, str]:
+        return {}
+
     def put(self, table: str, rows: Sequence[tuple[bytes, bytes]]) -> Sequence[RowFailure]:
         held = self._rows(table)
         interrupted = self._takes_fault("put", table)

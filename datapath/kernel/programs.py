@@ -203,6 +203,23 @@ class ObjectSet:
             if directory.name != own:
                 layouts.carry_over(directory, self.maps, runtime_only=True)
 
+    def stray_pins(self, restore: bool) -> dict[str, str]:
+        """The maps in use whose pins are gone or name another map, and what is the matter with each; with `restore`
+        they are pinned again. Raises KernelError."""
+        maps_dir = self._maps_root / _layout_of(self.pins)
+        found = {}
+        for name, held in self.maps.items():
+            path = maps_dir / name
+            pinned = _pinned_map_id(path)
+            if pinned == held.info.id:
+                continue
+            instead = "no map is pinned" if pinned is None else f"map {pinned} is pinned"
+            found[name] = f"{instead} at {path} and the programs use map {held.info.id}"
+            if restore:
+                path.unlink(missing_ok=True)
+                libbpf.pin(held.fd, path)
+        return found
+
     def close(self) -> None:
         """Lets go of all descriptors; pins stay."""
         close_all(self.maps)
@@ -360,6 +377,20 @@ def _pinned_program_ids(directory: Path) -> set[int]:
         finally:
             os.close(fd)
     return found
+
+
+def _pinned_map_id(path: Path) -> int | None:
+    try:
+        fd = libbpf.open_pin(path)
+    except KernelError:
+        return None
+    try:
+        return libbpf.map_info(fd).id
+    except KernelError:
+        # A program's pin, or a link's.
+        return None
+    finally:
+        os.close(fd)
 
 
 def _is_section(map_id: int) -> bool:

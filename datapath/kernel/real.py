@@ -174,6 +174,10 @@ class RealKernel:
             self._remove_unused_programs()
         return failures
 
+    def stray_pins(self, restore: bool = False) -> Mapping[str, str]:
+        """As the Protocol says."""
+        return self.objects.stray_pins(restore)
+
     def dump_runtime(self, map_name: str) -> Iterable[tuple[bytes, bytes]]:
         """As the Protocol says. Raises KernelError for the ring buffer."""
         return self._map(map_name).dump().items()

@@ -303,7 +303,7 @@ def test_verify_reports_a_dump_that_fails() -> None:
     realization = opened(kernel)
     kernel.fail_call("dump", "routes", times=1)
     errors = {found.table: found.error for found in realization.verify() if found.error}
-    assert errors == {"routes": "dump of routes: injected"}
+    assert errors == {"routes": "unreadable: dump of routes: injected"}
 
 
 @given(state_sequences(2))
