@@ -69,7 +69,7 @@ def _kernel_rows(state: State, where: NodeKey, kind: str) -> list[kernel_views.R
 
 def standing(moment: Moment) -> schema.Standing:
     """Its revision and time."""
-    return schema.Standing(moment.revision, time_text(moment.time_ns) if moment.time_ns else "")
+    return schema.Standing(moment.revision, time_text(moment.time_ns))
 
 
 def _end(mesh: Mesh, query: dict[str, str], name: str) -> End:

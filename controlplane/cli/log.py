@@ -20,7 +20,7 @@ from controlplane.cli.etcd_flags import add_etcd
 from controlplane.cli.main import AT_ENVIRONMENT
 from controlplane.cli.output import FORMATS, add_output, print_document, print_table
 from controlplane.cli.parsing import whole_number
-from controlplane.cli.target import add_target, ask, connect
+from controlplane.cli.target import add_target, ask, connect, refused, unanswered
 
 HEADER = ("REVISION", "TIME", "CLUSTER", "WRITER", "EVENTS")
 WIDE = ("SEQUENCE", "BYTES", "CAUSE")
@@ -154,9 +154,20 @@ def run_list(arguments: argparse.Namespace) -> int:
         rows = [_row(record, wide) for record in islice(records, PAGE_RECORDS)]
         if rows or headers:
             print_table(headers, rows)
+        if headers and not rows:
+            _say_unknown_kind(arguments.kind)
         if len(rows) < PAGE_RECORDS:
             return OK
         headers = []
+
+
+def _say_unknown_kind(kind: str) -> None:
+    """Nothing was found, perhaps because no event is called so. Imported late: this costs what a request costs."""
+    from controlplane.events import EVENTS
+
+    names = sorted(event.__name__ for event in EVENTS)
+    if kind and not any(name.lower().startswith(kind.lower()) for name in names):
+        print(f"--kind: no event's name begins with {kind!r}; there are: {', '.join(names)}", file=sys.stderr)
 
 
 def _pages(
@@ -250,8 +261,10 @@ def run_kept(arguments: argparse.Namespace) -> int:
 def _lines(connection: Connection, target: str) -> Iterator[dict[str, Any]]:
     try:
         yield from connection.lines(target)
-    except (ApiUnavailable, ApiRefused) as error:
-        raise CommandFailed(str(error)) from None
+    except ApiUnavailable as error:
+        raise unanswered(error) from None
+    except ApiRefused as error:
+        raise refused(error) from None
 
 
 def _row(record: dict[str, Any], wide: bool) -> list[Any]:

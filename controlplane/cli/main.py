@@ -39,6 +39,7 @@ GROUPS: dict[str, dict[str, tuple[str, str]]] = {
         "log": ("log", "the history: list, follow, show, bisect, replay"),
         "why": ("why", "why a flow is allowed or denied, or a map row there; the records behind it"),
         "capsule": ("capsule", "an incident in one file: export, open, verify"),
+        "sysdump": ("sysdump", "all about this machine's part of the mesh in one file, also of dead agents"),
         "diff": ("diff", "what is other between two points of the history"),
     },
     "Change": {
@@ -56,7 +57,7 @@ COMMANDS = {name: entry for group in GROUPS.values() for name, entry in group.it
 AT_ENVIRONMENT = "MESHLOG_AT"
 """The point in the history that commands answer about, where --at says nothing."""
 POINT_FLAGS = ("--at", "--since", "--until")
-OF_NOW = ("status", "mesh", "verify", "monitor", "apply", "delete")
+OF_NOW = ("status", "mesh", "verify", "monitor", "sysdump", "apply", "delete")
 """Commands without a past: under MESHLOG_AT they refuse, instead of answering about another time than was asked."""
 GLOBAL_FLAGS = ("--node", "--socket", "-o", "--output")
 _EPILOG = """Which agent is asked: --node NAME, --socket PATH or MESHLOG_SOCKET; otherwise the only one on this machine.

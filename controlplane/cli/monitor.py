@@ -6,11 +6,11 @@ import sys
 from typing import Any
 
 from controlplane.api.quickclient import ApiRefused, ApiUnavailable
-from controlplane.cli.errors import OK, CommandFailed
+from controlplane.cli.errors import OK
 from controlplane.cli.listing import address_and_port
 from controlplane.cli.output import RED, coloured
 from controlplane.cli.parsing import whole_number
-from controlplane.cli.target import add_target, connect, unanswered
+from controlplane.cli.target import add_target, connect, refused, unanswered
 
 TYPES = {"drop": "drop", "policy-verdict": "verdict", "trace": "trace"}
 
@@ -44,7 +44,7 @@ def run(arguments: argparse.Namespace) -> int:
     except ApiUnavailable as error:
         raise unanswered(error) from None
     except ApiRefused as error:
-        raise CommandFailed(str(error)) from None
+        raise refused(error) from None
     except KeyboardInterrupt:
         pass
     return OK

@@ -44,14 +44,19 @@ def ask(connection: Connection, target: str, method: str = "GET", body: Any = No
     except ApiUnavailable as error:
         raise unanswered(error) from None
     except ApiRefused as error:
-        if error.status == 404 and str(error).endswith(": Not Found"):
-            raise CommandFailed(f"{error}: the agent does not know this; it is of another version") from None
-        raise CommandFailed(f"{error.field}: {error}" if error.field else str(error)) from None
+        raise refused(error) from None
 
 
 def unanswered(error: ApiUnavailable) -> CommandFailed:
     """Nobody answers: why, and what to do next."""
     return CommandFailed(f"{error}; {HINTS.get(str(error).rpartition(': ')[2], 'is the agent running?')}")
+
+
+def refused(error: ApiRefused) -> CommandFailed:
+    """The agent's own word, with the field."""
+    if error.status == 404 and str(error).endswith(": Not Found"):
+        return CommandFailed(f"{error}: the agent does not know this; it is of another version")
+    return CommandFailed(f"{error.field}: {error}" if error.field else str(error))
 
 
 def socket_of(arguments: argparse.Namespace) -> str:

@@ -76,7 +76,7 @@ def _connection(arguments: argparse.Namespace) -> Connection:
 
 def _print(answer: dict[str, Any], refused: list[dict[str, Any]]) -> None:
     for each in answer["policies"]:
-        name = f"{each['kind']}/{each['namespace']}/{each['name']}"
+        name = "/".join(part for part in (each["kind"], each["namespace"], each["name"]) if part)
         reason = f": {each['reason']}" if each["reason"] else ""
         print(f"{name} {each['action']}{reason}", file=sys.stderr)
     if refused:

@@ -64,7 +64,9 @@ def _plain(value: Any) -> Any:
 
 
 def time_text(time_ns: int) -> str:
-    """RFC 3339 with milliseconds, UTC."""
+    """RFC 3339 with milliseconds, UTC; "" of 0, which no clock shows: nothing was written yet."""
+    if not time_ns:
+        return ""
     try:
         moment = datetime.fromtimestamp(time_ns / 1e9, UTC)
     except (OverflowError, ValueError, OSError):

@@ -107,7 +107,7 @@ def what_if(
         pairs = compare_pairs(meshes, judges)
     return WhatIf(
         revision=state.revision,
-        time=time_text(time_ns) if time_ns else "",
+        time=time_text(time_ns),
         since=time_text(since_ns),
         policies=policies,
         flows=flows.changes,

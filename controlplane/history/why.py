@@ -74,7 +74,7 @@ def explain(
     found.notes += _not_applied(source, target, evidence, realized or {})
     return Explanation(
         revision=mesh.state.revision,
-        time=time_text(time_ns) if time_ns else "",
+        time=time_text(time_ns),
         verdict=verdict,
         reasons=found.reasons,
         source=_end_view(source),

@@ -48,7 +48,7 @@ def explain_row(mesh: Mesh, where: NodeKey, table: str, text: str, time_ns: int 
     reasons, things = _REFERENTS[table](mesh, where, key, rows[key])
     return RowExplanation(
         revision=mesh.state.revision,
-        time=time_text(time_ns) if time_ns else "",
+        time=time_text(time_ns),
         node="/".join(where),
         table=table,
         key=row_name(table, key),

@@ -10,7 +10,7 @@ from functools import lru_cache
 
 NAME_CHARS_MAX = 255
 _CHAR = "[-a-zA-Z0-9_]"
-_NAME = re.compile(r"[-a-zA-Z0-9_.]+")
+_NAME = re.compile(rf"{_CHAR}+(\.{_CHAR}+)*\.?")
 _PATTERN = re.compile(r"[-a-zA-Z0-9_.*]+")
 _ANY_NAME = re.compile(rf"({_CHAR}+\.)*{_CHAR}*")
 
@@ -23,7 +23,7 @@ def canonical_name(text: str) -> str:
 def name_fault(text: str) -> str:
     """What is wrong with a name, or ""."""
     if len(text) > NAME_CHARS_MAX or not _NAME.fullmatch(text):
-        return f"must be a DNS name: letters, digits, -, _ and ., at most {NAME_CHARS_MAX} characters"
+        return f"must be a DNS name: letters, digits, - and _ between single dots, at most {NAME_CHARS_MAX} characters"
     return ""
 
 
