@@ -11,9 +11,11 @@ import msgspec
 from controlplane.desired.ipcache import node_identity
 from controlplane.desired.members import RESERVED_LABELS, Members
 from controlplane.desired.policy_inputs import PolicyInputs
+from controlplane.desired.policy_mesh import mesh_node
 from controlplane.desired.prefixes import PrefixIdentities, prefix_identities
 from controlplane.history.provenance import Origins
 from controlplane.model import RESERVED_IDENTITIES, Endpoint, EndpointKey, Labels, NodeKey, ObjectKey
+from controlplane.policy.mesh import host_labels
 from controlplane.policy.prefixes import AddressLabels
 from controlplane.policy.rules import NamedPorts, ParsedPolicy
 from controlplane.policy.verdict import policies_of
@@ -83,6 +85,15 @@ class Mesh:
     def about(self, cluster: str, labels: Labels) -> list[ParsedPolicy]:
         """The policies of a cluster that select these labels."""
         return policies_of(labels, list(self.inputs(cluster).policies.values()))
+
+    def about_end(self, end: End) -> list[ParsedPolicy] | None:
+        """The policies about an endpoint, or about a node where host policies are in force; None of any other end."""
+        if end.what == ENDPOINT:
+            return self.about(end.cluster, end.labels)
+        if isinstance(end.key, NodeKey) and self.inputs(end.cluster).settings.host_firewall:
+            labels = host_labels(mesh_node(self.state.nodes[end.key]))
+            return policies_of(labels, list(self.inputs(end.cluster).policies.values()), of_nodes=True)
+        return None
 
     def addresses(self, cluster: str) -> AddressLabels:
         """What a cluster's policies say of addresses."""

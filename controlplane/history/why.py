@@ -145,16 +145,17 @@ def _judged(mesh: Mesh, source: End, target: End, protocol: int, port: int, foun
     denied: list[str] = []
     allowed: list[str] = []
     for direction, own, remote in ((POLICY_EGRESS, source, target), (POLICY_INGRESS, target, source)):
-        if own.what != ENDPOINT:
+        about = mesh.about_end(own)
+        if about is None:
             continue
-        about, seen = mesh.about(own.cluster, own.labels), mesh.seen(own, remote)
+        seen = mesh.seen(own, remote)
         settings = mesh.inputs(own.cluster).settings
         side = judge_side(direction, about, seen, protocol, port, named, settings=settings)
         reasons = _side_reasons(mesh, direction, own, seen, about, side, protocol, port, named, found)
         is_closed = side.denies or found.sides[-1].verdict == REDIRECT
         (denied if is_closed else allowed).extend(reasons)
     if not found.sides:
-        allowed.append("neither end is an endpoint of the mesh: no policy is about this flow")
+        allowed.append("neither end is an endpoint of the mesh or under host policies: no policy is about this flow")
     found.reasons += [*denied, *allowed]
     return DENY if denied else ALLOW
 

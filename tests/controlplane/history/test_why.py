@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from controlplane import events as e
+from controlplane.commands.addresses import ChangeSettings
 from controlplane.commands.endpoint import DeleteEndpoint
 from controlplane.commands.policy import ApplyPolicy
 from controlplane.commands.service import ApplyService
@@ -221,6 +222,21 @@ async def test_an_end_that_is_gone_is_said_with_its_record() -> None:
     revision = log.records[-1].revision
     with pytest.raises(NoSuchEnd, match=rf"went at revision {revision} \(EndpointDeleted by east/node.n1"):
         mesh.end("shop/cart")
+
+
+async def test_a_host_policy_is_named_where_host_policies_are_in_force() -> None:
+    """A denial at the node itself leads to the policy that selects it; without the firewall none is about it."""
+    log = shop()
+    spec = {"nodeSelector": {}, "ingress": [{"fromEntities": ["cluster"]}]}
+    manifest = {"apiVersion": "cilium.io/v2", "kind": "CiliumClusterwideNetworkPolicy", "metadata": {"name": "host"},
+                "spec": spec}  # fmt: skip
+    accept(log, OPERATOR, ApplyPolicy("CiliumClusterwideNetworkPolicy", "", "host", canonical(manifest)))
+    for firewall, verdict in ((False, "allow"), (True, "deny")):
+        accept(log, OPERATOR, ChangeSettings(canonical({"enable-host-firewall": firewall})))
+        mesh = await mesh_of(log)
+        answer = explain(mesh, mesh.end("entity:world"), mesh.end("node:n1"), 6, 22)
+        assert (answer.verdict, "host" in answer.reasons[0]) == (verdict, True), answer.reasons
+        assert any("CiliumClusterwideNetworkPolicy" in each.about for each in answer.evidence) is firewall
 
 
 @pytest.mark.parametrize(
