@@ -31,7 +31,7 @@ def render(state: State, where: NodeKey) -> Document:
         "node": where.node,
         "cluster": where.cluster,
         "services": [_frontend(state, view) for view in frontend_views(deriver.services)],
-        "health_checks": _health_checks(state, deriver.services, where),
+        "health_checks": _health_checks(deriver.services),
         "policy": _policy(state, where, tables, labels),
         "ipcache": _ipcache(tables, labels),
         "routes": _routes(state, where, tables),
@@ -84,10 +84,10 @@ def _frontend(state: State, view: FrontendView) -> Document:
     }
 
 
-def _health_checks(state: State, services: ServiceCompiler, where: NodeKey) -> list[Document]:
+def _health_checks(services: ServiceCompiler) -> list[Document]:
     return [
         {"namespace": key.namespace, "name": key.name, "port": port, "local_backends": services.local_backends(key)}
-        for key, port in services.health_checks(state)
+        for key, port in services.health_checks()
     ]
 
 

@@ -60,11 +60,16 @@ def remove_local_redirect(state: State, author: Author, command: RemoveLocalRedi
 
 
 def set_backend_state(state: State, author: Author, command: SetBackendState) -> Decision | Rejection:
-    """Nothing to do while it is in that state. A backend that is not there yet may be judged too."""
+    """Nothing to do while it is in that state. A backend that is not there yet may be judged too; each cluster judges
+    its own, for services of all."""
     event = BackendStateSet(*msgspec.structs.astuple(command))
     fault = backend_state_fault(event)
     if fault:
         return Rejection(fault)
+    holder = state.addresses.get(command.address)
+    if holder is not None and holder.cluster != author.cluster:
+        reason = f"{command.address} is of cluster {holder.cluster}; ask one of its agents, or its operator"
+        return Rejection(reason, "address")
     known = state.backend_states.get(backend_key(author.cluster, command.address, command.port, command.protocol))
     if (known.state if known else ACTIVE) == command.state:
         return Decision()

@@ -138,8 +138,10 @@ def choose(
         active = active if local else _near(active, here, service.exposure.distribution)
     else:
         active = [each for each in found if each.flags & BACKEND_TERMINATING and each.serves]
-    chosen = {each.place for each in active}
-    lingering = [each for each in found if each.flags and each.place not in chosen]
+    lingering = [each for each in found if each.flags]
+    if lingering:
+        chosen = {each.place for each in active}
+        lingering = [each for each in lingering if each.place not in chosen]
     members = (*sorted(map(_member, active)), *sorted(map(_member, lingering)))
     return choice_of(members, len(active), maglev)
 

@@ -34,6 +34,8 @@ class ServiceIndex:
         """Services for which the zones of nodes count."""
         self.with_host_ports: Units = {}
         """Workloads of the own cluster with host ports."""
+        self.health_checks: dict[ObjectKey, int] = {}
+        """Services of the own cluster whose local backends are asked for, and the port of the node for that."""
 
     def fill(self, state: State) -> None:
         """From a state."""
@@ -156,6 +158,8 @@ class ServiceIndex:
             self._selecting.setdefault(place, {})[key] = None
         if service.exposure.distribution:
             self._distributed[key] = None
+        if service.exposure.health_check_port and key.cluster == self._node.cluster:
+            self.health_checks[key] = service.exposure.health_check_port
 
     def _reindex_service(self, change: Change) -> None:
         if change.old is not None:
@@ -163,6 +167,7 @@ class ServiceIndex:
                 place = (change.key.cluster, change.key.namespace, *min(change.old.selector.items()))
                 _discard(self._selecting, place, change.key)
             self._distributed.pop(change.key, None)
+            self.health_checks.pop(change.key, None)
         if change.new is not None:
             self._put_service(change.key, change.new)
 

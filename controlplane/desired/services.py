@@ -110,10 +110,9 @@ class ServiceCompiler:
         """Whose frontend a key is."""
         return self._holder(key)
 
-    def health_checks(self, state: State) -> list[tuple[ObjectKey, int]]:
+    def health_checks(self) -> list[tuple[ObjectKey, int]]:
         """Services of the own cluster whose local backends are asked for, and the port of the node for that."""
-        found = ((key, service.exposure.health_check_port) for key, service in sorted(state.services.items()))
-        return [(key, port) for key, port in found if port and key.cluster == self._key.cluster]
+        return sorted(self._index.health_checks.items())
 
     def local_backends(self, service: ObjectKey) -> int:
         """How many backends of this node are ready for what comes from the network: those of the family with more."""

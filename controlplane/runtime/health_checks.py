@@ -48,7 +48,7 @@ class NodeSource:
         self._services = services
 
     def ports(self) -> Mapping[int, ObjectKey]:
-        return {port: key for key, port in self._services.health_checks(self._follower.state)}
+        return {port: key for key, port in self._services.health_checks()}
 
     def addresses(self) -> tuple[str, ...]:
         own = self._follower.state.nodes.get(self._where)

@@ -8,8 +8,9 @@ from controlplane import events as e
 from controlplane.commands.addresses import ChangeSettings
 from controlplane.commands.redirect import ApplyLocalRedirect, SetBackendState
 from controlplane.commands.service import ApplyService, ReportBackends
-from controlplane.commands.types import Author
+from controlplane.commands.types import Author, Rejection
 from controlplane.commands.workload import ApplyWorkload
+from controlplane.desired.services import ServiceCompiler
 from controlplane.model import Backend, Exposure, HostPort, ServicePort
 from datapath.abi import types as abi
 from datapath.codec import address_text
@@ -104,6 +105,26 @@ def test_internal_policy_local_leaves_the_backends_of_the_node() -> None:
     log = two_nodes(internal_policy="Local")
     assert backends(log, "172.1.0.10") == ["10.1.1.2"]
     assert backends(log, "192.168.0.1", 30080) == ["10.1.1.2", "10.1.2.2"]
+
+
+def test_backend_of_another_cluster_is_judged_there() -> None:
+    """A judgement of the own cluster would mean another backend, and change nothing."""
+    log = mesh()
+    address = add_endpoint(log, "west", "n1", "web-1", 11).ipv4
+    refused = log.wish(EAST, SetBackendState(address, 8080, "TCP", "maintenance"))
+    assert isinstance(refused, Rejection) and "west" in refused.reason
+
+
+def test_health_checks_follow_the_services_that_ask_for_them() -> None:
+    """Of the own cluster, with their port of the node, until the service wants none."""
+    log = two_nodes(type="LoadBalancer", external_policy="Local", health_check_port=32000)
+    compiler = ServiceCompiler("east", "n1")
+    compiler.full(log.state)
+    assert [port for _, port in compiler.health_checks()] == [32000]
+    seen = len(log.changes)
+    apply(log)
+    compiler.update(log.state, [change for changes in log.changes[seen:] for change in changes])
+    assert compiler.health_checks() == []
 
 
 def egress_program(log: Log, node: str = "n1") -> str:

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from controlplane.lab.flows import CLIENT, POD_PORT
+from controlplane.lab.flows import CLIENT, OUTSIDE, POD_PORT
 from tests.integration import lab
 
 pytestmark = [pytest.mark.kernel("TCX links"), pytest.mark.kernel("bpf_redirect_peer")]
@@ -38,10 +38,18 @@ def has_device(node: str) -> bool:
     return DEVICE in lab.well("lab", "exec", node, "--", "ip", "-br", "link")
 
 
+def answered_outside(address: str, port: int) -> str:
+    """Who answers a client that is no part of the mesh."""
+    words = (sys.executable, "-I", "-S", CLIENT, "http", address, str(port))
+    return str(json.loads(lab.well("lab", "exec", "outside", "--", *words)).get("answer", {}).get("name"))
+
+
 def test_a_stream_outlives_the_switch_to_native_routing() -> None:
-    """Operators started with another mode are all that it takes: no byte is lost, and the tunnels are gone after it."""
+    """Operators started with another mode are all that it takes: no byte is lost, and the tunnels are gone after it.
+    The port of a node leads through them too."""
     lab.well("lab", "up", "--tunnel", "vxlan")
     assert routing_modes() == {"tunnel [vxlan]"}
+    assert [answered_outside(node, OUTSIDE.port) for node in ("172.31.77.12", "fd77::12")] == ["frontend"] * 2
     listed = lab.answer("endpoint", "list", "-A", "--socket", lab.socket_of("east-1"))
     (address,) = (each["ipv6"] for each in listed if each["workload"] == ANSWERING)
     asking = ("lab", "exec", ASKING, "--", sys.executable, "-I", "-S", CLIENT, "stream", address, str(POD_PORT))
