@@ -175,8 +175,9 @@ STEP service_translate(struct packet *packet, __u32 scope)
 	if (service->source_range_set && source_is_refused(packet, service))
 		return DROP(packet, FILE_SERVICE, DENIED_BY_LB_SRC_RANGE_CHECK);
 	if (service->count == 0) {
-		/* Another node may have one: whoever sends here is to notice by itself. */
-		packet->reject = service->flags & SERVICE_LOCAL_BACKENDS ? REJECT_NOT : REJECT_PORT;
+		/* Another node may have one: whoever sends from outside is to notice by itself. */
+		packet->reject = scope == SERVICE_SCOPE_EXTERNAL && service->flags & SERVICE_LOCAL_BACKENDS ? REJECT_NOT
+													  : REJECT_PORT;
 		return DROP(packet, FILE_SERVICE, SERVICE_BACKEND_NOT_FOUND);
 	}
 	packet->dsr = !!(service->flags & SERVICE_DSR);

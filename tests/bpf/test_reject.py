@@ -5,6 +5,7 @@ import struct
 import pytest
 
 from datapath.abi import types as abi
+from datapath.tables import ServiceRow
 from tests.bpf import packets
 from tests.bpf.gate import NODE, Gate
 from tests.bpf.node import (
@@ -31,9 +32,9 @@ def segment_of(raw: bytes) -> bytes:
     return raw[packets.ETHERNET_BYTES + (20 if raw[12:14] == b"\x08\x00" else 40) :]
 
 
-def refused(node: Node, segment: bytes, protocol: int = packets.TCP) -> bytes:
+def refused(node: Node, segment: bytes, protocol: int = packets.TCP, row: ServiceRow = CLUSTER_IP) -> bytes:
     """CLIENT asks FRONTEND; what it gets back."""
-    node.service([], protocol)
+    node.service([], protocol, row=row)
     run = node.send(CLIENT, node.frame(CLIENT, FRONTEND, segment, protocol))
     assert (run.retval, node.drops()) == (REDIRECT, [abi.SERVICE_BACKEND_NOT_FOUND])
     return run.packet
@@ -65,6 +66,12 @@ def test_segment_of_a_connection_is_reset(node: Node) -> None:
     from_frontend(node.family, raw, FRONTEND, CLIENT)
     assert struct.unpack_from(">I", segment_of(raw), 4)[0] == ACKNOWLEDGED
     assert segment_of(raw)[13] == packets.RST
+
+
+def test_endpoint_is_told_where_only_backends_of_its_node_count(node: Node) -> None:
+    """As its sockets are: no balancer asks from here."""
+    row = CLUSTER_IP._replace(flags=CLUSTER_IP.flags | abi.SERVICE_LOCAL_BACKENDS)
+    from_frontend(node.family, refused(node, packets.tcp(1000, 80), row=row), FRONTEND, CLIENT)
 
 
 def test_reset_is_not_answered(node: Node) -> None:
