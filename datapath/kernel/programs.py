@@ -26,6 +26,8 @@ from datapath.tables import TABLES
 OBJECTS = ("endpoint.bpf.o", "host.bpf.o", "overlay.bpf.o")
 SOCKET_OBJECT = "sock.bpf.o"
 """Only where sockets are to be translated."""
+XDP_OBJECT = "xdp.bpf.o"
+"""Only where the underlay device is to balance."""
 CONSTANTS_SECTION = ".rodata"
 CONTENT_ID_CHARACTERS = 16
 PLACEHOLDER = "/nowhere"
@@ -96,6 +98,11 @@ class Loaded:
         """As test_run, and gives back struct __sk_buff too: mark, priority, cb."""
         context = uapi.sk_buff(ifindex=ifindex, mark=mark, cb=cb)
         return libbpf.program_test_run(self.programs[program].fd, packet, context, repeat)
+
+    def test_run_at_device(self, program: str, packet: bytes) -> PacketRun:
+        """Runs an XDP program on a packet that begins with its Ethernet header, as if seen on the loopback device of
+        the caller's network namespace. Raises KernelError."""
+        return PacketRun(*libbpf.program_test_run(self.programs[program].fd, packet)[:3])
 
     def close(self) -> None:
         """Unloads it."""

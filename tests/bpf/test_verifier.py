@@ -18,8 +18,9 @@ PROGRAMS = {
     "sock.bpf.o": {
         f"socket_{call}{family}" for call in ("connect", "sendmsg", "recvmsg", "peername") for family in (4, 6)
     },
+    "xdp.bpf.o": {"xdp_from_network"},
 }
-OBJECTS = (*programs.OBJECTS, programs.SOCKET_OBJECT)
+OBJECTS = (*programs.OBJECTS, programs.SOCKET_OBJECT, programs.XDP_OBJECT)
 EXCLUDED = tuple(f"10.{number}.0.0/16" for number in range(PREFIXES_MAX))
 NODES = ((), ("192.168.9.1",), ("fd00:9::1",), ("192.168.9.1", "fd00:9::1"))
 """The node's addresses: what is masqueraded, of which family."""

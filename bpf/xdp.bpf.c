@@ -1,0 +1,220 @@
+// SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause)
+/*
+ * North-south balancing at the underlay device, before the host stack has allocated anything: what from_network
+ * (host.bpf.c) does with a packet for a backend on another node, and with that backend's answer, on the same maps. A
+ * flow may change between the two with any packet. All else is passed on as it came, and with nothing written, to
+ * from_network: backends of this node, direct server return, the tunnel, refusals, ICMP, fragments, packets at the end
+ * of their hops, next hops that are not resolved, and what would leave by another device.
+ */
+#include <linux/bpf.h>
+#include <bpf/bpf_helpers.h>
+
+#include "abi.h"
+#include "config.h"
+
+/* Steps of conntrack take a struct __sk_buff, and a global function would want it whole. */
+#define STEP static __noinline __attribute__((unused)) int
+#include "lib/conntrack.h"
+#undef STEP
+#define STEP __noinline int
+
+#include "lib/entering.h"
+#include "lib/inbound.h"
+#include "lib/ipcache.h"
+#include "lib/masquerade.h"
+#include "lib/metrics.h"
+#include "lib/nodeport.h"
+#include "lib/scratch.h"
+#include "lib/service.h"
+#include "lib/xdp_packet.h"
+
+static __always_inline int is_same_mac(const __u8 *left, const __u8 *right)
+{
+	const struct mac_words *one = (const struct mac_words *)left, *other = (const struct mac_words *)right;
+
+	return one->words[0] == other->words[0] && one->words[1] == other->words[1] && one->words[2] == other->words[2];
+}
+
+/* A question to the host's routes about a node. */
+static __always_inline void node_question(struct bpf_fib_lookup *lookup, const struct address *node)
+{
+	if (address_is_ipv4(node)) {
+		lookup->family = ADDRESS_FAMILY_IPV4;
+		lookup->ipv4_src = 0;
+		lookup->ipv4_dst = node->words[3];
+		return;
+	}
+	lookup->family = ADDRESS_FAMILY_IPV6;
+	for (int word = 0; word < 4; word++) {
+		lookup->ipv6_src[word] = 0;
+		lookup->ipv6_dst[word] = node->words[word];
+	}
+}
+
+/*
+ * Where nodeport_send() would send it, out of the device that it came in by. 1: the next hop is known, and the packet
+ * was for this device.
+ */
+static __noinline int next_hop_find(struct xdp_md *xdp, const struct packet *packet, struct xdp_way *way)
+{
+	struct ipcache_row *remote = ipcache_find(&packet->dest);
+	struct ethhdr *header = xdp_data(xdp);
+	struct bpf_fib_lookup lookup = {};
+	__u32 flags = 0;
+
+	route_question(&lookup, packet, config_underlay_ifindex);
+	if (remote && remote->flags & IPCACHE_REMOTE_ENDPOINT) {
+		if (remote->flags & IPCACHE_TUNNEL || address_is_zero(&remote->node))
+			return 0;
+		flags = BPF_FIB_LOOKUP_OUTPUT;
+		node_question(&lookup, &remote->node);
+	}
+	if (bpf_fib_lookup(xdp, &lookup, sizeof(lookup), flags) != BPF_FIB_LKUP_RET_SUCCESS ||
+	    lookup.ifindex != config_underlay_ifindex || (void *)(header + 1) > xdp_data_end(xdp) ||
+	    !is_same_mac(header->h_dest, lookup.smac))
+		return 0;
+	__builtin_memcpy(way->dest_mac, lookup.dmac, sizeof(way->dest_mac));
+	__builtin_memcpy(way->source_mac, lookup.smac, sizeof(way->source_mac));
+	return 1;
+}
+
+static __noinline int transmit(struct xdp_md *xdp, const struct packet *packet, const struct xdp_way *way)
+{
+	if (!xdp_write(xdp, packet, way))
+		return XDP_DROP;
+	count(FORWARDED, packet->traffic_direction, (__u32)(xdp_data_end(xdp) - xdp_data(xdp)));
+	return XDP_TX;
+}
+
+/* To the backend packet->dest, in this node's name. */
+static __always_inline int leave(struct xdp_md *xdp, struct packet *packet, struct xdp_way *way)
+{
+	/* from_network tells that no port is left. */
+	if (nat_outbound(packet, &way->source))
+		return XDP_PASS;
+	way->dest.address = packet->dest;
+	way->dest.port = packet->dest_port;
+	return transmit(xdp, packet, way);
+}
+
+static __noinline int accelerate_new(struct xdp_md *xdp, struct packet *packet, struct __sk_buff *skb,
+				     const struct tracking *tracking)
+{
+	struct address_port frontend = {.address = packet->dest, .port = packet->dest_port};
+	struct xdp_way way = {};
+	int outcome = service_translate(packet, SERVICE_SCOPE_EXTERNAL);
+
+	if (outcome <= 0 || endpoint_find(&packet->dest))
+		return XDP_PASS;
+	nodeport_method(packet, outcome);
+	if (packet->dsr || !next_hop_find(xdp, packet, &way) ||
+	    conntrack_create_service(skb, packet, tracking, &frontend, 0))
+		return XDP_PASS;
+	return leave(xdp, packet, &way);
+}
+
+static __noinline int accelerate_established(struct xdp_md *xdp, struct packet *packet, struct __sk_buff *skb,
+					     struct conntrack_row *entry)
+{
+	struct xdp_way way = {};
+
+	packet->dest = entry->translated;
+	packet->dest_port = entry->translated_port;
+	if (!(entry->flags & CONNTRACK_MASQUERADED) || endpoint_find(&packet->dest) || !next_hop_find(xdp, packet, &way))
+		return XDP_PASS;
+	packet->masquerade = MASQUERADE_CLIENT;
+	conntrack_keep(skb, packet, entry, 0);
+	return leave(xdp, packet, &way);
+}
+
+/* To the client whose port of this node it was sent to. */
+static __noinline int accelerate_answer(struct xdp_md *xdp, struct packet *packet, struct __sk_buff *skb,
+					const struct nat_row *client)
+{
+	struct tracking tracking = {};
+	struct conntrack_row *entry;
+	struct xdp_way way = {};
+
+	packet->dest = client->address;
+	packet->dest_port = client->port;
+	if (endpoint_find(&packet->dest))
+		return XDP_PASS;
+	entry = conntrack_find(packet, &tracking);
+	if (!entry || !tracking.is_reply || !(entry->flags & CONNTRACK_REVERSE_DNAT))
+		return XDP_PASS;
+	packet->source = entry->translated;
+	if (!next_hop_find(xdp, packet, &way))
+		return XDP_PASS;
+	conntrack_keep(skb, packet, entry, 1);
+	way.source.address = packet->source;
+	way.source.port = entry->translated_port;
+	way.dest.address = packet->dest;
+	way.dest.port = packet->dest_port;
+	return transmit(xdp, packet, &way);
+}
+
+/* The end of a flow that left in this node's name, if the packet answers one; packet->dest is this node. */
+static __noinline struct nat_row *answered(const struct packet *packet)
+{
+	struct nat_key key = {
+		.near = packet->dest,
+		.far = packet->source,
+		.near_port = packet->dest_port,
+		.far_port = packet->source_port,
+		.protocol = packet->protocol,
+		.direction = NAT_INBOUND,
+	};
+
+	/* A new connection is none of ours, whatever its ports; nor is what comes to a port that nobody is given. */
+	if (is_tcp_start(packet) ||
+	    bpf_ntohs(packet->dest_port) - config_masquerade_port_first >= config_masquerade_port_count)
+		return 0;
+	return bpf_map_lookup_elem(&nat, &key);
+}
+
+static __always_inline int is_to_node(const struct packet *packet)
+{
+	const volatile struct address *node = packet->family == 4 ? &config_node_ipv4 : &config_node_ipv6;
+
+	for (int word = 3; word >= 0; word--)
+		if (packet->dest.words[word] != node->words[word])
+			return 0;
+	return 1;
+}
+
+static __always_inline int accelerate(struct xdp_md *xdp, struct packet *packet)
+{
+	struct tracking tracking = {};
+	struct conntrack_row *entry;
+	struct xdp_frame frame;
+	struct __sk_buff *skb = xdp_skb(xdp, &frame);
+	struct nat_row *client;
+
+	if (!xdp_parse(xdp, packet))
+		return XDP_PASS;
+	packet_begin(packet);
+	if (is_to_node(packet)) {
+		client = answered(packet);
+		if (client)
+			return accelerate_answer(xdp, packet, skb, client);
+	} else if (local_endpoint(packet)) {
+		return XDP_PASS;
+	}
+	entry = conntrack_find(packet, &tracking);
+	if (!entry)
+		return accelerate_new(xdp, packet, skb, &tracking);
+	if (tracking.is_reply || !(entry->flags & CONNTRACK_DNAT))
+		return XDP_PASS;
+	return accelerate_established(xdp, packet, skb, entry);
+}
+
+/* The underlay device itself. */
+SEC("xdp")
+int xdp_from_network(struct xdp_md *xdp)
+{
+	struct packet *packet = packet_in(TRAFFIC_INGRESS, POLICY_INGRESS);
+
+	return packet ? accelerate(xdp, packet) : XDP_PASS;
+}
+
+char program_license[] SEC("license") = "Dual BSD/GPL";
