@@ -21,6 +21,7 @@ from controlplane.desired.derive import Deriver
 from controlplane.model import NodeKey
 from controlplane.projections.state import State
 from controlplane.runtime import place
+from controlplane.runtime.acceleration import acceleration
 from controlplane.runtime.checkpoints import Checkpoints
 from controlplane.runtime.clock import Clock, SystemClock
 from controlplane.runtime.connection import connect_log
@@ -80,6 +81,7 @@ HELPS = {
     "non_masquerade_cidr": "prefix outside the mesh for which endpoints keep their own address",
     "bpf_lb_sock": "on: services are translated at the sockets of --cgroup-root; off: at devices only",
     "bpf_lb_sock_hostns_only": "on: only at sockets of the node's own namespace",
+    "bpf_lb_acceleration": "native, generic or best-effort: the underlay device balances itself (XDP); disabled: not",
     "cgroup_root": "cgroup v2 directory whose sockets --bpf-lb-sock means; the mount of cgroup v2 if none",
     "bpf_ct_timeout_regular_tcp": "seconds until a silent TCP connection is forgotten",
     "bpf_ct_timeout_regular_tcp_syn": "the same before it is acknowledged",
@@ -235,6 +237,7 @@ def build_kernel(settings: AgentSettings, underlay: Underlay) -> RealKernel:
         stand_ins=True,
         constants=load_time_constants(settings, underlay),
         cgroup=socket_cgroup(settings),
+        xdp=bool(acceleration(settings)),
     )
 
 

@@ -42,6 +42,7 @@ class NodeJoined(Event, frozen=True):
     labels: Labels = ()
     tunnel: Tunnel | None = None
     cgroup: str = ""
+    acceleration: str = ""
 
 
 class AddressBlockAssigned(Event, frozen=True):

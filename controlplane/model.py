@@ -98,7 +98,8 @@ class Node(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """A cluster machine. `addresses` are its underlay addresses, `blocks` its pod CIDRs ("" family absent).
 
     `tunnel` is None where packets for it are not wrapped. `cgroup` is the path of that whose sockets are translated,
-    "" for none.
+    "" for none. `acceleration`: how its underlay device balances by itself, "native", "generic" or "best-effort"; ""
+    where it does not.
     """
 
     cluster: str
@@ -110,6 +111,7 @@ class Node(msgspec.Struct, frozen=True, array_like=True, gc=False):
     session: str = ""
     tunnel: Tunnel | None = None
     cgroup: str = ""
+    acceleration: str = ""
 
 
 class Endpoint(msgspec.Struct, frozen=True, array_like=True, gc=False):

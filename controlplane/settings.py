@@ -94,6 +94,9 @@ class AgentSettings(CommonSettings, frozen=True, kw_only=True):
     """Whether sockets are sent to a backend when they ask for a frontend; "off": their packets are, at the device."""
     bpf_lb_sock_hostns_only: Annotated[str, Meta(pattern="^(on|off)$")] = "off"
     """"on": only sockets of the node's own network namespace; those of endpoints are left to their device."""
+    bpf_lb_acceleration: Annotated[str, Meta(pattern="^(disabled|native|generic|best-effort)$")] = "disabled"
+    """Whether the underlay device forwards what is for a frontend with its backend elsewhere, before the host stack has
+    it: in its driver ("native"), just before the stack ("generic", for tests), or whichever it can. Cilium's name."""
     cgroup_root: str = ""
     """The cgroup v2 directory whose sockets are meant, all below included; "" takes the mount. Nodes that share a
     kernel need one each."""

@@ -160,8 +160,13 @@ class TunnelRow(NamedTuple):
     ifindex: int
 
 
+XDP_HOOKS = ("xdp", "xdp-generic", "xdp-best-effort")
+"""In the device's driver; before the host stack; in the driver where it can, else before the stack."""
+
+
 class AttachmentKey(NamedTuple):
-    """A hook of a device: "ingress" or "egress"."""
+    """A hook of a device: "ingress" or "egress", or one of XDP_HOOKS, of which it has one at a time: a row that is put
+    ends those at the others."""
 
     ifindex: int
     hook: str

@@ -117,6 +117,7 @@ class Status(msgspec.Struct, frozen=True):
     `routing_mode`: how packets go to other nodes, "native" or "tunnel [vxlan]".
     `bandwidth`: how limits of bandwidth are kept, and how many there are.
     `socket_lb`: whose sockets are translated, in words; "off" where none are.
+    `acceleration`: how the underlay device balances by itself, in words; "off" where it does not.
     """
 
     kind: str
@@ -142,6 +143,7 @@ class Status(msgspec.Struct, frozen=True):
     routing_mode: str = ""
     socket_lb: str = "off"
     bandwidth: str = ""
+    acceleration: str = "off"
 
 
 class ReportItem(msgspec.Struct, frozen=True):

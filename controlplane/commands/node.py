@@ -9,8 +9,8 @@ from controlplane.commands.cluster import cluster_claim
 from controlplane.commands.types import Author, Decision, Rejection
 from controlplane.events import AddressBlockAssigned, NodeJoined, NodeLeft
 from controlplane.labels import SOURCE_KUBERNETES, label_fault
-from controlplane.model import Cluster, Device, Labels, NodeKey, Tunnel
-from controlplane.projections.nodes import cgroup_fault, node_fault
+from controlplane.model import Cluster, Device, Labels, Node, NodeKey, Tunnel
+from controlplane.projections.nodes import acceleration_fault, cgroup_fault, node_fault
 from controlplane.projections.state import State
 from kvstore.types import Claim, Want
 
@@ -19,7 +19,7 @@ class JoinNode(msgspec.Struct, frozen=True):
     """The node's facts as its agent sees them now; decided to nothing while they are those recorded.
 
     A label without a source ("zone=a") is Kubernetes' ("k8s:zone=a"). `cgroup`: whose sockets are translated, "" for
-    none.
+    none. `acceleration`: one of ACCELERATIONS.
     """
 
     node: str
@@ -28,6 +28,7 @@ class JoinNode(msgspec.Struct, frozen=True):
     labels: Labels = ()
     tunnel: Tunnel | None = None
     cgroup: str = ""
+    acceleration: str = ""
 
 
 class AssignAddressBlock(msgspec.Struct, frozen=True):
@@ -48,18 +49,31 @@ def join_node(state: State, author: Author, command: JoinNode) -> Decision | Rej
     key = NodeKey(author.cluster, command.node)
     known = state.nodes.get(key)
     labels = sourced_labels(command.labels)
-    facts = (command.addresses, command.device, labels, command.tunnel, command.cgroup)
-    if known is not None and (known.addresses, known.device, known.labels, known.tunnel, known.cgroup) == facts:
+    joined = NodeJoined(
+        command.node,
+        command.addresses,
+        command.device,
+        labels,
+        command.tunnel,
+        command.cgroup,
+        command.acceleration,
+    )
+    if known is not None and joined == _as_recorded(known):
         return Decision()
     fault = node_fault(state, key, command.addresses, command.device, command.tunnel) or label_fault(labels)
-    fault = fault or cgroup_fault(command.cgroup)
+    fault = fault or cgroup_fault(command.cgroup) or acceleration_fault(command.acceleration)
     if fault:
         return Rejection(f"node {command.node}: {fault}")
     claims = [Claim(node_claim(*key), Want.TAKEN if known is None else Want.HELD)]
     cluster = state.clusters.get(author.cluster)
     if known is None and cluster is not None:
         claims.append(Claim(cluster_claim(cluster.cluster_id), Want.HELD))
-    return Decision((NodeJoined(command.node, *facts),), tuple(claims))
+    return Decision((joined,), tuple(claims))
+
+
+def _as_recorded(node: Node) -> NodeJoined:
+    facts = node.addresses, node.device, node.labels, node.tunnel, node.cgroup, node.acceleration
+    return NodeJoined(node.name, *facts)
 
 
 def sourced_labels(labels: Labels) -> Labels:

@@ -21,6 +21,9 @@ PROGRAMS_OF_GUARDED_UNDERLAY = {"ingress": "from_network_guarded", "egress": "to
 """Where host policies are in force."""
 PROGRAMS_OF_ANSWERING_UNDERLAY = {"ingress": "from_network", "egress": "to_network_answering"}
 """Where they are not, and the node's own network holds a backend of what the network asks for."""
+HOOKS_OF_ACCELERATION = {"native": "xdp", "generic": "xdp-generic", "best-effort": "xdp-best-effort"}
+ACCELERATING_PROGRAM = "xdp_from_network"
+"""Before what runs at the underlay's ingress."""
 PROGRAMS_OF_SOCKETS = {
     "connect4": "socket_connect4", "connect6": "socket_connect6",
     "sendmsg4": "socket_sendmsg4", "sendmsg6": "socket_sendmsg6",
@@ -105,9 +108,15 @@ def attachment_rows(
         programs = PROGRAMS_OF_TUNNEL
     elif endpoint is not None:
         programs = PROGRAMS_OF_ENDPOINT
-    return {
+    rows: dict[t.AttachmentKey, t.AttachmentRow | None] = {
         t.AttachmentKey(ifindex, hook): t.AttachmentRow(programs[hook]) if hook in programs else None for hook in HOOKS
     }
+    # Of other devices there is none to take away: which is the underlay changes with the node's own facts only, and
+    # then every row is derived.
+    if ifindex == own.device.ifindex and own.acceleration:
+        hook = HOOKS_OF_ACCELERATION[own.acceleration]
+        rows[t.AttachmentKey(ifindex, hook)] = t.AttachmentRow(ACCELERATING_PROGRAM)
+    return rows
 
 
 def socket_hook_rows(node: Node) -> dict[t.SocketHookKey, t.SocketHookRow]:

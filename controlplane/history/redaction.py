@@ -32,7 +32,9 @@ ADDRESS_FIELDS = frozenset(
 )  # fmt: skip
 LABEL_FIELDS = frozenset(("labels", "selector", "annotations"))
 MAC_FIELDS = frozenset(("mac", "host_mac"))
-KEPT_FIELDS = frozenset(("kind", "protocol", "event", "unknown_tags", "routing_mode", "tunnel_protocol"))
+KEPT_FIELDS = frozenset(
+    ("kind", "protocol", "event", "unknown_tags", "routing_mode", "tunnel_protocol", "acceleration")
+)
 KEPT_OF_NOUNS = frozenset((
     ("Exposure", "type"), ("Exposure", "external_policy"), ("Exposure", "internal_policy"),
     ("Exposure", "distribution"), ("BackendState", "state"), ("BackendStateSet", "state"),

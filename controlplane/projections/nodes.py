@@ -21,6 +21,8 @@ DEVICE_NAME_MAX = 15
 TUNNEL_PROTOCOLS = ("vxlan", "geneve")
 PORT_MAX = 65535
 CGROUP_MAX = 4095
+ACCELERATIONS = ("", "native", "generic", "best-effort")
+"""How an underlay device balances by itself; "" where it does not."""
 
 
 def device_fault(device: Device) -> str:
@@ -50,12 +52,21 @@ def node_joined(state: "State", record: Record, event: NodeJoined, changes: list
     if fault:
         return fault
     old = state.nodes.get(key)
-    fault = label_fault(event.labels) or cgroup_fault(event.cgroup)
+    fault = label_fault(event.labels) or cgroup_fault(event.cgroup) or acceleration_fault(event.acceleration)
     if fault:
         return fault
     blocks = old.blocks if old else ()
-    facts = event.addresses, event.device, event.labels
-    new = Node(record.cluster, event.node, *facts, blocks, tunnel=event.tunnel, cgroup=event.cgroup)
+    new = Node(
+        record.cluster,
+        event.node,
+        event.addresses,
+        event.device,
+        event.labels,
+        blocks,
+        tunnel=event.tunnel,
+        cgroup=event.cgroup,
+        acceleration=event.acceleration,
+    )
     if old == new:
         return ""
     for address in old.addresses if old else ():
@@ -98,6 +109,13 @@ def cgroup_fault(cgroup: str) -> str:
     """What is wrong with the path of a cgroup; "" if nothing is."""
     if cgroup and not (cgroup.startswith("/") and len(cgroup) <= CGROUP_MAX):
         return f"cgroup {cgroup!r}: right is an absolute path of up to {CGROUP_MAX} characters"
+    return ""
+
+
+def acceleration_fault(acceleration: str) -> str:
+    """What is wrong with the name of a way to balance at the device; "" if nothing is."""
+    if acceleration not in ACCELERATIONS:
+        return f"acceleration {acceleration!r}: right is one of {', '.join(map(repr, ACCELERATIONS))}"
     return ""
 
 

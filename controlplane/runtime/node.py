@@ -22,6 +22,7 @@ from controlplane.history.flows import FlowSummary
 from controlplane.history.replay import EncodedRows, encoded_rows
 from controlplane.model import EndpointKey, NodeKey
 from controlplane.runtime import status
+from controlplane.runtime.acceleration import acceleration, acceleration_text
 from controlplane.runtime.archives import reaching, whereabouts
 from controlplane.runtime.checkpoints import Checkpoints
 from controlplane.runtime.clock import Clock
@@ -215,6 +216,7 @@ class Node:
             routing_mode=parts.overlay.mode(),
             bandwidth=status.bandwidth_text(state, self.where),
             socket_lb=socket_lb_text(parts.settings, own.cgroup if own else ""),
+            acceleration=acceleration_text(own),
         )
 
     # --- start ------------------------------------------------------------------------------------------------
@@ -291,6 +293,7 @@ class Node:
                 labels=tuple(sorted(parts.settings.labels)),
                 tunnel=await parts.overlay.tunnel(),
                 cgroup=socket_cgroup(parts.settings),
+                acceleration=acceleration(parts.settings),
             )
         )
         if isinstance(outcome, Rejection):

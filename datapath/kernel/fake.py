@@ -11,7 +11,7 @@ from datapath import codec
 from datapath.abi.types import ENUMS
 from datapath.errors import KernelError
 from datapath.kernel.api import RowFailure
-from datapath.tables import RUNTIME_MAPS, TABLES
+from datapath.tables import RUNTIME_MAPS, TABLES, XDP_HOOKS, AttachmentKey
 
 Observer = Callable[[str, str, bytes], None]
 
@@ -100,6 +100,8 @@ class FakeKernel:
                 failures.append(RowFailure(key, f"put: {errno.errorcode[refused]}", refused))
                 continue
             self._count()
+            if table == "attachments":
+                self._end_other_xdp_hooks(key)
             held[key] = value
             if table in ARRAYS and not any(value):
                 del held[key]
@@ -136,6 +138,12 @@ class FakeKernel:
     def _rows(self, table: str) -> dict[bytes, bytes]:
         assert self._is_open, "open() comes first"
         return self.memory.tables[table]
+
+    def _end_other_xdp_hooks(self, key: bytes) -> None:
+        put: AttachmentKey = codec.decode_key("attachments", key)
+        for hook in XDP_HOOKS if put.hook in XDP_HOOKS else ():
+            if hook != put.hook:
+                self._rows("attachments").pop(codec.encode_key("attachments", put._replace(hook=hook)), None)
 
     def _refusal(self, table: str, key: bytes, value: bytes) -> int:
         """The errno that a put of this row gets, or 0."""

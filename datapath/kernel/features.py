@@ -17,6 +17,7 @@ from datapath.kernel.clsact import has_clsact
 from datapath.kernel.libbpf import CALL, EXIT, MOVE_IMMEDIATE, instruction
 from datapath.kernel.links import has_tcx
 from datapath.kernel.socket_hooks import has_socket_errors, has_socket_hooks
+from datapath.kernel.xdp_links import has_xdp_links
 
 KERNEL_BTF = Path("/sys/kernel/btf/vmlinux")
 FUNCTION_REDIRECT_NEIGH, FUNCTION_REDIRECT_PEER = 152, 155
@@ -32,6 +33,7 @@ AUTO = "auto"
 
 SOCKET_HOOKS = "socket hooks of cgroups"
 SOCKET_ERRORS = "errors of socket hooks"
+XDP_LINKS = "XDP links"
 
 
 class FeatureState(NamedTuple):
@@ -91,6 +93,7 @@ FEATURES: Mapping[str, _Feature] = {
         "5.8", True, lambda: _has_map(uapi.MAP_TYPE_RINGBUF, 0, 0, os.sysconf("SC_PAGE_SIZE"))
     ),
     "map batches": _Feature("5.13", False, _has_batches),
+    XDP_LINKS: _Feature("5.9", False, has_xdp_links),
     SOCKET_HOOKS: _Feature("5.8", False, has_socket_hooks),
     SOCKET_ERRORS: _Feature("6.1", False, has_socket_errors),
     "kernel BTF": _Feature("5.2", False, KERNEL_BTF.exists),

@@ -267,9 +267,9 @@ def program_test_run(fd: int, packet: bytes, context: bytes = b"", repeat: int =
     return uapi.TestRun(retval, bytes(room[:size]), duration_ns, bytes(context_out))
 
 
-def link_create(program_fd: int, target: int, attach_type: int) -> int:
+def link_create(program_fd: int, target: int, attach_type: int, flags: int = 0) -> int:
     """A link's descriptor; `target`: an ifindex, or a cgroup's descriptor. It ends with its last descriptor or pin."""
-    attr = bytearray(struct.pack("<IIII", program_fd, target, attach_type, 0))
+    attr = bytearray(struct.pack("<IIII", program_fd, target, attach_type, flags))
     return _bpf(uapi.LINK_CREATE, attr, f"ifindex or cgroup {target}, attach type {attach_type}")
 
 

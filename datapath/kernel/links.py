@@ -49,7 +49,7 @@ class Links:
         path = self._path(key)
         fd = self._open(path)
         if fd is None:
-            fd = libbpf.link_create(program.fd, key.ifindex, ATTACH_TYPES[key.hook])
+            fd = self._make(key, program)
             try:
                 libbpf.pin(fd, path)
             finally:
@@ -74,6 +74,9 @@ class Links:
             path.unlink()
         finally:
             os.close(fd)
+
+    def _make(self, key: AttachmentKey, program: Program) -> int:
+        return libbpf.link_create(program.fd, key.ifindex, ATTACH_TYPES[key.hook])
 
     def _path(self, key: AttachmentKey) -> Path:
         return self._dir / f"{key.ifindex}-{key.hook}"

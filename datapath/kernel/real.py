@@ -23,11 +23,12 @@ from datapath.kernel.clsact import Filters
 from datapath.kernel.links import Links
 from datapath.kernel.maps import Map
 from datapath.kernel.netlink import Netlink
-from datapath.kernel.programs import OBJECTS, SOCKET_OBJECT, Constant, ObjectSet
+from datapath.kernel.programs import OBJECTS, SOCKET_OBJECT, XDP_OBJECT, Constant, ObjectSet
 from datapath.kernel.shapers import Shapers
 from datapath.kernel.sock_diag import end_sockets
 from datapath.kernel.socket_hooks import SocketHooks
 from datapath.kernel.stand_ins import NoForm, StandIns
+from datapath.kernel.xdp_links import XdpLinks
 from datapath.tables import TABLES, AttachmentKey, SocketHookKey, SocketHookRow, Table
 
 if TYPE_CHECKING:
@@ -48,8 +49,9 @@ class RealKernel:
     for every new flow, not only for drops. `attach`: the form of attachments, "tcx" or "clsact"; "auto" takes
     the better one that this kernel has. `stand_ins`: a new hook need not wait for its link (stand_ins.py).
     `constants`: more of load-time configuration (bpf/config.h). `cgroup`: whose sockets are translated, a path; "" for
-    none, and then nothing is asked of the kernel for it. Links are made in the calling thread's
-    namespace, so open and put must be called there.
+    none, and then nothing is asked of the kernel for it. `xdp`: whether there is a program for XDP_HOOKS; without it
+    what is there can only be removed. Links are made in the calling thread's namespace, so open and put must be called
+    there.
     """
 
     def __init__(
@@ -62,6 +64,7 @@ class RealKernel:
         stand_ins: bool = False,
         constants: Mapping[str, Constant] | None = None,
         cgroup: str = "",
+        xdp: bool = False,
     ) -> None:
         self._pin_root = pin_root
         self._cgroup = cgroup
@@ -76,7 +79,9 @@ class RealKernel:
             features.require_feature(features.SOCKET_HOOKS)
             says_why = features.probe()[features.SOCKET_ERRORS].is_supported
             configured.setdefault("config_socket_errno", int(says_why))
-        objects = (*OBJECTS, SOCKET_OBJECT) if cgroup else OBJECTS
+        if xdp:
+            features.require_feature(features.XDP_LINKS)
+        objects = (*OBJECTS, *(SOCKET_OBJECT,) * bool(cgroup), *(XDP_OBJECT,) * xdp)
         self.objects = ObjectSet(pin_root, objects_dir, configured, objects)
         self._stand_ins_wanted = stand_ins
         self._stand_ins: StandIns | None = None
@@ -101,17 +106,20 @@ class RealKernel:
 
     def _attached_ids(self, netlink: Netlink) -> set[int]:
         """The programs of ours that run, whatever their version and the form of their attachment."""
-        walked = (*Links(self._pin_root / "links").walk(), *Filters(netlink).walk())
+        walked = (*Links(self._pin_root / "links").walk(), *Filters(netlink).walk(), *self._xdp_links().walk())
         return {program_id for _, program_id in walked}
 
     def _make_attachments(self, netlink: Netlink) -> Attachments:
         links, filters = Links(self._pin_root / "links"), Filters(netlink)
         if self.attach_mode == "clsact":
-            return Attachments(filters, links, self.objects.programs)
+            return Attachments(filters, links, self._xdp_links(), self.objects.programs)
         if not self._stand_ins_wanted:
-            return Attachments(links, filters, self.objects.programs)
+            return Attachments(links, filters, self._xdp_links(), self.objects.programs)
         self._stand_ins = StandIns(links, netlink, self.objects.programs)
-        return Attachments(self._stand_ins, NoForm(), self.objects.programs)
+        return Attachments(self._stand_ins, NoForm(), self._xdp_links(), self.objects.programs)
+
+    def _xdp_links(self) -> XdpLinks:
+        return XdpLinks(self._pin_root / "xdp")
 
     def dump(self, table: str) -> Mapping[bytes, bytes]:
         """As the Protocol says."""

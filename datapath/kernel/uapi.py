@@ -28,8 +28,10 @@ COMMAND_NAMES = {
 
 MAP_TYPE_HASH, MAP_TYPE_ARRAY, MAP_TYPE_PERCPU_HASH, MAP_TYPE_PERCPU_ARRAY = 1, 2, 5, 6
 MAP_TYPE_LRU_HASH, MAP_TYPE_LRU_PERCPU_HASH, MAP_TYPE_LPM_TRIE, MAP_TYPE_RINGBUF = 9, 10, 11, 27
-PROG_TYPE_SCHED_CLS, PROG_TYPE_CGROUP_SOCK_ADDR = 3, 18
-TCX_INGRESS, TCX_EGRESS = 46, 47
+PROG_TYPE_SCHED_CLS, PROG_TYPE_XDP, PROG_TYPE_CGROUP_SOCK_ADDR = 3, 6, 18
+XDP, TCX_INGRESS, TCX_EGRESS = 37, 46, 47
+XDP_GENERIC, XDP_NATIVE = 2, 4
+"""XDP_FLAGS_SKB_MODE and XDP_FLAGS_DRV_MODE, of a link."""
 CGROUP_INET4_CONNECT, CGROUP_INET6_CONNECT = 10, 11
 CGROUP_UDP4_SENDMSG, CGROUP_UDP6_SENDMSG = 14, 15
 CGROUP_UDP4_RECVMSG, CGROUP_UDP6_RECVMSG = 19, 20
@@ -67,8 +69,8 @@ class ProgramInfo(NamedTuple):
 
 
 class LinkInfo(NamedTuple):
-    """`ifindex` and `attach_type` are of a TCX link, `cgroup_id` of one to a cgroup; 0: the device or the cgroup is
-    gone."""
+    """`ifindex` is of a TCX or XDP link, `attach_type` of the former, `cgroup_id` of one to a cgroup; 0: the device or
+    the cgroup is gone."""
 
     type: int
     id: int

@@ -94,6 +94,23 @@ def test_sockets_are_hooked_where_the_node_says_whose() -> None:
     assert deriver.update(log.state, (gone,)).tables["socket_hooks"] == dict.fromkeys(rows)
 
 
+def test_underlay_balances_itself_where_the_node_says_so() -> None:
+    """By a hook for each way; one that joins without loses the row, and no other row changes."""
+    log = mesh()
+    deriver = Deriver("east", "n1")
+    deriver.full(log.state)
+    before = table(log, "attachments")
+    node = log.state.nodes[NodeKey("east", "n1")]
+    joined = e.NodeJoined("n1", node.addresses, node.device, node.labels)
+    for way, hook in (("native", "xdp"), ("generic", "xdp-generic"), ("best-effort", "xdp-best-effort")):
+        record = log.write("east", "node.n1", msgspec.structs.replace(joined, acceleration=way))
+        key, row = t.AttachmentKey(UNDERLAY_IFINDEX, hook), t.AttachmentRow("xdp_from_network")
+        assert deriver.update(log.state, (record,)).tables["attachments"][key] == row
+        assert table(log, "attachments") == before | {key: row}
+        gone = deriver.update(log.state, (log.write("east", "node.n1", joined),))
+        assert gone.tables["attachments"] == {key: None}
+
+
 def test_limits_of_bandwidth_are_shapers() -> None:
     """What an endpoint sends is limited at the node's device, what it receives at its own; its rows say so."""
     log = mesh()

@@ -90,6 +90,12 @@ def test_an_address_is_given_once(log: Log) -> None:
     assert "192.168.0.2 is that of node east/n2" in refusal(log, "east", "node.n3", joined)
 
 
+def test_a_way_to_balance_that_nobody_knows_is_refused(log: Log) -> None:
+    """The record says which are right."""
+    joined = e.NodeJoined("n3", ("192.168.0.3",), device(2), acceleration="fast")
+    assert "acceleration 'fast': right is one of '', 'native', 'generic'" in refusal(log, "east", "node.n3", joined)
+
+
 def test_a_node_writes_only_of_itself(log: Log) -> None:
     """What n2 says of n1 is refused, whatever it is."""
     log.write("east", "node.n1", created())
