@@ -81,7 +81,7 @@ static __noinline int next_hop_find(struct xdp_md *xdp, const struct packet *pac
 static __noinline int transmit(struct xdp_md *xdp, const struct packet *packet, const struct xdp_way *way)
 {
 	if (!xdp_write(xdp, packet, way))
-		return XDP_DROP;
+		return XDP_ABORTED;
 	count(FORWARDED, packet->traffic_direction, (__u32)(xdp_data_end(xdp) - xdp_data(xdp)));
 	return XDP_TX;
 }

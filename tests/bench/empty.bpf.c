@@ -9,4 +9,10 @@ int empty(struct __sk_buff *skb)
 	return 0;
 }
 
+SEC("xdp")
+int empty_xdp(struct xdp_md *xdp)
+{
+	return XDP_PASS;
+}
+
 char program_license[] SEC("license") = "Dual BSD/GPL";

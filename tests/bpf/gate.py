@@ -9,12 +9,13 @@ from datapath import codec
 from datapath.abi import types as abi
 from datapath.kernel.programs import Loaded, PacketRun
 from datapath.tables import EndpointKey, EndpointRow
-from tests.bpf.node import GATEWAY_MAC, LOOPBACK_MAC, Endpoint, Node
+from tests.bpf.node import GATEWAY_MAC, LOOPBACK_MAC, REMOTE_NODE, Endpoint, Node
 from tests.conftest import Namespace
 
 NODE = Endpoint("192.168.9.1", "fd00:9::1", abi.IDENTITY_HOST, 0, 0, LOOPBACK_MAC, LOOPBACK_MAC)
 ROUTER = Endpoint("192.168.9.254", "fd00:9::fe", abi.IDENTITY_WORLD, 0, 0, GATEWAY_MAC, GATEWAY_MAC)
 OTHER = Endpoint("203.0.113.77", "2001:db8:1::77", abi.IDENTITY_WORLD, 0, 0, GATEWAY_MAC, GATEWAY_MAC)
+OWN_MAC, REMOTE_MAC, ROUTER_MAC = (bytes.fromhex(f"0200000000{last}") for last in ("91", "92", "fe"))
 PORTS = range(10000, 30000)
 CONSTANTS: dict[str, int | bytes] = {
     "config_node_ipv4": codec.address_bytes(NODE.ipv4),
@@ -68,6 +69,13 @@ def routed(make: Callable[[], Namespace]) -> Namespace:
         made.run("ip", flag, "route", "add", OTHER.address(end), "dev", "aside")
     made.run("sysctl", "-qw", "net.ipv4.conf.all.forwarding=1", "net.ipv6.conf.all.forwarding=1")
     return made
+
+
+def resolve(place: Namespace, family: int) -> None:
+    """Gives `und` OWN_MAC, and makes its next hops known."""
+    place.run("ip", "link", "set", "und", "address", OWN_MAC.hex(":"))
+    for address, mac in ((REMOTE_NODE[family], REMOTE_MAC), (ROUTER.address(family), ROUTER_MAC)):
+        place.run("ip", "neigh", "add", address, "lladdr", mac.hex(":"), "dev", "und", "nud", "permanent")
 
 
 MakeGate = Callable[..., Gate]

@@ -6,6 +6,7 @@ Three machines on one link: a client without any program, and two nodes; SERVER 
 import os
 import socket
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ import pytest
 from datapath import codec
 from datapath.abi import types as abi
 from datapath.kernel import libbpf, uapi
-from datapath.kernel.programs import ObjectSet
+from datapath.kernel.programs import OBJECTS, ObjectSet
 from datapath.masquerade import masquerade_constants, node_constants
 from datapath.tables import (
     NO_ADDRESS,
@@ -48,6 +49,7 @@ class Machines:
 
     def __init__(self, make: Callable[[], Namespace]) -> None:
         self.outside, self.asked, self.home, self.server, switch = make(), make(), make(), make(), make()
+        self.switch = switch
         switch.run("ip", "link", "add", "name", "switch", "type", "bridge")
         switch.run("ip", "link", "set", "dev", "switch", "up")
         for number, (machine, own) in enumerate(
@@ -119,36 +121,67 @@ class Machines:
             machine.run("ethtool", "-K", device, "tx", tx)
 
 
-@pytest.fixture
-def machines(make_namespace: Callable[[], Namespace], objects_dir: Path, bpffs: Path) -> Iterator[Machines]:
-    """The programs attached, every row written."""
-    made = Machines(make_namespace)
-    links, sets = [], []
-    for number, machine in enumerate((made.asked, made.home)):
+class Attached:
+    """Both nodes' programs, and where they are attached by TCX links."""
+
+    def __init__(self, machines: Machines) -> None:
+        self.machines = machines
+        self.sets: list[ObjectSet] = []
+        self._links: dict[tuple[int, str], int] = {}
+
+    def attach(self, number: int, program: str, device: str, hook: int) -> None:
+        """At a device of that node."""
+        machine = (self.machines.asked, self.machines.home)[number]
+        fd = self.sets[number].programs[program].fd
+        self._links[number, program] = machine.call(libbpf.link_create, fd, ifindex(machine, device), hook)
+
+    def detach(self, number: int, program: str) -> None:
+        """At return its hook is free."""
+        fd = self._links.pop((number, program))
+        libbpf.link_detach(fd)
+        os.close(fd)
+
+    def close(self) -> None:
+        for number, program in list(self._links):
+            self.detach(number, program)
+        for objects in self.sets:
+            objects.close()
+
+
+@contextmanager
+def attached(
+    machines: Machines, objects_dir: Path, bpffs: Path, names: tuple[str, ...] = OBJECTS
+) -> Iterator[Attached]:
+    """These objects loaded, the programs behind the devices attached, every row written."""
+    made = Attached(machines)
+    for number, machine in enumerate((machines.asked, machines.home)):
         own = tuple(NODES[number].values())
         constants = {
             "config_underlay_ifindex": ifindex(machine, "und"),
             **node_constants(own),
             **masquerade_constants((), (10000, 29999), ()),
         }
-        objects = ObjectSet(bpffs / f"node{number}", objects_dir, constants)
+        objects = ObjectSet(bpffs / f"node{number}", objects_dir, constants, names)
         objects.open()
-        sets.append(objects)
-        for name, rows in made.rows(number).items():
+        made.sets.append(objects)
+        for name, rows in machines.rows(number).items():
             failures = objects.maps[name].put(list(codec.encode_rows(name, rows).items()))
             assert not failures, failures
         hooks = [("from_network", "und", uapi.TCX_INGRESS)]
         if number:
             hooks += [("from_endpoint", "lxc", uapi.TCX_INGRESS), ("to_endpoint", "lxc", uapi.TCX_EGRESS)]
         for program, device, hook in hooks:
-            fd, where = objects.programs[program].fd, ifindex(machine, device)
-            links.append(machine.call(libbpf.link_create, fd, where, hook))
+            made.attach(number, program, device, hook)
     yield made
-    for link in links:
-        libbpf.link_detach(link)
-        os.close(link)
-    for objects in sets:
-        objects.close()
+    made.close()
+
+
+@pytest.fixture
+def machines(make_namespace: Callable[[], Namespace], objects_dir: Path, bpffs: Path) -> Iterator[Machines]:
+    """The programs attached, every row written."""
+    made = Machines(make_namespace)
+    with attached(made, objects_dir, bpffs):
+        yield made
 
 
 @pytest.mark.parametrize(

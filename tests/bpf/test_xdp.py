@@ -22,7 +22,7 @@ from datapath.tables import (
 )
 from tests.bpf import node as nodes
 from tests.bpf import packets
-from tests.bpf.gate import CONSTANTS, NODE, OTHER, ROUTER, Gate, routed
+from tests.bpf.gate import CONSTANTS, NODE, OTHER, OWN_MAC, REMOTE_MAC, ROUTER, ROUTER_MAC, Gate, resolve, routed
 from tests.bpf.node import FRONTEND, LOOPBACK_MAC, REDIRECT, REMOTE, REMOTE_NODE, SERVER, SHOT, WORLD, Endpoint
 from tests.bpf.test_nodeport import ends, seen_ends
 from tests.conftest import Namespace
@@ -35,7 +35,6 @@ NODE_PORT, HERE, DIRECT, EMPTY, STICKY, CLOSED, UNKNOWN = 30080, 30081, 30082, 3
 """By what is behind: a backend elsewhere, here, one that answers by itself, none, one that is kept, a source range
 without the client, nothing."""
 RANGES = 77
-OWN_MAC, REMOTE_MAC, ROUTER_MAC = (bytes.fromhex(f"0200000000{last}") for last in ("91", "92", "fe"))
 STATE = ("conntrack", "nat", "affinity")
 ROW = ServiceRow(0, 0, abi.SERVICE_NODE_PORT)
 
@@ -134,9 +133,7 @@ def settled(request: pytest.FixtureRequest, objects_dir: Path) -> Iterator[Both]
 
     try:
         place = routed(make)
-        place.run("ip", "link", "set", "und", "address", OWN_MAC.hex(":"))
-        for address, mac in ((REMOTE_NODE[family], REMOTE_MAC), (ROUTER.address(family), ROUTER_MAC)):
-            place.run("ip", "neigh", "add", address, "lladdr", mac.hex(":"), "dev", "und", "nud", "permanent")
+        resolve(place, family)
         constants = {**CONSTANTS, "config_underlay_ifindex": place.call(socket.if_nametoindex, "und")}
         with (
             Gate(nodes.loaded(objects_dir / "host.bpf.o", **constants), place, family) as wall,
