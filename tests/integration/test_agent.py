@@ -253,3 +253,19 @@ def test_wrong_device_is_told_in_one_line(machine: Machine) -> None:
     assert found.returncode == 1
     assert "--device: there is no device 'nope0' here; there are: lo, up0, up1" in found.stderr
     assert not os.path.exists(machine.agent_socket)
+
+
+def test_underlay_balances_itself_from_one_start_to_the_next(machine: Machine, bpffs: Path) -> None:
+    """As each start says: in the driver, before the stack, not at all; the kernel holds what the log says each time."""
+    pins = bpffs / "meshlog" / "n1" / "xdp"
+    flags = list(machine.agent_flags)
+    for way, shown, pinned in (
+        ("native", "native on up0", "xdp"), ("generic", "generic on up0", "xdp-generic"), ("disabled", "off", ""),
+    ):  # fmt: skip
+        machine.agent_flags = [*flags, "--bpf-lb-acceleration", way]
+        machine.start_agent()
+        wait_for(f"{way} in the log", lambda shown=shown: machine.status()["acceleration"] == shown)
+        wait_for("every row realized", lambda: machine.status()["kernel"]["in_sync"])
+        assert [path.name.partition("-")[2] for path in pins.iterdir()] == ([pinned] if pinned else [])
+        assert machine.ask("GET", "/v1/verify")["equal"]
+        machine.end("agent", signal.SIGTERM)
