@@ -51,7 +51,7 @@ REVISION_HEADER = "Meshlog-Revision"
 SOCKET_AGENT = "agent.sock"
 SOCKET_OPERATOR = "operator.sock"
 LIST_KINDS = ("node", "endpoint", "identity", "service", "policy", "ip")
-BPF_KINDS = ("endpoint", "ipcache", "policy", "lb", "ct", "nat", "metrics")
+BPF_KINDS = ("endpoint", "ipcache", "policy", "lb", "ct", "nat", "affinity", "metrics")
 
 
 class Error(msgspec.Struct, frozen=True, omit_defaults=True):

@@ -7,7 +7,9 @@ import msgspec
 import pytest
 import yaml
 
+from controlplane.api import kernel_views, schema
 from controlplane.api.client import ITEM_TYPES
+from controlplane.cli import bpf, sysdump
 from tests.controlplane.cli.conftest import Run
 from tests.controlplane.cli.fake_agent import FakeAgent
 
@@ -184,3 +186,10 @@ def test_backend_without_a_port_is_wrong_usage(run: Run) -> None:
     """With an example of what would be right."""
     status, _, errors = run("service", "backend", "fd00::2", "--state", "active")
     assert (status, "[fd00::2]:53/UDP" in errors) == (2, True)
+
+
+def test_every_map_that_can_be_listed_is_served() -> None:
+    """The kinds of the command, of the agent's route and of what it reads are the same; sysdump asks for all of them."""
+    kinds = set(bpf.KINDS)
+    assert set(schema.BPF_KINDS) == set(kernel_views.KIND_TABLES) | set(kernel_views.KIND_RUNTIME_MAPS) == kinds
+    assert (set(sysdump.MAPS), set(sysdump.LISTS)) == (kinds, set(schema.LIST_KINDS))
