@@ -18,7 +18,7 @@ SERVER = str(Path(__file__).parents[2] / "controlplane" / "lab" / "shop_server.p
 OUTSIDE = {"ipv4": "172.31.77.99", "ipv6": "fd77::99"}
 NODES = {"east-1": {"ipv4": "172.31.77.11", "ipv6": "fd77::11"}, "east-2": {"ipv4": "172.31.77.12", "ipv6": "fd77::12"}}
 BACKEND_PORT, HOSTED_PORT = 8080, 9090
-ANSWER_S_MAX, SILENCE_S = 8.0, 1.0
+ANSWER_S_MAX, SILENCE_S = 8.0, 0.5
 """How long a client waits where it is to be answered, and where it is not."""
 FAMILIES = {"ipv4": "IPv4", "ipv6": "IPv6"}
 
