@@ -27,7 +27,7 @@ from controlplane.policy.resolve import (
     subject_row,
 )
 from controlplane.policy.rules import ParsedPolicy, Rule
-from controlplane.policy.selection import Selection
+from controlplane.policy.selection import Selection, Subjects
 from controlplane.policy.selectors import LabelIndex, Selector, index_labels
 from controlplane.policy.settings import PolicySettings
 from controlplane.projections.change import Change
@@ -82,6 +82,7 @@ class PolicyCompiler:
         self._node = NodeKey(cluster, node)
         self._selection = Selection()
         self._inputs = PolicyInputs(cluster)
+        self._about = Subjects()
         self._members = Members()
         self._addresses = AddressLabels(AddressKeys())
         self._facts: dict[int, PortFacts] = {}
@@ -117,6 +118,8 @@ class PolicyCompiler:
         """All rows, from nothing."""
         self._clear(cluster, node)
         self._inputs.fill(state)
+        for key, policy in self._inputs.policies.items():
+            self._about.put(key, (part.subject for part in policy.parts))
         self._host = self._read_host(state)
         self._members.fill(state)
         self._addresses = self._inputs.address_labels(state)
@@ -177,6 +180,8 @@ class PolicyCompiler:
         dirty = _Dirty()
         settings = self._inputs.settings
         policies = self._inputs.update(state, changes)
+        for key, (_, changed) in policies.items():
+            self._about.put(key, (part.subject for part in changed.parts) if changed else ())
         for change in changes:
             self._mark(state, change, dirty)
         self.changed_prefixes = []
@@ -296,18 +301,22 @@ class PolicyCompiler:
             self._facts[number] = self._members.ports(state, number)
         return self._facts[number]
 
+    def _subject_index(self, subject: int) -> LabelIndex | None:
+        """The labels by which policies select it; None if they are not known."""
+        return self._host if subject == HOST else self._selection.labels_of(subject)
+
     def _parts_about(self, policy: ParsedPolicy, subject: int) -> list[ParsedPolicy]:
         """The specs of a policy that select the identity. Host policies select nodes: of those, this one."""
-        is_host = subject == HOST
-        index = self._host if is_host else self._selection.labels_of(subject)
+        is_host, index = subject == HOST, self._subject_index(subject)
         if index is None:
             return []
         return [part for part in policy.parts if part.of_nodes == is_host and part.subject.matches_index(index)]
 
     def policies_of(self, subject: int) -> list[ParsedPolicy]:
         """The policies about an identity, one for each spec, by name."""
-        policies = self._inputs.policies
-        return [part for key in sorted(policies) for part in self._parts_about(policies[key], subject)]
+        index = self._subject_index(subject)
+        keys = self._about.candidates(index) if index is not None else []
+        return [part for key in keys for part in self._parts_about(self._inputs.policies[key], subject)]
 
     def _build_subject(self, state: State, subject: int) -> _Subject:
         policies = self.policies_of(subject)

@@ -1,6 +1,7 @@
-"""Which identities each selector in use selects, kept as identities come and go. Pure.
+"""Which identities each selector in use selects, kept as identities come and go; and which policies can be about one.
+Pure.
 
-Belongs here: the two indexes that keep the cost of a change with the change. Does not belong here: rules and rows.
+Belongs here: the indexes that keep the cost of a change with the change. Does not belong here: rules and rows.
 A selector is found through its anchor, one In or Exists requirement, so that an identity is tried only against
 selectors that name one of its labels, and a new selector only against identities that carry one of its values.
 """
@@ -8,13 +9,15 @@ selectors that name one of its labels, and a new selector only against identitie
 from bisect import bisect_left, insort
 from collections.abc import Iterable, Sequence
 
-from controlplane.model import Labels
+from controlplane.model import Labels, ObjectKey
 from controlplane.policy.selectors import EXISTS, IN, LabelIndex, Requirement, Selector, index_labels
 
 LabelValue = tuple[str, str]
 """A key with its source, and a value."""
 ANY_VALUE = "\0"
 """In the place of a value: whoever carries the key."""
+EVERYONE: LabelValue = ("", ANY_VALUE)
+"""In the place of a label: subjects that name none that must be there."""
 
 
 class Selection:
@@ -115,6 +118,47 @@ class Selection:
 
         anchors = (each for each in selector.requirements if each.operator in (IN, EXISTS))
         return min(anchors, key=carriers, default=None)
+
+
+class Subjects:
+    """The subjects of policies by their anchors, so that an identity is tried only against policies that name one of
+    its labels."""
+
+    def __init__(self) -> None:
+        self._places: dict[ObjectKey, dict[LabelValue, None]] = {}
+        self._anchored: dict[LabelValue, dict[ObjectKey, None]] = {}
+
+    def put(self, key: ObjectKey, subjects: Iterable[Selector]) -> None:
+        """The selectors of a policy's subjects, in the place of those that it had."""
+        self.remove(key)
+        places = dict.fromkeys(place for subject in subjects for place in self._places_of(subject))
+        self._places[key] = places
+        for place in places:
+            self._anchored.setdefault(place, {})[key] = None
+
+    def remove(self, key: ObjectKey) -> None:
+        for place in self._places.pop(key, ()):
+            bucket = self._anchored[place]
+            del bucket[key]
+            if not bucket:
+                del self._anchored[place]
+
+    def candidates(self, index: LabelIndex) -> list[ObjectKey]:
+        """In order: every policy of which a subject selects these labels, and few others."""
+        found = dict(self._anchored.get(EVERYONE, {}))
+        for label_value in _label_values(index):
+            found.update(self._anchored.get(label_value, {}))
+        return sorted(found)
+
+    def _places_of(self, subject: Selector) -> list[LabelValue]:
+        """Those of the anchor that the fewest policies have so far: the namespace's is many policies'."""
+
+        def crowd(requirement: Requirement) -> int:
+            return sum(len(self._anchored.get(place, ())) for place in _places(requirement))
+
+        anchors = (each for each in subject.requirements if each.operator in (IN, EXISTS))
+        anchor = min(anchors, key=crowd, default=None)
+        return _places(anchor) if anchor else [EVERYONE]
 
 
 def _places(anchor: Requirement) -> list[LabelValue]:

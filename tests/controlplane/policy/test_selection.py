@@ -4,8 +4,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from controlplane.policy.selection import Selection
-from controlplane.policy.selectors import EVERYTHING, OPERATORS, Requirement, Selector, equals, selector_of
+from controlplane.model import ObjectKey
+from controlplane.policy.selection import Selection, Subjects
+from controlplane.policy.selectors import (
+    EVERYTHING,
+    OPERATORS,
+    Requirement,
+    Selector,
+    equals,
+    index_labels,
+    selector_of,
+)
 from tests.controlplane.policy.worlds import MESH, WORKLOADS, workload_labels
 
 APP_DB = selector_of((equals("k8s:app", "db"),))
@@ -76,3 +85,20 @@ def test_the_result_is_that_of_asking_everyone(acts: list[tuple[str, int, int | 
             selection.drop(selection.selectors()[number % len(selection.selectors())])
         for selector in selection.selectors():
             assert list(selection.selected(selector)) == [n for n in sorted(known) if selector.matches(known[n])]
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(st.tuples(st.integers(0, 5), st.lists(_SELECTORS, max_size=2)), max_size=12), st.sampled_from(WORKLOADS))
+def test_no_policy_about_an_identity_is_passed_over(puts: list[tuple[int, list[Selector]]], workload: int) -> None:
+    """Whichever anchors were chosen, and however often a policy changed or lost its subjects."""
+    subjects = Subjects()
+    held: dict[ObjectKey, list[Selector]] = {}
+    for number, selectors in puts:
+        key = ObjectKey("east", "NetworkPolicy", "shop", f"p{number}")
+        held[key] = selectors
+        subjects.put(key, selectors)
+    index = index_labels(MESH[workload])
+    about = [key for key in sorted(held) if any(selector.matches_index(index) for selector in held[key])]
+    found = subjects.candidates(index)
+    assert found == sorted(found)
+    assert [key for key in found if key in about] == about
