@@ -68,6 +68,39 @@ def policies(draw: st.DrawFn) -> list[tuple[str, dict[str, Any]]]:
     return [(draw(clusters), draw(network_policies(f"p{n}") | cilium_policies(f"p{n}"))) for n in range(count)]
 
 
+CIDRS = st.sampled_from(("198.51.100.0/24", "198.51.100.7/32", "0.0.0.0/0", "2001:db8::/32", "::/0", "10.0.0.0/8"))
+HOLES = st.sampled_from(("198.51.100.7/32", "198.51.100.0/25", "0.0.0.0/1"))
+PORTS = st.sampled_from(({"port": "web", "protocol": "TCP"}, {"port": "443", "protocol": "TCP"}, {"port": "53"}))
+
+
+def _sets(field: str) -> st.SearchStrategy[dict[str, Any]]:
+    wide = st.fixed_dictionaries({"cidr": st.just("0.0.0.0/0")}, optional={"except": st.lists(HOLES, max_size=2, unique=True)})
+    return st.fixed_dictionaries({field: st.lists(wide, min_size=1, max_size=1)})
+
+
+@st.composite
+def outward_policies(draw: st.DrawFn, name: str) -> dict[str, Any]:
+    """A CiliumNetworkPolicy about prefixes, named ports and the API server."""
+    entities = st.lists(st.sampled_from(("kube-apiserver", "world", "remote-node")), min_size=1, max_size=2, unique=True)
+
+    def rules(direction: str) -> st.SearchStrategy[list[dict[str, Any]]]:
+        peers = (
+            st.fixed_dictionaries({f"{direction}CIDR": st.lists(CIDRS, min_size=1, max_size=2, unique=True)})
+            | _sets(f"{direction}CIDRSet")
+            | st.fixed_dictionaries({f"{direction}Entities": entities})
+            | st.fixed_dictionaries({f"{direction}Endpoints": st.just([{}])})
+        )
+        ports = st.lists(PORTS, min_size=1, max_size=2).map(lambda listed: {"toPorts": [{"ports": listed}]})
+        return st.lists(st.tuples(peers, st.just({}) | ports).map(lambda pair: pair[0] | pair[1]), min_size=1, max_size=2)
+
+    spec = {"endpointSelector": draw(st.sampled_from(({}, {"matchLabels": {"app": "front"}})))}
+    sections = {"ingress": "from", "ingressDeny": "from", "egress": "to", "egressDeny": "to"}
+    for section in draw(st.lists(st.sampled_from(sorted(sections)), min_size=1, max_size=3, unique=True)):
+        spec[section] = draw(rules(sections[section]))
+    metadata = {"name": name, "namespace": "shop"}
+    return {"kind": "CiliumNetworkPolicy", "apiVersion": "cilium.io/v2", "metadata": metadata, "spec": spec}
+
+
 def play(copy: Rehearsal, written: list[tuple[str, dict[str, Any]]], asked: list[dict[str, str]]) -> Counter[str]:
     """How many flows came to what; fails at the first on which model and programs differ."""
     log = world()
@@ -87,6 +120,22 @@ def test_programs_and_model_agree(copy: Rehearsal, written: list[tuple[str, dict
     """Three thousand flows: every side that the programs judged was judged as the model says, and the packet passed or
     was dropped accordingly."""
     play(copy, written, flows(Random(seed)))
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(outward_policies("p"), outward_policies("q") | cilium_policies("q"), st.integers(0, 1 << 32))
+def test_they_agree_about_prefixes_named_ports_and_the_api_server(
+    copy: Rehearsal, outward: dict[str, Any], beside: dict[str, Any], seed: int
+) -> None:
+    """Beside another policy, the flows of which half go to the outside or come from there."""
+    chance = Random(seed)
+    asked = flows(chance)
+    for flow in asked[::2]:
+        end = chance.choice(("from", "to"))
+        flow[end], flow["to" if end == "from" else "from"] = chance.choice(OTHERS), chance.choice(PODS)
+    # A prefix of one family is about a part of the world only; a packet is of one family.
+    asked = [{name: "ip:203.0.113.9" if end == "entity:world" else end for name, end in flow.items()} for flow in asked]
+    play(copy, [("east", outward), ("east", beside)], asked)
 
 
 def test_both_verdicts_occur(copy: Rehearsal) -> None:
