@@ -129,7 +129,7 @@ def decode_record(key: bytes, value: bytes, revision: int) -> Record:
     try:
         batch = _decode_batch(value)
     except msgspec.MsgspecError as error:
-        raise ValueError(f"value of {key!r} is not a batch: {error}") from None
+        raise ValueError(f"value of {key.decode('utf-8', 'replace')} is not a batch: {error}") from None
     if batch.format != BATCH_FORMAT:
         raise ValueError(f"value of {key!r} has format {batch.format}; this version reads {BATCH_FORMAT}")
     return Record(

@@ -74,7 +74,8 @@ def log_problems(connection: schema.LogConnection, in_sync: bool) -> list[str]:
     if connection.full_since is not None:
         problems.append("NOSPACE: etcd is out of space and takes no writes; they wait until the duty holder made room")
     if connection.refused:
-        problems.append(f"{connection.refused} times a record was refused, the last: {connection.last_refused}")
+        count = f"{connection.refused} records were" if connection.refused > 1 else "a record was"
+        problems.append(f"{count} refused, and no reader believes such a one; the last: {connection.last_refused}")
     if connection.repairing:
         problems.append(f"the log is being folded again: {connection.repairing}")
     elif not in_sync and connection.connected:
