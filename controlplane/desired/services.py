@@ -85,17 +85,16 @@ class ServiceCompiler:
     def update(self, state: State, changes: Iterable[Change]) -> dict[str, Rows]:
         """What becomes of the rows; None for those that go."""
         changes = tuple(changes)
-        if any(change.kind == "settings" and change.key == self._key.cluster for change in changes):
+        units = self._index.follow(state, changes)
+        before = (self._own, self._here)
+        if any(change.kind == "node" and change.key == self._key for change in changes):
+            self._place(state)
+        is_set = any(change.kind == "settings" and change.key == self._key.cluster for change in changes)
+        if is_set:
             self._settings = settings_of(state, self._key.cluster).balancing
             self._maglev = Maglev(self._settings.table_size, seed_bytes(self._settings.seed) or b"")
-            units = self._index.follow(state, changes)
-            return self._recompile(state, {**self._everything(state), **units})
-        units = self._index.follow(state, changes)
-        if any(change.kind == "node" and change.key == self._key for change in changes):
-            before = (self._own, self._here)
-            self._place(state)
-            if before != (self._own, self._here):
-                units.update(self._everything(state))
+        if is_set or before != (self._own, self._here):
+            units.update(self._everything(state))
         return self._recompile(state, units)
 
     def frontends(self, unit: ObjectKey) -> Frontends:
