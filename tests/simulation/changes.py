@@ -121,6 +121,9 @@ async def populate(mesh: "SimulatedMesh") -> None:
 def change(mesh: "SimulatedMesh") -> None:
     """One request, or several at once, to whoever runs; answered later, if at all."""
     kind = mesh.chance.random()
+    if kind < 0.08:
+        _contend(mesh)
+        return
     if kind < 0.45:
         cluster, _ = first = wish(mesh)
         wishes = [first, *(wish(mesh) for _ in range(mesh.chance.randrange(6)))]
@@ -133,6 +136,17 @@ def change(mesh: "SimulatedMesh") -> None:
     if nodes:
         container = f"c{mesh.chance.randrange(ATTACHMENTS)}"
         _ask(mesh, mesh.chance.choice(nodes), _create if kind < 0.8 else _delete, container)
+
+
+def _contend(mesh: "SimulatedMesh") -> None:
+    """Two writers of a cluster want a node port each, at the same moment, and there is a lowest free one."""
+    author, _ = random_mesh.wish((14, mesh.chance.randrange(2), 0, 0))
+    machines = [each for each in mesh.machines if each.cluster == author.cluster and each.is_running]
+    cluster, again = random_mesh.CLUSTERS.index(author.cluster), mesh.chance.random() < 0.5
+    for place, machine in enumerate(mesh.chance.sample(machines, min(2, len(machines)))):
+        _, removal = random_mesh.wish((14, cluster, 0, place))
+        _, service = random_mesh.wish((23, cluster, 0, place))
+        _ask(mesh, machine, _submit, [removal, service] if again else [service])
 
 
 def _ask(mesh: "SimulatedMesh", machine: "Machine", how: Any, what: Any) -> None:
