@@ -109,7 +109,7 @@ int to_network_answering(struct __sk_buff *skb)
 	if (parse_l3(skb, packet) || !packet->family || !is_of_host(packet, &packet->source))
 		return TC_ACT_OK;
 	packet_begin(packet);
-	if (packet->fragment == FRAGMENT_LATER || parse_l4(skb, packet))
+	if (parse_l4(skb, packet))
 		return TC_ACT_OK;
 	result = nodeport_outgoing(skb, packet);
 	return result < 0 ? finish(skb, packet, result) : TC_ACT_OK;

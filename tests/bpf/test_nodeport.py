@@ -432,6 +432,21 @@ def test_error_from_the_nodes_own_network_is_about_the_frontend(datagrams: Place
     assert quoted(run.packet) == ends(family, WORLD, CLIENT_PORT, FRONTEND, NODE_PORT)
 
 
+def test_pieces_of_an_answer_of_the_nodes_own_network_go_together(datagrams: Place) -> None:
+    """All of them leave with the frontend's address; a piece whose first is not known passes as it is."""
+    wall = datagrams.wall
+    datagrams = datagrams._replace(frontend=FRONTEND)
+    datagrams.serve(NODE)
+    datagrams.ask()
+    segment = packets.udp(BACKEND_PORT, CLIENT_PORT, bytes(200))
+    pieces = packets.cut(wall.frame(NODE, WORLD, segment, datagrams.protocol), 104)
+    alone = wall.run("to_network_answering", pieces[1])
+    assert (alone.retval, alone.packet, wall.drops()) == (OK, pieces[1], [])
+    sent = [wall.run("to_network_answering", piece).packet for piece in pieces]
+    whole = packets.read(packets.joined(sent))
+    assert (whole.source, whole.source_port, whole.l4_sum) == (FRONTEND.address(wall.family), NODE_PORT, 0)
+
+
 def test_what_answers_nobody_passes_unseen(datagrams: Place) -> None:
     """The node's own packets, where no host policies are in force."""
     raw = datagrams.wall.frame(NODE, WORLD, datagrams.segment(BACKEND_PORT, CLIENT_PORT), datagrams.protocol)
