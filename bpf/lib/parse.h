@@ -118,54 +118,66 @@ static __always_inline int parse_ipv4(struct __sk_buff *skb, struct packet *pack
 	return 0;
 }
 
-/* Where the headers of a fragment go on, or 0: a later one has none, whatever its type. */
-static __always_inline __u32 parse_ipv6_fragment(struct __sk_buff *skb, struct packet *packet, __u32 offset)
+enum extension { EXTENSION_NONE = 0, EXTENSION_PASSED = 1 };
+
+static __always_inline int parse_ipv6_fragment(struct __sk_buff *skb, struct packet *packet)
 {
 	struct ipv6_fragment_header header;
+	__u32 offset = packet->l4_offset + sizeof(header);
 
-	if (bpf_skb_load_bytes(skb, offset, &header, sizeof(header)))
-		return 0;
-	offset += sizeof(header);
+	if (bpf_skb_load_bytes(skb, packet->l4_offset, &header, sizeof(header)) || offset > packet->l3_end)
+		return DROP(packet, FILE_PARSE, INVALID_IPV6_EXTENSION_HEADER);
 	fragment_set(packet, header.offset & bpf_htons(IPV6_FRAGMENT_OFFSET),
 		     header.offset & bpf_htons(IPV6_FRAGMENT_MORE), header.id);
 	packet->protocol = header.next_header;
 	packet->l4_offset = (__u16)offset;
-	return offset;
+	/* A later fragment has no headers, whatever its type. */
+	return packet->fragment == FRAGMENT_LATER ? EXTENSION_NONE : EXTENSION_PASSED;
 }
 
-/* Walks to the transport header: `next` is the header type found at `offset`. */
-static __always_inline int parse_ipv6_extensions(struct __sk_buff *skb, struct packet *packet, __u8 next,
-						 __u32 offset)
+/*
+ * Walks past one header: packet->protocol is the type of what is found at packet->l4_offset. EXTENSION_NONE: it is the
+ * transport's; or a drop. A step of its own, since the ways through several headers are too many for the verifier.
+ */
+STEP parse_ipv6_extension(struct __sk_buff *skb, struct packet *packet)
 {
-	int is_fragment = 0;
+	__u8 header[4]; /* next header, length, then by type */
+	__u32 offset;
+	__u8 type;
+
+	if (!packet)
+		return 0;
+	type = packet->protocol;
+	if (type == IPPROTO_FRAGMENT)
+		return parse_ipv6_fragment(skb, packet);
+	if (type != IPPROTO_HOPOPTS && type != IPPROTO_ROUTING && type != IPPROTO_DSTOPTS && type != IPPROTO_AH)
+		return EXTENSION_NONE;
+	if (bpf_skb_load_bytes(skb, packet->l4_offset, header, sizeof(header)))
+		return DROP(packet, FILE_PARSE, INVALID_IPV6_EXTENSION_HEADER);
+	/* With segments left, the address that policy sees is not where the packet ends. */
+	if (type == IPPROTO_ROUTING && header[3] != 0)
+		return DROP(packet, FILE_PARSE, INVALID_IPV6_EXTENSION_HEADER);
+	offset = packet->l4_offset + (type == IPPROTO_AH ? (header[1] + 2) * 4 : (header[1] + 1) * 8);
+	if (offset > packet->l3_end)
+		return DROP(packet, FILE_PARSE, INVALID_IPV6_EXTENSION_HEADER);
+	packet->protocol = header[0];
+	packet->l4_offset = (__u16)offset;
+	return EXTENSION_PASSED;
+}
+
+/* Walks to the transport header. */
+static __always_inline int parse_ipv6_extensions(struct __sk_buff *skb, struct packet *packet)
+{
+	int was_fragment = 0, is_fragment, result;
 
 	for (int hop = 0; hop <= IPV6_EXTENSION_HEADERS_MAX; hop++) {
-		__u8 header[4]; /* next header, length, then by type */
-
-		if (next == IPPROTO_FRAGMENT) {
-			offset = is_fragment ? 0 : parse_ipv6_fragment(skb, packet, offset);
-			if (!offset || offset > packet->l3_end)
-				return DROP(packet, FILE_PARSE, INVALID_IPV6_EXTENSION_HEADER);
-			if (packet->fragment == FRAGMENT_LATER)
-				return 0;
-			next = packet->protocol;
-			is_fragment = 1;
-			continue;
-		}
-		if (next != IPPROTO_HOPOPTS && next != IPPROTO_ROUTING && next != IPPROTO_DSTOPTS && next != IPPROTO_AH) {
-			packet->protocol = next;
-			packet->l4_offset = (__u16)offset;
-			return 0;
-		}
-		if (bpf_skb_load_bytes(skb, offset, header, sizeof(header)))
+		is_fragment = packet->protocol == IPPROTO_FRAGMENT;
+		if (is_fragment && was_fragment)
 			return DROP(packet, FILE_PARSE, INVALID_IPV6_EXTENSION_HEADER);
-		/* With segments left, the address that policy sees is not where the packet ends. */
-		if (next == IPPROTO_ROUTING && header[3] != 0)
-			return DROP(packet, FILE_PARSE, INVALID_IPV6_EXTENSION_HEADER);
-		offset += next == IPPROTO_AH ? (header[1] + 2) * 4 : (header[1] + 1) * 8;
-		if (offset > packet->l3_end)
-			return DROP(packet, FILE_PARSE, INVALID_IPV6_EXTENSION_HEADER);
-		next = header[0];
+		result = parse_ipv6_extension(skb, packet);
+		if (result != EXTENSION_PASSED)
+			return result;
+		was_fragment |= is_fragment;
 	}
 	return DROP(packet, FILE_PARSE, INVALID_IPV6_EXTENSION_HEADER);
 }
@@ -190,7 +202,8 @@ static __always_inline int parse_ipv6(struct __sk_buff *skb, struct packet *pack
 	/* On the wire a mapped address would pass for the IPv4 address in every map. */
 	if (address_is_ipv4(&packet->source) || address_is_ipv4(&packet->dest))
 		return DROP(packet, FILE_PARSE, INVALID_PACKET_DROPPED);
-	return parse_ipv6_extensions(skb, packet, header->nexthdr, L3_OFFSET + sizeof(*header));
+	packet->l4_offset = L3_OFFSET + sizeof(*header);
+	return parse_ipv6_extensions(skb, packet);
 }
 
 /* Addresses and protocol. TC_ACT_OK for ARP, which is the host stack's. */
