@@ -38,15 +38,6 @@ def _missing(feature: str) -> str:
     return "" if known[feature].is_supported else f"needs {feature} (Linux {known[feature].minimum})"
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Where several processes share the work, a file is one piece of it. All meshes on this machine are one piece: they
-    have names that can be there only once."""
-    for item in items:
-        place = item.path.relative_to(ROOT / "tests")
-        item.add_marker(pytest.mark.xdist_group(place.parts[0] if place.parts[0] == "integration" else str(place)))
-
-
 def pytest_runtest_setup(item: pytest.Item) -> None:
     for marker in item.iter_markers("kernel"):
         reason = _missing(marker.args[0])
