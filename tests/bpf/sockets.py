@@ -91,7 +91,8 @@ class SocketNode:
         for family in FAMILIES:
             for address in (*BACKENDS[family], NODE[family], ROUTER[family]):
                 length = "32" if family == 4 else "128"
-                namespace.run("ip", f"-{family}", "addr", "add", f"{address}/{length}", "dev", "lo")
+                nodad = ["nodad"] * (family == 6)
+                namespace.run("ip", f"-{family}", "addr", "add", f"{address}/{length}", "dev", "lo", *nodad)
         self.kernel = self.open()
 
     def open(self, **constants: int | bytes) -> RealKernel:

@@ -199,6 +199,12 @@ def test_masqueraded_flows_are_not_the_nodes(gate: Gate, wall: Gate) -> None:
     assert leave(wall, packets.tcp(seen.source_port ^ 1, 80), WORLD, own=NODE) == SHOT
 
 
+def add_router(wall: Gate) -> None:
+    """The other end is in the node's own namespace; its address is there at once, without a duplicate search."""
+    length, *nodad = ("32",) if wall.family == 4 else ("128", "nodad")
+    wall.place.run("ip", "addr", "add", f"{ROUTER.address(wall.family)}/{length}", "dev", "lo", *nodad)
+
+
 def connected(family: int, own_listens: bool, kind: socket.SocketKind) -> tuple[list[socket.socket], int, int]:
     """A connection between NODE and ROUTER, both of this namespace: sockets, NODE's port, ROUTER's port."""
     af = socket.AF_INET if family == 4 else socket.AF_INET6
@@ -221,7 +227,7 @@ def connected(family: int, own_listens: bool, kind: socket.SocketKind) -> tuple[
 @pytest.mark.parametrize("own_listens", [False, True], ids=["client", "server"])
 def test_connection_from_before_the_firewall_goes_on(wall: Gate, own_listens: bool) -> None:
     """No entry, yet the node's socket tells who began it: judged is that direction, whichever end is heard first."""
-    wall.place.run("ip", "addr", "add", f"{ROUTER.address(wall.family)}/{32 if wall.family == 4 else 128}", "dev", "lo")
+    add_router(wall)
     made, own, far = wall.place.call(connected, wall.family, own_listens, socket.SOCK_STREAM)
     try:
         for direction in (come, leave):
@@ -242,7 +248,7 @@ def test_connection_from_before_the_firewall_goes_on(wall: Gate, own_listens: bo
 
 def test_connected_datagram_socket_tells_too(wall: Gate) -> None:
     """An answer that is under way while the firewall is turned on."""
-    wall.place.run("ip", "addr", "add", f"{ROUTER.address(wall.family)}/{32 if wall.family == 4 else 128}", "dev", "lo")
+    add_router(wall)
     made, own, far = wall.place.call(connected, wall.family, False, socket.SOCK_DGRAM)
     try:
         close(wall)
