@@ -36,11 +36,6 @@ def decode_affinity(key: bytes, value: bytes) -> tuple[AffinityKey, AffinityRow]
     return _KEY.decode(key), _ROW.decode(value)
 
 
-def encode_affinity(key: AffinityKey, row: AffinityRow) -> tuple[bytes, bytes]:
-    """Raises ValueError for a value that its field cannot hold."""
-    return _KEY.encode(key), _ROW.encode(row)
-
-
 def netns_cookie(client: bytes) -> int:
     """Of a client that is a socket."""
     return int.from_bytes(client[:COOKIE_BYTES], sys.byteorder)

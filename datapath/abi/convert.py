@@ -41,7 +41,7 @@ def converter(old: Struct, new: Struct) -> Convert:
 
 
 def _is_kept(field: Field, before: Field | None) -> bool:
-    """Numbers keep their value in any width; bytes mean what they meant only in their old number."""
+    """Numbers keep their value in any width; bytes mean what they meant only if there are as many."""
     if before is None or field.name.startswith(RESERVED):
         return False
     if "bytes" in (field.kind, before.kind):
