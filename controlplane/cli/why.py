@@ -17,6 +17,7 @@ from controlplane.cli.errors import CANNOT_SAY, FAILED, OK, CommandFailed, Usage
 from controlplane.cli.output import GREEN, RED, YELLOW, add_output, coloured, print_document, print_table
 from controlplane.cli.target import add_target, ask, connect
 
+MIXED = "mixed"
 COLOURS = {"allow": GREEN, "deny": RED}
 HEADER = ("REVISION", "EVENT", "WRITER", "TIME", "ABOUT")
 SIDE = r"(?:\[(?P<{0}6>[0-9a-f:.]+)\]|(?P<{0}4>[0-9.]+)):(?P<{0}port>\d+)(?: \((?P<{0}name>[^)]*)\))?"
@@ -33,6 +34,7 @@ EXAMPLES = """Examples:
   meshlog why --from west:shop/client --to service:shop/payment --port 80/TCP --at=-10m
   meshlog why --from entity:world --to ip:10.1.0.5 --port 443/TCP
   meshlog monitor -t drop -o json | head -1 | meshlog why -
+  meshlog why --from shop/frontend --to service:shop/payment --port 80/TCP --datapath --at=-10m
   meshlog why map ipcache 10.1.0.5/32"""
 
 
@@ -50,6 +52,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--to", dest="target", default="", metavar="END", help="to whom")
     parser.add_argument("--port", default="", metavar="PORT/PROTOCOL", help="80/TCP, 53/UDP, 8/ICMP")
     parser.add_argument("--of", default="", metavar="NODE", help="of `map`: whose kernel (default: the node asked)")
+    parser.add_argument("--datapath", action="store_true",
+                        help="run the flow's first packet through the programs too, on copies of the nodes' rows; "
+                        "exit status 1 where they do something else than is explained")
     parser.add_argument("-q", "--quiet", action="store_true",
                         help="print nothing; exit status 0 allow, 1 otherwise, 125 where an end was not there")
     add_output(parser)
@@ -59,7 +64,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Explaining a denial is no failure, but under --quiet, for scripts."""
+    """Explaining a denial is no failure, but under --quiet, for scripts; programs that do otherwise are one."""
+    if arguments.datapath and (arguments.quiet or arguments.words[:1] == ["map"]):
+        raise UsageError("--datapath is about a flow, and prints: leave out `map` and --quiet")
     if arguments.words[:1] == ["map"]:
         return _run_map(arguments)
     query = flow_of(arguments)
@@ -67,12 +74,57 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.quiet:
         return _quietly(arguments, target)
     answer = ask(connect(arguments, 120.0), target)
+    if arguments.datapath:
+        answer |= _of_programs(arguments, query, answer)
     if arguments.output in ("json", "yaml"):
         print_document(arguments.output, answer)
-        return OK
-    say_at(arguments, answer)
-    _print(answer)
-    return OK
+    else:
+        say_at(arguments, answer)
+        _print(answer)
+        if arguments.datapath:
+            _print_programs(answer)
+    return OK if answer.get("agrees", True) else FAILED
+
+
+def _of_programs(arguments: argparse.Namespace, query: dict[str, str], answer: dict[str, Any]) -> dict[str, Any]:
+    """What the programs did with the flow's first packet at the revision that was explained: "datapath", "agrees"."""
+    ends = [_as_of_flow(query[name], answer[side]) for name, side in (("from", "source"), ("to", "target"))]
+    port, _, protocol = answer["port"].partition("/")
+    flow = {"from": ends[0], "to": ends[1], "l4": f"{protocol}/{port}"}
+    target = asked("/v1/verdict/datapath", {"at": str(answer["revision"])})
+    (found,) = ask(connect(arguments, 120.0), target, "POST", {"flows": [flow]})["answers"]
+    if "error" in found or "error" in found["datapath"]:
+        return {"datapath": {"error": found.get("error") or found["datapath"]["error"]}}
+    # Of a service without such a port nothing is explained that programs could do otherwise.
+    is_compared = answer["verdict"] != MIXED and (answer["sides"] or "backend" in found["datapath"])
+    agrees = found["agrees"] and (not is_compared or answer["verdict"] == found["datapath"]["verdict"])
+    return {"datapath": found["datapath"], "agrees": agrees}
+
+
+def _as_of_flow(text: str, end: dict[str, Any]) -> str:
+    """A packet goes to an address, and not to a service."""
+    return f"ip:{end['address']}" if end["what"] == "service" and end["address"] else text
+
+
+def _print_programs(answer: dict[str, Any]) -> None:
+    found = answer["datapath"]
+    if "error" in found:
+        print(f"Programs: not asked: {found['error']}")
+        return
+    verdict = coloured(found["verdict"].capitalize(), COLOURS.get(found["verdict"], YELLOW))
+    agreed = "as explained" if answer["agrees"] else coloured("NOT as explained", RED)
+    print(f"Programs: {verdict}, {agreed}")
+    sides = [f"{side} {found[side]}" for side in ("egress", "ingress") if side in found]
+    backend = [f"backend {found['backend']}"] if "backend" in found else []
+    reason = [found["reason"]["name"]] if "reason" in found else []
+    fault = [found["fault"]] if "fault" in found else []
+    print(f"  {'; '.join([' -> '.join(found['way']), *backend, *sides, *reason, *fault])}")
+    print("Rows that the packet met:")
+    rows = [
+        [each["node"], each["table"], each["key"], " ".join(f"{name}={value}" for name, value in each["row"].items())]
+        for each in found["rows"]
+    ]
+    print_table([("NODE", "TABLE", "KEY", "ROW")], rows)
 
 
 def _quietly(arguments: argparse.Namespace, target: str) -> int:

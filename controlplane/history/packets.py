@@ -4,31 +4,36 @@ Belongs here: from a question about a flow to packets, and from their outcomes t
 model's (policy/mesh.py). Does not belong here: running them (runtime/rehearsing.py).
 """
 
-from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
-from controlplane.addresses import router_address
 from controlplane.desired.endpoints import device_row
-from controlplane.desired.underlay import mac_bytes
-from controlplane.model import Endpoint, EndpointKey, NodeKey
+from controlplane.desired.policy_inputs import policy_settings
+from controlplane.desired.services import ServiceCompiler
+from controlplane.desired.underlay import mac_bytes, node_addresses, tunnel_address
+from controlplane.model import Endpoint, NodeKey
 from controlplane.policy.mesh import End, Judge, MeshEndpoint, MeshNode, Place, Question
-from controlplane.policy.verdict import ALLOW, DENY, DENY_DEFAULT, DENY_EXPLICIT, REDIRECT
 from controlplane.projections.state import State
 from datapath.abi import types as abi
-from datapath.addressing import protocol_name
 from datapath.codec import address_bytes, address_text
 from datapath.frames import ACTION_SHOT, ICMP, FrameFault, Outcome, ends_of, first_packet
-from datapath.notifications import DROP_REASON_TEXTS
-from datapath.tables import DeviceRow
+from datapath.tables import NO_ADDRESS, DeviceRow, ServiceKey
 
 OUTSIDE = ("192.0.2.1", "198.51.100.1", "203.0.113.1", "2001:db8::1", "3fff::1")
 """Addresses for documentation (RFC 5737, RFC 3849, RFC 9637), which stand for the world where none is named."""
-SIDES = {abi.POLICY_EGRESS: "egress", abi.POLICY_INGRESS: "ingress"}
-DENIALS = {abi.POLICY_DENIED: DENY_DEFAULT, abi.POLICY_DENY: DENY_EXPLICIT}
+FROM_ENDPOINT, TO_ENDPOINT, FROM_OVERLAY = "from_endpoint", "to_endpoint", "from_overlay"
+VNI_MAX = 0xFFFFFF
 
 
 class NoPacket(ValueError):
     """The flow is none that a packet could be sent for; says why."""
+
+
+class Sender(NamedTuple):
+    """Who a packet out of the tunnel came from: the address of the node, and the identity in the VNI."""
+
+    address: bytes
+    vni: int
 
 
 class Step(NamedTuple):
@@ -38,14 +43,20 @@ class Step(NamedTuple):
     program: str
     frame: bytes
     device: DeviceRow | None
+    sender: Sender | None = None
 
 
 class PacketWays:
-    """The ways of first packets through one state of the mesh."""
+    """The ways of first packets through one state of the mesh. `cluster`: whose nodes answer for a frontend first;
+    `services_at`: a node's frontends."""
 
-    def __init__(self, state: State, judge: Judge) -> None:
+    def __init__(
+        self, state: State, cluster: str, judge: Judge, services_at: Callable[[NodeKey], ServiceCompiler]
+    ) -> None:
         self._state = state
+        self._cluster = cluster
         self._judge = judge
+        self._services_at = services_at
 
     def first(self, question: Question) -> Step:
         """Raises NoPacket, FlowFault."""
@@ -53,30 +64,74 @@ class PacketWays:
         if (protocol, version) == (ICMP, 6):
             raise NoPacket("the ends have only IPv6 in common, whose messages are ICMPv6")
         from_address, to_address = self._address(source, dest, version), self._address(dest, source, version)
-        sender, receiver = self._endpoint(source), self._endpoint(dest)
+        sender = self._endpoint(source)
+        macs = (mac_bytes(sender.device.mac), mac_bytes(sender.device.host_mac)) if sender is not None else ()
         try:
-            if sender is not None:
-                macs = mac_bytes(sender.device.mac), mac_bytes(sender.device.host_mac)
-                frame = first_packet(from_address, to_address, protocol, port, *macs)
-                return Step(NodeKey(sender.cluster, sender.node), "from_endpoint", frame, device_row(sender))
-            frame = first_packet(from_address, to_address, protocol, port)
+            frame = first_packet(from_address, to_address, protocol, port, *macs)
         except FrameFault as fault:
             raise NoPacket(str(fault)) from None
-        if receiver is None:
-            raise NoPacket("neither end is a workload of the mesh, so that no program of an endpoint meets it")
-        node = NodeKey(receiver.cluster, receiver.node)
-        if self._state.addresses.get(address_text(from_address)) == node:
-            return Step(node, "to_endpoint", frame, device_row(receiver))
-        return Step(node, "from_network", frame, None)
+        if sender is not None:
+            return Step(NodeKey(sender.cluster, sender.node), FROM_ENDPOINT, frame, device_row(sender))
+        receiver = self._endpoint(dest)
+        there = self._node_of(to_address) or self._asked_node(to_address, protocol, port)
+        origin = self._state.addresses.get(address_text(from_address))
+        if isinstance(origin, NodeKey):
+            return self._from_node(origin, there, receiver, frame)
+        if there is None:
+            raise NoPacket("neither end is a workload, a node or a frontend of the mesh, so that no program meets it")
+        return self._arriving(there, frame)
 
     def following(self, step: Step, outcome: Outcome) -> Step | None:
         """Where the packet goes on; None where its way ends."""
-        if step.program != "from_endpoint" or _is_dropped(outcome):
+        if step.program == TO_ENDPOINT or is_dropped(outcome):
             return None
-        holder = self._state.addresses.get(address_text(ends_of(outcome.frame).dest))
-        if not isinstance(holder, EndpointKey) or (holder.cluster, holder.node) == step.node:
+        there = self._node_of(ends_of(outcome.frame).dest)
+        if there is None or there == step.node:
             return None
-        return Step(NodeKey(holder.cluster, holder.node), "from_network", bytes(6) + outcome.frame[6:], None)
+        identity = step.device.identity if step.device is not None else abi.IDENTITY_REMOTE_NODE
+        return self._arriving(there, bytes(6) + outcome.frame[6:], step.node, identity)
+
+    def _from_node(self, origin: NodeKey, there: NodeKey | None, receiver: Endpoint | None, frame: bytes) -> Step:
+        """What a node itself sends. Raises NoPacket."""
+        if origin == there:
+            if receiver is None:
+                raise NoPacket("what a node sends to itself passes no program")
+            return Step(there, TO_ENDPOINT, frame, device_row(receiver))
+        if there is not None and self._tunnel_address(origin, there) != NO_ADDRESS:
+            return Step(origin, "to_overlay", frame, None)
+        if self._is_guarded(origin):
+            return Step(origin, "to_network", frame, None)
+        if there is None:
+            raise NoPacket("a node sends it to nobody in the mesh, and without host policies no program asks")
+        return self._arriving(there, frame, origin)
+
+    def _arriving(
+        self, there: NodeKey, frame: bytes, origin: NodeKey | None = None, identity: int = abi.IDENTITY_REMOTE_NODE
+    ) -> Step:
+        """At the node for which it is; `origin`: the node that sent it there, `identity`: on whose behalf."""
+        address = self._tunnel_address(there, origin) if origin is not None else NO_ADDRESS
+        if address != NO_ADDRESS:
+            vni = identity if identity <= VNI_MAX else abi.IDENTITY_WORLD
+            return Step(there, FROM_OVERLAY, frame, None, Sender(address, vni))
+        return Step(there, "from_network_guarded" if self._is_guarded(there) else "from_network", frame, None)
+
+    def _is_guarded(self, node: NodeKey) -> bool:
+        return policy_settings(self._state, node.cluster).host_firewall
+
+    def _tunnel_address(self, node: NodeKey, other: NodeKey) -> bytes:
+        nodes = self._state.nodes
+        return tunnel_address(nodes[node], nodes[other])
+
+    def _node_of(self, address: bytes) -> NodeKey | None:
+        """Whose address it is, or whose endpoint's."""
+        holder = self._state.addresses.get(address_text(address))
+        return holder if holder is None or isinstance(holder, NodeKey) else NodeKey(holder.cluster, holder.node)
+
+    def _asked_node(self, address: bytes, protocol: int, port: int) -> NodeKey | None:
+        """A node of the own cluster, or else of another, that answers for a frontend: any may be asked."""
+        key = ServiceKey(address, port, protocol, abi.SERVICE_SCOPE_EXTERNAL)
+        nodes = sorted(self._state.nodes, key=lambda node: (node.cluster != self._cluster, node))
+        return next((node for node in nodes if self._services_at(node).unit_of(key) is not None), None)
 
     def _endpoint(self, end: End) -> Endpoint | None:
         if not isinstance(end, MeshEndpoint):
@@ -100,8 +155,7 @@ class PacketWays:
         raise NoPacket(f"{_name(end)} has no IPv{version} address")
 
     def _node_addresses(self, key: NodeKey) -> Sequence[str]:
-        node = self._state.nodes[key]
-        return (*node.addresses, *map(router_address, node.blocks))
+        return node_addresses(self._state.nodes[key])
 
     def _place_addresses(self, place: Place, other: End) -> Sequence[str]:
         if place.address:
@@ -122,51 +176,6 @@ def _name(end: End) -> str:
     return f"node {end.cluster}/{end.name}" if isinstance(end, MeshNode) else (end.address or end.entity)
 
 
-def _is_dropped(outcome: Outcome) -> bool:
+def is_dropped(outcome: Outcome) -> bool:
     """A copy has no routes, and which way a packet would leave the node is not asked: one that found none goes on."""
     return outcome.action == ACTION_SHOT and outcome.drop_reason != abi.FIB_LOOKUP_FAILED
-
-
-def verdict_of(steps: Sequence[Step], outcomes: Sequence[Outcome]) -> dict[str, Any]:
-    """What the programs said, in the words of the model's answer: verdict, egress, ingress, reason; and the way."""
-    found: dict[str, Any] = {"verdict": ALLOW}
-    for outcome in outcomes:
-        for told in outcome.told:
-            if told.type == abi.NOTIFICATION_VERDICT:
-                denied = DENIALS.get(told.drop_reason, DENY)
-                found[SIDES[told.policy_direction]] = ALLOW if told.verdict == abi.VERDICT_ALLOW else denied
-        if _is_dropped(outcome):
-            found["verdict"] = DENY
-            code = outcome.drop_reason
-            found["reason"] = {"code": code, "name": DROP_REASON_TEXTS.get(code, str(code))}
-    last = steps[-1]
-    if found["verdict"] == ALLOW and last.program != "from_endpoint":
-        # The node's host comes in without being asked, and nothing is told of it.
-        found.setdefault("ingress", ALLOW)
-    found["way"] = [f"{'/'.join(step.node)} {step.program}" for step in steps]
-    return found
-
-
-def backend_question(question: Question, steps: Sequence[Step], outcomes: Sequence[Outcome]) -> Question | None:
-    """The question about the backend that the packet was sent to; None where its destination is the one asked about."""
-    asked, sent = ends_of(steps[0].frame), ends_of(outcomes[0].frame)
-    if _is_dropped(outcomes[0]) or (asked.dest, asked.dest_port) == (sent.dest, sent.dest_port):
-        return None
-    to = f"ip:{address_text(sent.dest)}"
-    return Question(question.source, to, f"{protocol_name(sent.protocol)}/{sent.dest_port}", question.request)
-
-
-def agrees(model: Mapping[str, Any], packet: Mapping[str, Any]) -> bool:
-    """Whether the programs did what the model says. What only a proxy could allow, they drop as long as there is none.
-
-    A packet that was dropped at one end never met the other end's policy; that side is not compared.
-    """
-    for side in SIDES.values():
-        said, done = model.get(side), packet.get(side)
-        if said is None or done is None:
-            continue
-        if done != (DENY_DEFAULT if said == REDIRECT else said):
-            return False
-    return bool((model.get("verdict") == ALLOW) == (packet["verdict"] == ALLOW))
-
-

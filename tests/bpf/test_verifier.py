@@ -11,6 +11,8 @@ from tests.bpf import node as nodes
 
 pytestmark = pytest.mark.kernel("bpf_redirect_peer")
 
+TRIED = "rehearsal.bpf.o"
+"""Never attached: its programs run on packets that are tried."""
 PROGRAMS = {
     "endpoint.bpf.o": {"from_endpoint", "to_endpoint"},
     "host.bpf.o": {"from_network", "from_network_guarded", "to_network", "to_network_answering"},
@@ -19,6 +21,7 @@ PROGRAMS = {
         f"socket_{call}{family}" for call in ("connect", "sendmsg", "recvmsg", "peername") for family in (4, 6)
     },
     "xdp.bpf.o": {"xdp_from_network"},
+    TRIED: {"from_overlay", "from_overlay_rehearsed", "to_overlay"},
 }
 OBJECTS = (*programs.OBJECTS, programs.SOCKET_OBJECT, programs.XDP_OBJECT)
 EXCLUDED = tuple(f"10.{number}.0.0/16" for number in range(PREFIXES_MAX))
@@ -27,9 +30,9 @@ NODES = ((), ("192.168.9.1",), ("fd00:9::1",), ("192.168.9.1", "fd00:9::1"))
 FEATURES = tuple(itertools.product(NODES, ((), EXCLUDED), (0, 1), (0, 1), (0, nodes.UNDERLAY)))
 
 
-@pytest.mark.parametrize("name", OBJECTS)
+@pytest.mark.parametrize("name", (*OBJECTS, TRIED))
 def test_every_program_passes_the_verifier(objects_dir: Path, name: str) -> None:
-    """The object loads, and has exactly the programs that the agent attaches."""
+    """The object loads, and has exactly the programs that the agent attaches or tries."""
     with nodes.load(objects_dir / name) as loaded:
         assert set(loaded.programs) == PROGRAMS[name]
 

@@ -122,3 +122,42 @@ def test_a_directory_that_is_not_there_is_one_line(agent: FakeAgent, run: Run, t
     """`capsule open` of no file says which."""
     status, _, err = run("capsule", "open", str(tmp_path / "none"), "--", "node", "list")
     assert (status, err) == (1, f"meshlog: {tmp_path / 'none'}: No such file or directory\n")
+
+
+EXPLAINED = {
+    "revision": 41, "time": "2026-05-01T12:00:00.000Z", "verdict": "allow", "reasons": ["egress: allow"], "port": "80/TCP",
+    "source": {"text": "shop/cart", "what": "endpoint", "identity": 65792, "labels": [], "address": "10.1.0.5"},
+    "target": {"text": "service:shop/db", "what": "service", "identity": 0, "labels": [], "address": "172.1.0.10"},
+    "sides": [{}], "evidence": [], "notes": [], "paths": [],
+}  # fmt: skip
+MET = {"node": "east/n1", "table": "policy_subjects", "key": "65792", "row": {"egress_enforced": 0}}
+
+
+@pytest.mark.parametrize(
+    ("done", "agrees", "status", "said"),
+    [("allow", True, 0, "as explained"), ("deny", True, 1, "NOT as explained"), ("allow", False, 1, "NOT as explained")],
+)
+def test_the_programs_are_asked_what_was_explained(
+    agent: FakeAgent, run: Run, done: str, agrees: bool, status: int, said: str
+) -> None:
+    """At the same revision, of a service by its address; what they do otherwise is exit status 1."""
+    programs = {"verdict": done, "way": ["east/n1 from_endpoint"], "egress": done, "rows": [MET]}
+    agent.answers["GET", "/v1/why"] = (200, EXPLAINED)
+    agent.answers["POST", "/v1/verdict/datapath"] = (200, {"answers": [{"datapath": programs, "agrees": agrees}]})
+    words = ("why", "--from", "shop/cart", "--to", "service:shop/db", "--port", "80/TCP", "--datapath", "--at=-10m")
+    code, out, _ = run(*words)
+    method, path, body = agent.asked[-1]
+    assert (method, path) == ("POST", "/v1/verdict/datapath?at=41")
+    assert body == {"flows": [{"from": "shop/cart", "to": "ip:172.1.0.10", "l4": "TCP/80"}]}
+    assert code == status and f"Programs: {done.capitalize()}, {said}" in out
+    assert ["east/n1", "policy_subjects", "65792", "egress_enforced=0"] in [line.split() for line in out.splitlines()]
+    assert json.loads(run(*words, "-o", "json")[1])["agrees"] is (status == 0)
+
+
+def test_a_flow_without_a_packet_is_no_difference(agent: FakeAgent, run: Run) -> None:
+    """It says why there is none."""
+    agent.answers["GET", "/v1/why"] = (200, EXPLAINED)
+    agent.answers["POST", "/v1/verdict/datapath"] = (200, {"answers": [{"datapath": {"error": "no address"}}]})
+    code, out, _ = run("why", "--from", "shop/cart", "--to", "service:shop/db", "--port", "80/TCP", "--datapath")
+    assert (code, "Programs: not asked: no address" in out) == (0, True)
+    assert run("why", "map", "ipcache", "10.1.0.5", "--datapath")[0] != 0

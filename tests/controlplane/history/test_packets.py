@@ -1,17 +1,21 @@
-"""The ways of packets: at which program a flow begins, where it goes on, and when model and programs are at one."""
-
-from typing import Any
+"""The ways of packets: at which program a flow begins, and where it goes on."""
 
 import pytest
 
+from controlplane import events as e
+from controlplane.commands.addresses import ChangeSettings
+from controlplane.commands.service import ApplyService
+from controlplane.commands.types import Author
 from controlplane.desired.policy_mesh import mesh_of
-from controlplane.history.packets import NoPacket, PacketWays, Step, agrees, backend_question, verdict_of
-from controlplane.model import NodeKey
+from controlplane.desired.services import ServiceCompiler
+from controlplane.history.packets import NoPacket, PacketWays, Sender, Step
+from controlplane.model import Exposure, NodeKey, ServicePort, Tunnel
 from controlplane.policy.mesh import Judge, Question
+from datapath.abi.types import IDENTITY_REMOTE_NODE
 from datapath.codec import address_bytes
-from datapath.frames import ACTION_OK, ACTION_REDIRECT, ACTION_SHOT, Outcome, ends_of, first_packet
+from datapath.frames import ACTION_OK, ACTION_REDIRECT, ACTION_SHOT, Outcome
 from tests.controlplane.random_mesh import Log
-from tests.controlplane.small_mesh import add_endpoint, mesh
+from tests.controlplane.small_mesh import UNDERLAY, accept, add_endpoint, device, mesh, underlay_device
 
 
 @pytest.fixture
@@ -23,7 +27,12 @@ def log() -> Log:
 
 
 def ways(log: Log) -> PacketWays:
-    return PacketWays(log.state, Judge(mesh_of(log.state, "east")))
+    def services_at(node: NodeKey) -> ServiceCompiler:
+        compiler = ServiceCompiler(*node)
+        compiler.full(log.state)
+        return compiler
+
+    return PacketWays(log.state, "east", Judge(mesh_of(log.state, "east")), services_at)
 
 
 def first(log: Log, source: str, dest: str, l4: str = "TCP/80") -> Step:
@@ -35,6 +44,8 @@ def first(log: Log, source: str, dest: str, l4: str = "TCP/80") -> Step:
     [
         ("shop/front", "shop/db", "n1", "from_endpoint"),
         ("shop/front", "entity:world", "n1", "from_endpoint"),
+        ("ip:198.51.100.7", "node:n2", "n2", "from_network"),
+        ("node:n1", "node:n2", "n2", "from_network"),
         ("entity:host", "shop/db", "n2", "to_endpoint"),
         ("node:n2", "shop/db", "n2", "to_endpoint"),
         ("node:n1", "shop/db", "n2", "from_network"),
@@ -52,7 +63,9 @@ def test_a_flow_begins_where_its_packet_is_seen_first(log: Log, source: str, des
 @pytest.mark.parametrize(
     ("source", "dest", "l4", "why"),
     [
-        ("entity:world", "node:n1", "TCP/80", "neither end is a workload"),
+        ("entity:world", "ip:198.51.100.7", "TCP/80", "neither end is a workload"),
+        ("node:n1", "ip:198.51.100.7", "TCP/80", "without host policies no program asks"),
+        ("node:n1", "node:n1", "TCP/80", "to itself passes no program"),
         ("shop/front", "entity:ingress", "TCP/80", "has the identity of entity ingress"),
         ("shop/front", "ip:2001:db8::1", "ICMP/8", "ICMPv6"),
         ("shop/front", "ip:2001:db8::1", "TCP/80", ""),
@@ -79,37 +92,46 @@ def test_a_packet_goes_on_at_the_node_of_its_destination(log: Log) -> None:
     assert following(outside, Outcome(ACTION_OK, outside.frame, ())) is None
 
 
-def test_a_translated_packet_is_asked_about_by_its_backend(log: Log) -> None:
-    """The model has no services: what it is compared with is the verdict on the backend."""
-    step = first(log, "shop/front", "ip:172.1.0.9")
-    sent = first_packet(ends_of(step.frame).source, address_bytes("10.1.2.1"), 6, 8080)
-    question = Question("shop/front", "ip:172.1.0.9", "TCP/80")
-    found = backend_question(question, [step], [Outcome(ACTION_REDIRECT, sent, ())])
-    assert found == Question("shop/front", "ip:10.1.2.1", "TCP/8080")
-    assert backend_question(question, [step], [Outcome(ACTION_REDIRECT, step.frame, ())]) is None
+def test_a_packet_that_a_node_led_on_goes_on_too(log: Log) -> None:
+    """A node that answers for a frontend sends it to the backend's node."""
+    step = first(log, "ip:198.51.100.7", "node:n1")
+    sent = first(log, "node:n1", "shop/db")
+    found = ways(log).following(step, Outcome(ACTION_REDIRECT, sent.frame, ()))
+    assert found is not None and (found.node, found.program) == (NodeKey("east", "n2"), "from_network")
 
 
-def test_a_silent_delivery_is_an_admission(log: Log) -> None:
-    """The node's host comes in without a notification."""
-    step = first(log, "entity:host", "shop/db")
-    assert verdict_of([step], [Outcome(ACTION_OK, step.frame, ())])["ingress"] == "allow"
+def test_a_frontend_that_no_node_has_as_its_address_is_asked_at_a_node(log: Log) -> None:
+    """The first of the own cluster that answers for it."""
+    exposure = Exposure("LoadBalancer", load_balancer_ips=("203.0.113.9",))
+    port = ServicePort("", 80, "TCP", 8080)
+    accept(log, Author("east", "operator"), ApplyService("shop", "db", (), (port,), {"app": "db"}, exposure=exposure))
+    step = first(log, "ip:198.51.100.7", "ip:203.0.113.9")
+    assert (step.node, step.program) == (NodeKey("east", "n1"), "from_network")
+    with pytest.raises(NoPacket, match="neither end"):
+        first(log, "ip:198.51.100.7", "ip:203.0.113.9", "TCP/81")
 
 
-ALLOWED = {"verdict": "allow", "egress": "allow", "ingress": "allow"}
+def test_where_host_policies_are_in_force_a_node_is_asked_on_both_sides(log: Log) -> None:
+    """Before the packet leaves the one, and where it comes in at the other."""
+    accept(log, Author("east", "operator"), ChangeSettings('{"enable-host-firewall":true}'))
+    step = first(log, "node:n1", "node:n2")
+    assert (step.node.node, step.program) == ("n1", "to_network")
+    found = ways(log).following(step, Outcome(ACTION_OK, step.frame, ()))
+    assert found is not None and (found.node.node, found.program) == ("n2", "from_network_guarded")
+    assert first(log, "node:n1", "entity:world").program == "to_network"
 
 
-@pytest.mark.parametrize(
-    ("model", "packet", "expected"),
-    [
-        (ALLOWED, ALLOWED, True),
-        (ALLOWED, {"verdict": "deny", "egress": "allow", "ingress": "deny-default"}, False),
-        (ALLOWED, {"verdict": "deny", "egress": "allow"}, False),
-        ({"verdict": "deny", "egress": "deny-default", "ingress": "allow"}, {"verdict": "deny", "egress": "deny-default"}, True),
-        ({"verdict": "deny", "egress": "deny-explicit"}, {"verdict": "deny", "egress": "deny-default"}, False),
-        ({"verdict": "redirect", "egress": "redirect"}, {"verdict": "deny", "egress": "deny-default"}, True),
-        ({"verdict": "redirect", "egress": "redirect"}, {"verdict": "allow", "egress": "allow"}, False),
-    ],
-)
-def test_agreement_is_side_by_side(model: dict[str, Any], packet: dict[str, Any], expected: bool) -> None:
-    """A side that the packet did not reach is not compared; what a proxy would look at is dropped."""
-    assert agrees(model, packet) is expected
+def test_in_a_tunnel_a_packet_has_its_sender_with_it(log: Log) -> None:
+    """The identity of the endpoint, or that of a remote node, and the sending node's address."""
+    for node, addresses in UNDERLAY.items():
+        tunnel = Tunnel("vxlan", 8472, device(3))
+        log.write(node[0], f"node.{node[1]}", e.NodeJoined(node[1], addresses, underlay_device(*node), tunnel=tunnel))
+    step = first(log, "shop/front", "shop/db")
+    found = ways(log).following(step, Outcome(ACTION_REDIRECT, step.frame, ()))
+    assert step.device is not None and found is not None
+    assert (found.program, found.sender) == ("from_overlay", Sender(address_bytes("192.168.0.1"), step.device.identity))
+    step = first(log, "node:n1", "shop/db")
+    found = ways(log).following(step, Outcome(ACTION_OK, step.frame, ()))
+    assert (step.program, found and found.program) == ("to_overlay", "from_overlay")
+    assert found is not None and found.sender == Sender(address_bytes("192.168.0.1"), IDENTITY_REMOTE_NODE)
+    assert first(log, "ip:198.51.100.7", "shop/db").program == "from_network"
