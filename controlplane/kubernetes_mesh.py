@@ -13,11 +13,12 @@ import msgspec
 
 from controlplane.fields import Reading, Refusal, path_of
 from controlplane.kubernetes_metadata import NAMESPACE_NAME_LABEL, Metadata
-from controlplane.labels import identity_labels, label_fault
+from controlplane.labels import label_fault
 from controlplane.model import API_SERVER_SERVICE, CidrGroup, Labels
 from controlplane.policy.cidr_groups import API_VERSIONS as GROUP_VERSIONS
 from controlplane.policy.cidr_groups import KIND as GROUP
 from controlplane.policy.cidr_groups import read_group
+from controlplane.policy.identity_labels import identity_labels
 from controlplane.policy.manifests import API_VERSIONS, parse
 from controlplane.policy.mesh import Mesh, MeshCluster, MeshEndpoint, MeshNode
 from controlplane.policy.names import canonical_name, name_fault
@@ -125,7 +126,8 @@ class MeshReader:
     def _labelled(self, endpoint: MeshEndpoint, own: dict[str, str], account: str) -> MeshEndpoint:
         known = self._namespaces.get((endpoint.cluster, endpoint.namespace), {})
         namespace = {**known, NAMESPACE_NAME_LABEL: endpoint.namespace}
-        labels = identity_labels(endpoint.cluster, endpoint.namespace, namespace, own, account)
+        patterns = self._settings.labels
+        labels = identity_labels(endpoint.cluster, endpoint.namespace, namespace, own, account, patterns)
         return msgspec.structs.replace(endpoint, labels=labels)
 
     def _namespace(self, reading: Reading, metadata: Metadata, document: dict[str, Any], cluster: str) -> None:

@@ -26,7 +26,6 @@ from controlplane.kubernetes_metadata import NAMESPACE_NAME_LABEL, Metadata
 from controlplane.kubernetes_objects import KINDS, command_of
 from controlplane.kubernetes_pods import ENDED
 from controlplane.kubernetes_slices import read_address
-from controlplane.labels import identity_labels
 from controlplane.model import (
     IDENTITY_BITS,
     IDENTITY_N_MIN,
@@ -46,6 +45,8 @@ from controlplane.model import (
     Service,
     Workload,
 )
+from controlplane.policy.identity_labels import identity_labels
+from controlplane.policy.settings import settings_in_force
 from controlplane.projections.exposures import EXTERNAL_NAME
 from controlplane.projections.redirects import ACTIVE, QUARANTINED, STATES
 from controlplane.projections.services import hold_service, service_key
@@ -124,7 +125,7 @@ class StateReader:
         for key, (_, command) in sorted(self._commands.items()):
             self._put(nouns, key, command)
         nouns.services += self._services()
-        self._add_endpoints(nouns)
+        self._add_endpoints(nouns, settings)
         nouns.nodes += [self._nodes[key] for key in sorted(self._nodes)]
         nouns.backend_states += _judged(nouns, where.cluster, health)
         return State.of(nouns)
@@ -166,7 +167,7 @@ class StateReader:
             hold_service(held, own, Service(key.cluster, *msgspec.structs.astuple(event)))
         return [held.services[key] for key in sorted(held.services)]
 
-    def _add_endpoints(self, nouns: Nouns) -> None:
+    def _add_endpoints(self, nouns: Nouns, settings: Mapping[str, str]) -> None:
         """Of pods that have a node and an address; a set of labels gets its number by its place among all."""
         namespaces = {(each.cluster, each.name): each.labels for each in nouns.namespaces}
         labels = {
@@ -176,6 +177,7 @@ class StateReader:
                 {**namespaces.get((key.cluster, key.namespace), {}), NAMESPACE_NAME_LABEL: key.namespace},
                 command.labels,
                 command.service_account,
+                settings_in_force(settings.get(key.cluster, "")).policy.labels,
             )
             for key, (_, command, addresses) in self._pods.items()
             if addresses and command.node and not command.host_network

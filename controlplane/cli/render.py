@@ -76,7 +76,8 @@ def _rendered(arguments: argparse.Namespace) -> dict[str, Any]:
     words = NodeWords(tuple(map(_address, arguments.node_address)), tuple(map(_label, labels)))
     health = table_of(arguments.backend_health, read_health)
     where = NodeKey(cluster, arguments.node)
-    state = reader.state(where, words, {cluster: settings} if settings else {}, health)
+    clusters = dict.fromkeys((cluster, *(place[0] for place in places)))
+    state = reader.state(where, words, dict.fromkeys(clusters, settings) if settings else {}, health)
     _refuse(reader, faults)
     return render(state, where)
 

@@ -10,8 +10,9 @@ from controlplane.addresses import block_of_family, next_free, offset_in
 from controlplane.commands.identity import identity_for
 from controlplane.commands.types import Author, Decision, Rejection
 from controlplane.events import EndpointCreated, EndpointDeleted, EndpointRelabelled
-from controlplane.labels import identity_labels
 from controlplane.model import Device, EndpointKey, Labels, Node, NodeKey
+from controlplane.policy.identity_labels import identity_labels
+from controlplane.policy.settings import settings_in_force
 from controlplane.projections.namespaces import namespace_key
 from controlplane.projections.nodes import device_fault
 from controlplane.projections.state import State
@@ -84,12 +85,15 @@ def create_endpoint(state: State, author: Author, command: CreateEndpoint) -> De
 
 
 def wanted_labels(state: State, cluster: str, namespace: str, workload: str) -> Labels | None:
-    """The identity labels that workload and namespace ask for now; None for an unknown workload."""
+    """The identity labels that workload and namespace ask for now, under the cluster's settings; None for an unknown
+    workload."""
     declared = state.workloads.get(workload_key(cluster, namespace, workload))
     if declared is None:
         return None
     about = state.namespaces.get(namespace_key(cluster, namespace))
-    return identity_labels(cluster, namespace, about.labels if about else {}, declared.labels, declared.service_account)
+    of_namespace = about.labels if about else {}
+    patterns = settings_in_force(state.policy_settings.get(cluster, "")).policy.labels
+    return identity_labels(cluster, namespace, of_namespace, declared.labels, declared.service_account, patterns)
 
 
 def _free_addresses(state: State, node: Node) -> tuple[str, str] | Rejection:

@@ -15,7 +15,8 @@ from controlplane.projections.state import State
 
 
 def node_upkeep(state: State, key: NodeKey, changes: Iterable[Change] | None = None) -> tuple[RelabelEndpoint, ...]:
-    """The node's endpoints whose workload or namespace now asks for other labels; `changes` None: look at all."""
+    """The node's endpoints for which workload, namespace or settings now ask for other labels; `changes` None: look at
+    all."""
     own = state.endpoints_of(key) if changes is None else _touched(state, key, changes)
     due = []
     for endpoint in own:
@@ -26,7 +27,7 @@ def node_upkeep(state: State, key: NodeKey, changes: Iterable[Change] | None = N
 
 
 def _touched(state: State, key: NodeKey, changes: Iterable[Change]) -> list[Endpoint]:
-    """The node's endpoints whose workload or namespace is among the changes."""
+    """The node's endpoints whose labels the changes can be about."""
     found: dict[EndpointKey, Endpoint] = {}
     for change in changes:
         if change.kind == "workload" and change.key.cluster == key.cluster:
@@ -36,6 +37,8 @@ def _touched(state: State, key: NodeKey, changes: Iterable[Change]) -> list[Endp
             for endpoint in state.endpoints_of(key):
                 if endpoint.namespace == change.key.name:
                     found[EndpointKey(key.cluster, key.node, endpoint.endpoint_id)] = endpoint
+        elif change.kind == "settings" and change.key == key.cluster:
+            return list(state.endpoints_of(key))
     return [found[each] for each in sorted(found)]
 
 

@@ -7,9 +7,6 @@ a clusterwide one for every endpoint of the cluster.
 
 from collections.abc import Iterable
 
-import msgspec
-
-from controlplane.balancing import DEFAULTS as BALANCING_DEFAULTS
 from controlplane.fields import Refusal
 from controlplane.model import API_SERVER_SERVICE, ObjectKey, Policy
 from controlplane.policy.clauses import in_cluster, in_namespace
@@ -18,7 +15,7 @@ from controlplane.policy.prefixes import AddressKeys, AddressLabels, address_key
 from controlplane.policy.rules import ParsedPolicy
 from controlplane.policy.selectors import selector_of
 from controlplane.policy.services import ServiceView, needs_services, view_of, with_services
-from controlplane.policy.settings import DEFAULTS, PolicySettings, Settings, read_settings
+from controlplane.policy.settings import DEFAULTS, PolicySettings, Settings, settings_in_force
 from controlplane.projections.change import Change
 from controlplane.projections.services import service_key
 from controlplane.projections.state import State
@@ -143,15 +140,13 @@ def api_servers(state: State, cluster: str, settings: PolicySettings) -> tuple[s
 
 
 def policy_settings(state: State, cluster: str) -> PolicySettings:
-    """Those in force. What cannot be read leaves the defaults, under which policies deny what they do not allow."""
+    """Those in force."""
     return settings_of(state, cluster).policy
 
 
 def settings_of(state: State, cluster: str) -> Settings:
-    """Everything that the cluster's settings say; the defaults where they cannot be read."""
-    text = state.policy_settings.get(cluster)
-    found = read_settings(msgspec.json.decode(text)) if text is not None else ()
-    return found if isinstance(found, Settings) else Settings("", DEFAULTS, BALANCING_DEFAULTS)
+    """Everything that the cluster's settings say."""
+    return settings_in_force(state.policy_settings.get(cluster, ""))
 
 
 def _closing(key: ObjectKey) -> ParsedPolicy:

@@ -146,13 +146,15 @@ class Pseudonyms:
         return canonical(found) if isinstance(found, dict) else WITHHELD
 
     def settings(self, text: str) -> str:
-        """Only a cluster's name tells anything."""
+        """Only a cluster's name tells anything, and the patterns of labels, which nothing that is told from a capsule
+        depends on: endpoints carry the labels that they chose."""
         try:
             document = msgspec.json.decode(text)
         except msgspec.MsgspecError:
             return "{}"
         if not isinstance(document, dict):
             return "{}"
+        document.pop("labels", None)
         hidden = ("cluster-name", "cluster.name", "cluster")
         return canonical({key: self._value(value, key) if key in hidden else value for key, value in document.items()})
 

@@ -11,6 +11,7 @@ import msgspec
 from controlplane.fields import Reading, path_of
 from controlplane.policy.cilium_peers import read_name_or_pattern
 from controlplane.policy.clauses import is_port_name, read_port
+from controlplane.policy.expressions import expression_fault
 from controlplane.policy.names import canonical_name, pattern_fault
 from controlplane.policy.requests import (
     DNS,
@@ -21,7 +22,6 @@ from controlplane.policy.requests import (
     HttpRule,
     KafkaRule,
     RequestRules,
-    expression_fault,
 )
 from controlplane.policy.rules import ICMP, ICMPV6, PORT_MAX, PROTOCOLS, TCP, NamedPort, PortRange
 from controlplane.policy.settings import PolicySettings

@@ -5,12 +5,15 @@ Belongs here: what is surely of no effect, or surely not meant. Does not belong 
 
 import msgspec
 
+from controlplane.labels import CLUSTER_KEY, SOURCE_KUBERNETES
 from controlplane.policy.clauses import CIDR_GROUP_NAME, DERIVED_SOURCES, SOURCE_CIDR_GROUP
+from controlplane.policy.identity_labels import label_filter
 from controlplane.policy.mesh import Mesh, MeshCluster
 from controlplane.policy.rules import ParsedPolicy, Rule
-from controlplane.policy.selectors import Selector, index_labels
+from controlplane.policy.selectors import ANY_SOURCE, IN, Selector, index_labels
 from controlplane.policy.services import with_services
 
+OF_CLUSTER = f"{SOURCE_KUBERNETES}:{CLUSTER_KEY}"
 NO_EFFECT = "has no effect; `ingress: [{}]` denies what no other rule allows, and an empty list is no rule"
 
 
@@ -35,14 +38,14 @@ def findings(mesh: Mesh) -> list[Finding]:
                 if not part.of_nodes and not any(part.subject.matches_index(index) for index in indexes):
                     found.append(Finding(part.name, "spec", f"selects no endpoint: {part.subject}"))
                 if not part.of_nodes:
-                    found += _unknown_keys(part.name, "spec", part.subject, known)
+                    found += _unknown_keys(mesh, part, "spec", part.subject, known)
                 if part.is_idle:
                     found.append(Finding(part.name, "spec", NO_EFFECT))
                 for rule in part.rules:
                     found += _of_rule(part, rule, indexes, ports, groups)
                     for selector in rule.peers or ():
                         if _is_of_endpoints(selector):
-                            found += _unknown_keys(part.name, rule.origin, selector, known)
+                            found += _unknown_keys(mesh, part, rule.origin, selector, known)
                 found += _shadowed(part, cluster)
     return list(dict.fromkeys(found))
 
@@ -63,11 +66,29 @@ def _of_rule(policy: ParsedPolicy, rule: Rule, indexes: list, ports: set[str], g
     return found
 
 
-def _unknown_keys(policy: str, where: str, selector: Selector, known: set[str]) -> list[Finding]:
-    """Labels that no endpoint has: misspelt, it may be, which no condition with "not" shows by selecting nothing.
-    Without any endpoint there is nothing to compare with."""
-    keys = [requirement.key for requirement in selector.requirements if known and requirement.key not in known]
-    return [Finding(policy, where, f"no endpoint has a label {key}") for key in keys]
+def _unknown_keys(
+    mesh: Mesh, policy: ParsedPolicy, where: str, selector: Selector, known: set[str]
+) -> list[Finding]:
+    """Labels that no endpoint has: misspelt, it may be, which no condition with "not" shows by selecting nothing; or
+    left out of identities. Without any endpoint there is nothing to compare with, but for the latter."""
+    found = []
+    for key in dict.fromkeys(requirement.key for requirement in selector.requirements):
+        if key not in known and not _is_identity_label(mesh, policy, selector, key):
+            reason = f"no identity has a label {key}: setting labels leaves it out, or does so by default"
+            found.append(Finding(policy.name, where, reason))
+        elif known and key not in known:
+            found.append(Finding(policy.name, where, f"no endpoint has a label {key}"))
+    return found
+
+
+def _is_identity_label(mesh: Mesh, policy: ParsedPolicy, selector: Selector, key: str) -> bool:
+    """Under the settings of the cluster that the selector is about."""
+    named = (each.values for each in selector.requirements if each.key == OF_CLUSTER and each.operator == IN)
+    clusters = next(named, (policy.key.cluster,))
+    held = [mesh.clusters[name].settings.labels for name in clusters if name in mesh.clusters]
+    source, _, bare = key.partition(":")
+    source = SOURCE_KUBERNETES if source == ANY_SOURCE else source
+    return not held or any(label_filter(patterns).takes(bare, source) for patterns in held)
 
 
 def _group_of(selector: Selector) -> str:

@@ -6,6 +6,7 @@ Belongs here: their values, defaults, and reading them from a document. Does not
 """
 
 from collections.abc import Mapping
+from functools import lru_cache
 from ipaddress import ip_address
 from typing import Any, NamedTuple
 
@@ -13,6 +14,7 @@ import msgspec
 
 from controlplane import balancing
 from controlplane.fields import Reading, Refusal
+from controlplane.policy.identity_labels import patterns_fault
 
 DEFAULT = "default"
 ALWAYS = "always"
@@ -37,6 +39,7 @@ class PolicySettings(msgspec.Struct, frozen=True, array_like=True):
     `default_allow`: enableDefaultDeny counts. `ignored`: kinds of policies that are read and have no effect.
     `api_servers`: addresses that entity kube-apiserver stands for, beside those behind service default/kubernetes.
     `policy_map_max`: rows that an identity's policies may become on a node; what is beyond is not allowed.
+    `labels`: patterns of the labels that make up identities, beside those that always stand (identity_labels.py).
     """
 
     enforcement: str = DEFAULT
@@ -52,6 +55,7 @@ class PolicySettings(msgspec.Struct, frozen=True, array_like=True):
     ignored: tuple[str, ...] = ()
     api_servers: tuple[str, ...] = ()
     policy_map_max: int = POLICY_MAP_MAX
+    labels: tuple[str, ...] = ()
 
 
 DEFAULTS = PolicySettings()
@@ -94,6 +98,7 @@ NAMES = (
     *KIND_SWITCHES,
     "kube-apiserver-addresses",
     "bpf-policy-map-max",
+    "labels",
     *balancing.NAMES,
 )
 CONFIG_MAP = "ConfigMap"
@@ -142,12 +147,21 @@ def read_settings(document: Any) -> Settings | tuple[Refusal, ...]:
         policy_map_max=_number(
             reading, fields, "bpf-policy-map-max", POLICY_MAP_LEAST, POLICY_MAP_MOST, POLICY_MAP_MAX
         ),
+        labels=_label_patterns(reading, fields.get("labels")),
         ignored=tuple(kind for name, kind in KIND_SWITCHES.items() if not _flag(reading, fields, name, True)),
     )
     balanced = balancing.read_balancing_settings(reading, fields)
     cluster = fields.get("cluster-name")
     name = reading.dns_label(cluster, "cluster-name") if cluster is not None else ""
     return tuple(reading.refusals) or Settings(name, settings, balanced)
+
+
+@lru_cache(maxsize=64)
+def settings_in_force(text: str) -> Settings:
+    """What the log holds, "" for nothing; the defaults where it cannot be read, under which policies deny what they do
+    not allow."""
+    found = read_settings(msgspec.json.decode(text)) if text else ()
+    return found if isinstance(found, Settings) else Settings("", DEFAULTS, balancing.DEFAULTS)
 
 
 def _flat(document: Mapping[str, Any], prefix: str) -> dict[str, Any]:
@@ -189,6 +203,19 @@ def _addresses(reading: Reading, value: Any, name: str) -> tuple[str, ...]:
         except ValueError:
             reading.refuse(name, item, "must be an address such as 192.0.2.1 or 2001:db8::1")
     return tuple(sorted(set(found)))
+
+
+def _label_patterns(reading: Reading, value: Any) -> tuple[str, ...]:
+    """A text with spaces, as in Cilium, or a list."""
+    listed = value.split() if isinstance(value, str) else reading.sequence(value, "labels")
+    wrong = [item for item in listed if not isinstance(item, str) or item.split() != [item]]
+    for item in wrong:
+        reading.refuse("labels", item, "must be text without spaces, such as k8s:app or k8s:!job-name")
+    patterns = () if wrong else tuple(dict.fromkeys(listed))
+    pattern, fault = patterns_fault(patterns)
+    if fault:
+        reading.refuse("labels", pattern, fault)
+    return () if fault else patterns
 
 
 def _cidr_match_nodes(reading: Reading, value: Any) -> bool:

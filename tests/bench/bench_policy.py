@@ -11,7 +11,7 @@ from msgspec.structs import replace
 
 from controlplane.desired.policy import PolicyCompiler
 from controlplane.events import EndpointRelabelled, Event, IdentityAllocated, PolicyApplied
-from controlplane.labels import identity_labels
+from controlplane.policy.identity_labels import identity_labels
 from controlplane.policy.manifests import canonical
 from controlplane.projections.change import Change
 from controlplane.projections.state import State

@@ -18,8 +18,8 @@ from controlplane.events import (
     ServiceApplied,
     WorkloadApplied,
 )
-from controlplane.labels import identity_labels
 from controlplane.model import Backend, Device, ServicePort
+from controlplane.policy.identity_labels import identity_labels
 from kvstore.types import Record, Revision
 
 CLUSTER = "far"

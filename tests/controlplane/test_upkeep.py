@@ -53,6 +53,16 @@ def test_a_changed_namespace_relabels_all_its_endpoints(log: Log) -> None:
         assert node_upkeep(log.state, NodeKey("east", node), changes) == (RelabelEndpoint(node, 1),)
 
 
+def test_changed_settings_relabel_what_they_concern(log: Log) -> None:
+    """A filter of labels: endpoints that lose one, on every node of that cluster, and back again."""
+    changes = log.write("east", "operator", e.SettingsChanged('{"labels":"!app"}'))
+    for node in ("n1", "n2"):
+        assert node_upkeep(log.state, NodeKey("east", node), changes) == (RelabelEndpoint(node, 1),)
+    assert node_upkeep(log.state, NodeKey("west", "n1"), changes) == ()
+    changes = log.write("east", "operator", e.SettingsChanged('{"labels":"!other"}'))
+    assert node_upkeep(log.state, N1, changes) == ()
+
+
 def test_a_new_node_gets_blocks(log: Log) -> None:
     """As soon as it has joined."""
     log.write("east", "node.n3", e.NodeJoined("n3", ("192.168.0.3",), device(2)))

@@ -110,6 +110,21 @@ class Site:
         body = {name.replace("_", "-"): value for name, value in settings.items()}
         self._wait(self.machine.ask("POST", "/v1/policy/settings", body)["revision"])
 
+    def filter_labels(self, patterns: str) -> None:
+        """Identities are of these labels, and until the kernel holds what comes of it."""
+        self.set(labels=patterns)
+        wait_for("the labels at the endpoints", lambda: self._are_filtered(patterns))
+        self._wait(self.machine.status()["log"]["applied_revision"])
+
+    def _are_filtered(self, patterns: str) -> bool:
+        """Whether endpoints have the labels of BASE, but for those that a pattern "!KEY" leaves out."""
+        left_out = f"k8s:{patterns.removeprefix('!')}="
+        found = self.machine.ask("GET", "/v1/list/endpoint")["items"]
+        labels = [label for each in found for label in each["labels"]]
+        wanted = [f"k8s:{key}={value}" for each in BASE if each["kind"] == "Pod"
+                  for key, value in each["metadata"]["labels"].items()]  # fmt: skip
+        return all((label in labels) is not label.startswith(left_out) for label in wanted)
+
     def _send(self, path: str, sent: Document) -> None:
         answer = self.machine.ask("POST", path, {"documents": [{"document": sent}]})
         (result,) = answer["results"]
@@ -211,6 +226,9 @@ def by_peer(kind: str, old: Document, new: Document) -> list[Document]:
     return [admitting(f"{kind}-old", BEFORE, old), admitting(f"{kind}-new", AFTER, new)]
 
 
+WITHOUT_ROLE = {"namespaceSelector": {}, "podSelector": {
+    "matchLabels": {"app": "client"}, "matchExpressions": [{"key": "role", "operator": "DoesNotExist"}]}}  # fmt: skip
+
 SCENARIOS = {
     "label of the sender": Scenario(
         by_peer("role", peer(role="old"), peer(role="new")),
@@ -226,6 +244,11 @@ SCENARIOS = {
         by_peer("trust", peer({"trust": "some"}), peer({"trust": "full"})),
         applying(space(trust="full")),
         applying(space(trust="some")),
+    ),
+    "filter of labels": Scenario(
+        by_peer("role", peer(role="old"), WITHOUT_ROLE),
+        lambda site: site.filter_labels("!role"),
+        lambda site: site.filter_labels("!nothing"),
     ),
     "policy at the receiver": Scenario(
         [admitting("one", BEFORE)], applying(admitting("one", AFTER)), applying(admitting("one", BEFORE))

@@ -143,3 +143,27 @@ def test_lint_names_what_has_no_effect(tmp_path: Path, capsys: pytest.CaptureFix
     reasons = "\n".join(each["reason"] for each in json.loads(capsys.readouterr().out))
     for part in ("selects no endpoint", "no CiliumCIDRGroup is called nobody", "names a port web", "allows nothing"):
         assert part in reasons
+
+
+def test_lint_names_labels_that_identities_leave_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """By the setting, or by default; in the subject and in rules, whoever has the label."""
+    pod = "{apiVersion: v1, kind: Pod, metadata: {name: x, namespace: shop, labels: {app: x, team: a}}, spec: {}}"
+    text = POLICY.format(name="p", rule="fromEndpoints: [{matchLabels: {team: a, pod-template-hash: x}}]")
+    (tmp_path / "all.yaml").write_text(
+        text.replace("endpointSelector: {}", "endpointSelector: {matchLabels: {app: x}}") + pod
+    )
+    (tmp_path / "settings.yaml").write_text("labels: k8s:!team")
+    directory = tmp_path / "manifests"
+    directory.mkdir()
+    (tmp_path / "all.yaml").rename(directory / "all.yaml")
+    lint = ["policy", "lint", "--manifests", str(directory), "-o", "json"]
+    for more, left_out in (
+        ([], ["pod-template-hash"]),
+        (["--settings", str(tmp_path / "settings.yaml")], ["pod-template-hash", "team"]),
+    ):
+        assert main([*lint, *more]) == 1
+        found = [each["reason"] for each in json.loads(capsys.readouterr().out)]
+        assert [each for each in found if "identity has a label" in each] == [
+            f"no identity has a label any:{key}: setting labels leaves it out, or does so by default"
+            for key in left_out
+        ]

@@ -346,6 +346,8 @@ SETTINGS = [
     ({"enable-policy": "never"}, [policy(CNP, f"{{{ANY}, ingress: [{{}}]}}")], FRONT_DB, "allow"),
     ({"policyEnforcementMode": "always"}, [], FRONT_DB, "deny"),
     ({"policy-audit-mode": "true"}, [policy(CNP, f"{{{ANY}, ingress: [{{}}]}}")], FRONT_DB, "allow"),
+    ({"labels": "k8s:!app"}, [policy(CNP, f"{{{DB}, ingress: [{{}}]}}")], FRONT_DB, "allow"),
+    ({"labels": "k8s:app"}, [policy(CNP, f"{{{DB}, ingress: [{{}}]}}")], FRONT_DB, "deny"),
     (
         {"allow-localhost": "policy"},
         [policy(CNP, f"{{{DB}, ingress: [{{}}]}}")],

@@ -10,8 +10,8 @@ from controlplane.commands.policy import ApplyPolicy
 from controlplane.commands.workload import ApplyWorkload
 from controlplane.kubernetes import Document, read_paths
 from controlplane.kubernetes_objects import command_of
-from controlplane.labels import identity_labels
 from controlplane.model import Labels
+from controlplane.policy.identity_labels import identity_labels
 from controlplane.policy.manifests import parse_text
 from controlplane.policy.rules import ParsedPolicy
 from controlplane.policy.verdict import Flow, judge
