@@ -7,7 +7,7 @@ import re
 from collections.abc import Sequence
 from itertools import repeat
 from sys import intern
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from msgspec.structs import astuple
 
@@ -62,19 +62,18 @@ def endpoint_created(state: "State", record: Record, event: EndpointCreated, cha
 
 
 def endpoints_created(
-    state: "State", record: Record, events: Sequence[EndpointCreated], changes: list[Change]
-) -> bool:
-    """What `endpoint_created` does for each of several, all at once; False, and nothing has changed, where one by one
+    state: "State", record: Record, columns: Sequence[Sequence[Any]], changes: list[Change]
+) -> bool | None:
+    """What `endpoint_created` does for each of several, all at once; None, and nothing has changed, where one by one
     has to tell what comes of them. A node that joins with its endpoints, and every replay, is of such runs."""
-    cluster, node = record.cluster, events[0].node
+    nodes, ids, namespaces, names, labels, numbers, ipv4s, ipv6s, devices, containers, interfaces, netns = columns
+    cluster, node = record.cluster, nodes[0]
     held = state.node_endpoints.get((cluster, node))  # type: ignore[call-overload]
     if held is None or record.writer != "node." + node:
-        return False
-    columns = zip(*map(astuple, events), strict=True)
-    nodes, ids, namespaces, names, labels, numbers, ipv4s, ipv6s, devices, containers, interfaces, netns = columns
+        return None
     found = _identities(state, cluster, numbers, labels)
     if nodes.count(node) != len(nodes) or not found:
-        return False
+        return None
     # What many have in common stands in memory once: replay is as fast as memory is.
     here, there = repeat(cluster), repeat(node)
     namespaces, interfaces = tuple(map(intern, namespaces)), tuple(map(intern, interfaces))
@@ -93,11 +92,11 @@ def endpoints_created(
         and max(ids) <= ENDPOINT_ID_MAX
         and _are_devices(devices)
     ):
-        return False
+        return None
     facts = (ids, namespaces, names, labels, numbers, ipv4s, ipv6s, devices, containers, interfaces, netns)
     new = list(map(Endpoint, here, there, *facts))
     if not _have_own_addresses(state, (cluster, node), ipv4s, ipv6s, new):
-        return False
+        return None
     held.update(dict.fromkeys(keys))
     state.last_created[cluster, node] = (ipv4s[-1], ipv6s[-1])  # type: ignore[index]
     state.endpoints.update(zip(keys, new, strict=True))

@@ -5,7 +5,6 @@ here: what a kind of name means.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from itertools import chain
 from operator import attrgetter
 from typing import Any
 
@@ -24,6 +23,11 @@ _TEXTS: Mapping[type[Any], Callable[[Any], tuple[str, ...]]] = {
     for event, fields in NAMED_BY.items()
     if fields
 }
+_PLACES: Mapping[type[Any], tuple[tuple[int, bool], ...]] = {
+    event: tuple((event.__struct_fields__.index(field), field not in NEVER_EMPTY) for field in fields)
+    for event, fields in NAMED_BY.items()
+}
+"""Which of an event's fields are names, and whether each may be empty."""
 
 
 def name_fault(event: Any) -> str:
@@ -39,19 +43,18 @@ def name_fault(event: Any) -> str:
     return next((fault for field in NAMED_BY[type(event)] if (fault := _fault(field, getattr(event, field)))), "")
 
 
-def are_names(events: Sequence[Any]) -> bool:
-    """Whether `name_fault` finds nothing in any of several events of one kind, asked of all at once."""
-    kind = type(events[0])
-    texts = _TEXTS.get(kind)
-    if texts is None:
-        return True
-    found = list(chain.from_iterable(map(texts, events)))
-    whole = "".join(found)
+def are_names(kind: type[Any], columns: Sequence[Sequence[Any]]) -> bool:
+    """Whether `name_fault` finds nothing in any of several events of one kind, given field by field."""
+    return all(_are_names(columns[place], may_be_empty) for place, may_be_empty in _PLACES[kind])
+
+
+def _are_names(texts: Sequence[str], may_be_empty: bool) -> bool:
+    whole = "".join(texts)
     return (
-        max(map(len, found)) <= NAME_CHARS_MAX
-        and whole.isprintable()
+        whole.isprintable()
         and "/" not in whole
-        and all(all(map(attrgetter(field), events)) for field in NEVER_EMPTY if field in NAMED_BY[kind])
+        and max(map(len, texts)) <= NAME_CHARS_MAX
+        and (may_be_empty or "" not in texts)
     )
 
 

@@ -14,6 +14,7 @@ from typing import Any
 
 import msgspec
 from msgspec import msgpack
+from msgspec.structs import astuple
 
 from controlplane import events as e
 from controlplane.addresses import Span, span_of
@@ -92,19 +93,17 @@ PROJECTIONS: Mapping[type[Any], Projection] = {
     e.SettingsChanged: addresses.settings_changed,
 }
 
-BULK_PROJECTIONS: Mapping[type[Any], Callable[["State", Record, Any, list[Change]], bool]] = {
+BULK_PROJECTIONS: Mapping[type[Any], Callable[["State", Record, Any, list[Change]], bool | None]] = {
     e.WorkloadApplied: workloads.workloads_applied,
     e.EndpointCreated: endpoints.endpoints_created,
 }
-"""Of the kinds that come in long runs: applies several events of one batch at once, or nothing, and says False."""
+"""Of the kinds that come in long runs: applies several events of one batch at once, given field by field, and says
+whether a policy or ipcache row can change; or nothing, and says None."""
 
 EPOCH_KINDS = frozenset(
     ("cluster", "node", "namespace", "identity", "endpoint", "policy", "cidr_group", "name", "settings")
 )
 """Changes of these kinds can change a policy or ipcache row of some node, so they move the policy epoch."""
-
-
-NO_PORTS: Mapping[str, Any] = {}
 
 
 class StateDamaged(ValueError):
@@ -245,16 +244,26 @@ class State:
         changes: list[Change] = []
         if len(batch.events) == 1:
             self._apply_event(record, batch.events[0], changes)
+            moves = self._move_rows(changes)
         else:
-            for kind, run in groupby(batch.events, type):
-                events = list(run)
-                bulk = BULK_PROJECTIONS.get(kind) if len(events) > 1 else None
-                if bulk is None or not are_names(events) or not bulk(self, record, events, changes):
-                    for event in events:
-                        self._apply_event(record, event, changes)
-        if self._move_rows(changes):
+            runs = [self._apply_run(record, kind, list(run), changes) for kind, run in groupby(batch.events, type)]
+            moves = any(runs)
+        if moves:
             self.policy_epoch = revision
         return tuple(changes)
+
+    def _apply_run(self, record: Record, kind: type[Any], events: Sequence[Any], changes: list[Change]) -> bool:
+        """Events of one kind; whether a policy or ipcache row can change."""
+        bulk = BULK_PROJECTIONS.get(kind) if len(events) > 1 else None
+        if bulk is not None:
+            columns = list(zip(*map(astuple, events), strict=True))
+            moves = bulk(self, record, columns, changes) if are_names(kind, columns) else None
+            if moves is not None:
+                return moves
+        before = len(changes)
+        for event in events:
+            self._apply_event(record, event, changes)
+        return self._move_rows(changes[before:])
 
     def _apply_event(self, record: Record, event: e.Event | e.Unknown, changes: list[Change]) -> None:
         if isinstance(event, e.Unknown):
@@ -271,7 +280,7 @@ class State:
             kind = change.kind
             if kind == "workload":
                 old, new = change.old, change.new
-                if (old.ports if old else NO_PORTS) != (new.ports if new else NO_PORTS):
+                if (old.ports if old else workloads.NO_PORTS) != (new.ports if new else workloads.NO_PORTS):
                     return True
             elif kind in EPOCH_KINDS or self._is_seen_by_policies(change):
                 return True
@@ -448,7 +457,7 @@ class State:
         for redirect in content.local_redirects:
             self.local_redirects[redirects.redirect_key(redirect.cluster, redirect.namespace, redirect.name)] = redirect
         for judged in content.backend_states:
-            self.backend_states[redirects.backend_key(*msgspec.structs.astuple(judged)[:4])] = judged
+            self.backend_states[redirects.backend_key(*astuple(judged)[:4])] = judged
 
     def _hold_node(self, key: NodeKey, node: Node) -> None:
         self.nodes[key] = node

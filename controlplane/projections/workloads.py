@@ -1,9 +1,9 @@
 """Workloads as the platform declares them. Belongs here: their two events, and the checks on ports. Pure."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import repeat
 from sys import intern
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from msgspec.structs import astuple
 
@@ -22,6 +22,7 @@ PROTOCOLS = ("TCP", "UDP", "SCTP")
 """Of ports that a service or a host port can have."""
 WEIGHT_MAX = 65535
 BITS_S_MIN, BITS_S_MAX = 10**3, 10**15
+NO_PORTS: Mapping[str, Any] = {}
 
 
 def workload_key(cluster: str, namespace: str, name: str) -> ObjectKey:
@@ -76,34 +77,34 @@ def workload_applied(state: "State", record: Record, event: WorkloadApplied, cha
 
 
 def workloads_applied(
-    state: "State", record: Record, events: Sequence[WorkloadApplied], changes: list[Change]
-) -> bool:
-    """What `workload_applied` does for each of several, all at once; False, and nothing has changed, where one by one
+    state: "State", record: Record, columns: Sequence[Sequence[Any]], changes: list[Change]
+) -> bool | None:
+    """What `workload_applied` does for each of several, all at once; None, and nothing has changed, where one by one
     has to tell what comes of them."""
-    namespaces, names, *facts = zip(*map(astuple, events), strict=True)
-    _, _, _, ports, _, host_ports, _, _, weights, egress, ingress = facts
+    namespaces, names, _, _, _, ports, _, host_ports, _, _, weights, egress, ingress = columns
+    has_ports = any(ports)
     if (
-        any(map(ports_fault, filter(None, ports)))
-        or any(map(host_ports_fault, filter(None, host_ports)))
-        or weight_fault(min(weights))
-        or weight_fault(max(weights))
-        or any(map(bandwidth_fault, filter(None, (*egress, *ingress))))
+        (has_ports and any(map(ports_fault, ports)))
+        or (any(host_ports) and any(map(host_ports_fault, host_ports)))
+        or any(map(weight_fault, set(weights)))
+        or any(map(bandwidth_fault, {*egress, *ingress}))
     ):
-        return False
-    namespaces, here = tuple(map(intern, namespaces)), repeat(record.cluster)
+        return None
+    here = repeat(record.cluster)
+    namespaces = tuple(map(intern, namespaces))
+    new = list(map(Workload, here, namespaces, *columns[1:]))
     places = zip(here, repeat(KIND), namespaces, names)
-    new = list(map(Workload, here, namespaces, names, *facts))
     fresh = dict(zip(map(tuple.__new__, repeat(ObjectKey), places), new, strict=False))
     if len(fresh) != len(new):
-        return False
+        return None
     old = list(map(state.workloads.get, fresh))
     state.workloads.update(fresh)
-    if old == [None] * len(new):
+    if not any(old):
         changes.extend(map(Change, repeat("workload"), fresh, old, new))  # type: ignore[arg-type]
-    else:
-        each = zip(fresh, old, new, strict=True)
-        changes += [Change("workload", key, was, now) for key, was, now in each if was != now]
-    return True
+        return has_ports
+    each = zip(fresh, old, new, strict=True)
+    changes += [Change("workload", key, was, now) for key, was, now in each if was != now]
+    return [was.ports if was else NO_PORTS for was in old] != list(ports)
 
 
 def workload_removed(state: "State", record: Record, event: WorkloadRemoved, changes: list[Change]) -> str:

@@ -1,5 +1,6 @@
 """Runs of one kind of event in a batch are applied at once: as one by one, whatever is wrong with some of them."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
@@ -97,12 +98,15 @@ def facts(state: State) -> dict[str, Any]:
 @settings(max_examples=150, deadline=None)
 @given(st.lists(st.one_of(endpoint_runs, workload_runs), min_size=1, max_size=4), st.sampled_from(("node.n1", "node.n2")))
 def test_a_run_is_applied_as_one_by_one(runs: list[list[e.Event]], writer: str) -> None:
-    """The same state and indexes, the same refusals, the same changes in the same order."""
+    """The same state and indexes, the same refusals, the same changes in the same order, the epoch moved alike."""
     at_once, singly = started(), started()
     for run in runs:
         if run:
+            before = at_once.state.policy_epoch, singly.state.policy_epoch
             changes = at_once.write("east", writer, *run)
             assert changes == tuple(change for event in run for change in singly.write("east", writer, event))
+            moved = at_once.state.policy_epoch > before[0], singly.state.policy_epoch > before[1]
+            assert moved[0] == moved[1], "one of them moved the policy epoch"
     assert facts(at_once.state) == facts(singly.state)
 
 
@@ -113,8 +117,14 @@ def test_right_runs_are_applied_at_once() -> None:
     apply = BULK_PROJECTIONS[e.EndpointCreated]
     assert apply is endpoints.endpoints_created
     record = msgspec.structs.replace(record, writer="node.n1")
-    assert apply(log.state, record, [created(number) for number in range(2, 14)], [])
+    assert apply(log.state, record, columns([created(number) for number in range(2, 14)]), [])
     no_ipv6 = [msgspec.structs.replace(created(number), ipv6="") for number in range(14, 20)]
-    assert apply(log.state, record, no_ipv6, [])
-    assert BULK_PROJECTIONS[e.WorkloadApplied] is workloads.workloads_applied
-    assert workloads.workloads_applied(log.state, record, [e.WorkloadApplied("shop", f"w{n}", {}) for n in range(5)], [])
+    assert apply(log.state, record, columns(no_ipv6), [])
+    apply = BULK_PROJECTIONS[e.WorkloadApplied]
+    assert apply is workloads.workloads_applied
+    assert apply(log.state, record, columns([e.WorkloadApplied("shop", f"w{n}", {}) for n in range(5)]), []) is False
+
+
+def columns(events: Sequence[e.Event]) -> Sequence[Sequence[Any]]:
+    """Of events of one kind, field by field."""
+    return list(zip(*map(msgspec.structs.astuple, events), strict=True))
