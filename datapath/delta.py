@@ -29,7 +29,9 @@ Delta = Mapping[str, TableDelta]
 
 def difference(desired: Rows, realized: Rows) -> TableDelta:
     """All of a table; rows that are not desired go. Only for a `desired` that is known to be whole."""
-    puts = sorted(item for item in desired.items() if realized.get(item[0]) != item[1])
+    if not realized:
+        return TableDelta(dict(sorted(desired.items())), (), {})
+    puts = sorted([item for item in desired.items() if realized.get(item[0]) != item[1]])
     return _delta(puts, sorted(realized.keys() - desired.keys()), realized)
 
 

@@ -254,7 +254,7 @@ class Realization:
 
     def _record_puts(self, table: str, rows: Sequence[tuple[bytes, bytes]]) -> None:
         realized, digest = self._realized[table], self._digests[table]
-        for key, _ in rows:
+        for key, _ in rows if realized else ():
             previous = realized.get(key)
             if previous is not None:
                 digest.remove(key, previous)
