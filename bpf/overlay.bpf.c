@@ -76,9 +76,7 @@ static __always_inline int unwrap(struct __sk_buff *skb, struct packet *packet, 
 	return TC_ACT_OK;
 }
 
-/* Ingress of the tunnel device: what other nodes send, unwrapped. */
-SEC("tc")
-int from_overlay(struct __sk_buff *skb)
+static __always_inline int receive(struct __sk_buff *skb)
 {
 	struct packet *packet = packet_in(TRAFFIC_INGRESS, POLICY_INGRESS);
 	struct address node = {};
@@ -93,6 +91,13 @@ int from_overlay(struct __sk_buff *skb)
 	/* Back into the tunnel, in this node's name. */
 	packet->source_identity = IDENTITY_HOST;
 	return tunnel_set(skb, packet, &node) ? TC_ACT_SHOT : reject(skb, packet, 0);
+}
+
+/* Ingress of the tunnel device: what other nodes send, unwrapped. */
+SEC("tc")
+int from_overlay(struct __sk_buff *skb)
+{
+	return receive(skb);
 }
 
 /* What the node itself sends: an answer for a frontend takes its address; the rest is judged where host policies are in

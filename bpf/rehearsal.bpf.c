@@ -31,5 +31,5 @@ int from_overlay_rehearsed(struct __sk_buff *skb)
 		key.local[0] = bpf_ntohl(node.words[3]);
 	if (bpf_skb_set_tunnel_key(skb, (struct bpf_tunnel_key *)&key, sizeof(key), is_ipv4 ? 0 : BPF_F_TUNINFO_IPV6))
 		return TC_ACT_UNSPEC;
-	return from_overlay(skb);
+	return receive(skb);
 }

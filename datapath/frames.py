@@ -12,6 +12,7 @@ from datapath.notifications import Notification
 from datapath.tables import IPV4_PREFIX
 
 ICMP, TCP, UDP, ICMPV6, SCTP = 1, 6, 17, 58, 132
+DESTINATION_OPTIONS = 60
 ETHERNET_IPV4, ETHERNET_IPV6 = 0x0800, 0x86DD
 ETHERNET_BYTES = 14
 TTL = 64
@@ -69,7 +70,8 @@ def first_packet(
 
 
 def ends_of(frame: bytes) -> Ends:
-    """Raises FrameFault for a frame without an IP packet or with IPv6 extension headers."""
+    """Raises FrameFault for a frame without an IP packet, or with IPv6 extension headers other than options for the
+    destination, which are passed over."""
     try:
         (kind,) = struct.unpack_from(">H", frame, 12)
         packet = frame[ETHERNET_BYTES:]
@@ -78,6 +80,8 @@ def ends_of(frame: bytes) -> Ends:
             segment = packet[(packet[0] & 15) * 4 :]
         elif kind == ETHERNET_IPV6:
             source, dest, protocol, segment = packet[8:24], packet[24:40], packet[6], packet[40:]
+            while protocol == DESTINATION_OPTIONS:
+                protocol, segment = segment[0], segment[8 * (segment[1] + 1) :]
         else:
             raise FrameFault(f"a frame of type {kind:#06x} holds no IP packet")
         ports = struct.unpack_from(">HH", segment) if protocol in (TCP, UDP, SCTP) else (0, 0)

@@ -21,7 +21,7 @@ from datapath.tables import NO_ADDRESS, DeviceRow, ServiceKey
 
 OUTSIDE = ("192.0.2.1", "198.51.100.1", "203.0.113.1", "2001:db8::1", "3fff::1")
 """Addresses for documentation (RFC 5737, RFC 3849, RFC 9637), which stand for the world where none is named."""
-FROM_ENDPOINT, TO_ENDPOINT, FROM_OVERLAY = "from_endpoint", "to_endpoint", "from_overlay"
+FROM_ENDPOINT, TO_ENDPOINT, FROM_OVERLAY, TO_NETWORK = "from_endpoint", "to_endpoint", "from_overlay", "to_network"
 VNI_MAX = 0xFFFFFF
 
 
@@ -63,7 +63,8 @@ class PacketWays:
         source, dest, version, protocol, port = self._judge.ends(question)
         if (protocol, version) == (ICMP, 6):
             raise NoPacket("the ends have only IPv6 in common, whose messages are ICMPv6")
-        from_address, to_address = self._address(source, dest, version), self._address(dest, source, version)
+        from_address = self._address(question.source, source, dest, version)
+        to_address = self._address(question.dest, dest, source, version)
         sender = self._endpoint(source)
         macs = (mac_bytes(sender.device.mac), mac_bytes(sender.device.host_mac)) if sender is not None else ()
         try:
@@ -88,8 +89,11 @@ class PacketWays:
         there = self._node_of(ends_of(outcome.frame).dest)
         if there is None or there == step.node:
             return None
+        frame = bytes(6) + outcome.frame[6:]
+        if step.program == TO_NETWORK:
+            return self._arriving(there, frame)
         identity = step.device.identity if step.device is not None else abi.IDENTITY_REMOTE_NODE
-        return self._arriving(there, bytes(6) + outcome.frame[6:], step.node, identity)
+        return self._arriving(there, frame, step.node, identity)
 
     def _from_node(self, origin: NodeKey, there: NodeKey | None, receiver: Endpoint | None, frame: bytes) -> Step:
         """What a node itself sends. Raises NoPacket."""
@@ -97,18 +101,20 @@ class PacketWays:
             if receiver is None:
                 raise NoPacket("what a node sends to itself passes no program")
             return Step(there, TO_ENDPOINT, frame, device_row(receiver))
-        if there is not None and self._tunnel_address(origin, there) != NO_ADDRESS:
+        # Only endpoints are behind the tunnel; nodes talk to nodes on the link.
+        if there is not None and receiver is not None and self._tunnel_address(origin, there) != NO_ADDRESS:
             return Step(origin, "to_overlay", frame, None)
         if self._is_guarded(origin):
-            return Step(origin, "to_network", frame, None)
+            return Step(origin, TO_NETWORK, frame, None)
         if there is None:
             raise NoPacket("a node sends it to nobody in the mesh, and without host policies no program asks")
-        return self._arriving(there, frame, origin)
+        return self._arriving(there, frame)
 
     def _arriving(
         self, there: NodeKey, frame: bytes, origin: NodeKey | None = None, identity: int = abi.IDENTITY_REMOTE_NODE
     ) -> Step:
-        """At the node for which it is; `origin`: the node that sent it there, `identity`: on whose behalf."""
+        """At the node for which it is. `origin`: the node that sent it there, through the tunnel where they have one;
+        `identity`: on whose behalf."""
         address = self._tunnel_address(there, origin) if origin is not None else NO_ADDRESS
         if address != NO_ADDRESS:
             vni = identity if identity <= VNI_MAX else abi.IDENTITY_WORLD
@@ -141,10 +147,12 @@ class PacketWays:
             raise NoPacket(f"{end.cluster}:{end.namespace}/{end.name} has no endpoint")
         return self._state.endpoints[keys[0]]
 
-    def _address(self, end: End, other: End, version: int) -> bytes:
-        """Raises NoPacket."""
-        if isinstance(end, MeshEndpoint):
-            listed: Sequence[str] = end.addresses
+    def _address(self, text: str, end: End, other: End, version: int) -> bytes:
+        """`text`: as the question has the end. Raises NoPacket."""
+        if text.startswith("ip:"):
+            listed: Sequence[str] = (text.removeprefix("ip:"),)
+        elif isinstance(end, MeshEndpoint):
+            listed = end.addresses
         elif isinstance(end, MeshNode):
             listed = self._node_addresses(NodeKey(end.cluster, end.name))
         else:
@@ -158,8 +166,6 @@ class PacketWays:
         return node_addresses(self._state.nodes[key])
 
     def _place_addresses(self, place: Place, other: End) -> Sequence[str]:
-        if place.address:
-            return (place.address,)
         own = NodeKey(other.cluster, other.node) if isinstance(other, MeshEndpoint) else None
         if place.entity == "host" and own in self._state.nodes:
             return self._node_addresses(own)
@@ -177,5 +183,9 @@ def _name(end: End) -> str:
 
 
 def is_dropped(outcome: Outcome) -> bool:
-    """A copy has no routes, and which way a packet would leave the node is not asked: one that found none goes on."""
-    return outcome.action == ACTION_SHOT and outcome.drop_reason != abi.FIB_LOOKUP_FAILED
+    """Also one that was answered with a refusal.
+
+    A copy has no routes, and which way a packet would leave the node is not asked: one that found none goes on.
+    """
+    is_lost = outcome.action == ACTION_SHOT or outcome.drop_reason != 0
+    return is_lost and outcome.drop_reason != abi.FIB_LOOKUP_FAILED

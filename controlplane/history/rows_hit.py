@@ -7,10 +7,10 @@ belong here: running the programs (runtime/rehearsing.py), why a row is there (w
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from controlplane.history.packets import Step
+from controlplane.history.packets import Step, is_dropped
 from controlplane.history.rows import row_fields, row_name
 from datapath.abi import types as abi
-from datapath.frames import ACTION_SHOT, ICMP, ICMPV6, Ends, Outcome, ends_of
+from datapath.frames import ICMP, ICMPV6, Ends, Outcome, ends_of
 from datapath.notifications import Notification
 from datapath.tables import (
     BackendKey,
@@ -45,7 +45,7 @@ def rows_hit(step: Step, outcome: Outcome, tables: Tables) -> list[dict[str, Any
 
 
 def _hits(step: Step, outcome: Outcome, tables: Tables) -> Iterator[Hit]:
-    asked, sent = ends_of(step.frame), _sent(step, outcome, tables)
+    asked, sent = ends_of(step.frame), _sent(step, outcome)
     if step.device is not None:
         yield from (("devices", key) for key, row in tables["devices"].items() if row == step.device)
     else:
@@ -57,15 +57,15 @@ def _hits(step: Step, outcome: Outcome, tables: Tables) -> Iterator[Hit]:
             yield from policy_hits(told, tables)
 
 
-def _sent(step: Step, outcome: Outcome, tables: Tables) -> Ends:
+def _sent(step: Step, outcome: Outcome) -> Ends:
     """The packet's ends as they were judged: with the backend where a service had one, of a dropped packet too."""
-    left = ends_of(outcome.frame)
-    if outcome.action != ACTION_SHOT:
-        return left
+    if not is_dropped(outcome):
+        return ends_of(outcome.frame)
+    asked = ends_of(step.frame)
     for told in outcome.told:
         if told.type == abi.NOTIFICATION_VERDICT:
-            return left._replace(dest=told.dest, dest_port=told.dest_port)
-    return left
+            return asked._replace(dest=told.dest, dest_port=told.dest_port)
+    return asked
 
 
 def _service(step: Step, outcome: Outcome, asked: Ends, sent: Ends, tables: Tables) -> Iterator[Hit]:

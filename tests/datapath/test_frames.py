@@ -50,3 +50,12 @@ def test_what_is_no_frame_is_refused(frame: bytes) -> None:
     """A frame that ends early, and one of another protocol."""
     with pytest.raises(FrameFault):
         ends_of(frame)
+
+
+def test_options_for_the_destination_are_passed_over() -> None:
+    """As a node puts them before what is behind them, to say which frontend was asked for."""
+    source, dest = address_bytes("2001:db8::1"), address_bytes("2001:db8::2")
+    frame = first_packet(source, dest, TCP, 80)
+    options = bytes((TCP, 2)) + bytes(22)
+    put = frame[:20] + bytes((60,)) + frame[21:54] + options + frame[54:]
+    assert ends_of(put) == ends_of(frame)
