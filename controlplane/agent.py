@@ -22,6 +22,7 @@ from controlplane.model import NodeKey
 from controlplane.projections.state import State
 from controlplane.runtime import place
 from controlplane.runtime.acceleration import acceleration
+from controlplane.runtime.announced import OwnFile
 from controlplane.runtime.checkpoints import Checkpoints
 from controlplane.runtime.clock import Clock, SystemClock
 from controlplane.runtime.connection import connect_log
@@ -33,10 +34,12 @@ from controlplane.runtime.flows import FlowRecorder
 from controlplane.runtime.follower import Follower
 from controlplane.runtime.health_checks import HealthChecks, NodeSource
 from controlplane.runtime.inspection import Inspection
+from controlplane.runtime.losses import Losses
 from controlplane.runtime.monitor import Monitor, Ring
 from controlplane.runtime.node import Node, NodeParts
 from controlplane.runtime.overlay import Overlay
 from controlplane.runtime.process import complain, run_process
+from controlplane.runtime.recovery import Recovery
 from controlplane.runtime.relabelling import Relabelling
 from controlplane.runtime.reports import Reporter
 from controlplane.runtime.settling import Settling
@@ -183,10 +186,11 @@ def build_node(
     deriver = Deriver(*where)
     relabelling = Relabelling(where, follower, writer, clock, settings)
     overlay = Overlay(settings, underlay, follower, reconciler, devices, clock)
-    endpoints = Endpoints(
-        settings, follower, writer, reconciler, devices, clock, counters, overlay.mtu_bytes
-    )
     directory = place.state_dir(settings.state_dir, settings.node)
+    own = OwnFile(directory, where, follower)
+    endpoints = Endpoints(
+        settings, follower, writer, reconciler, devices, clock, counters, overlay.mtu_bytes, own
+    )
     flows = FlowRecorder(directory, log, writer, follower, clock, settings, counters)
     inspection = Inspection(reconciler, clock, settings)
     parts = NodeParts(
@@ -208,11 +212,14 @@ def build_node(
         overlay=overlay,
         settling=Settling(kernel, reconciler.worker, endpoints, clock, settings),
         inspection=inspection,
-        reporter=Reporter(log, writer, follower, reconciler, inspection, clock, settings),
+        reporter=Reporter(log, writer, follower, reconciler, inspection, clock, settings, own),
         monitor=Monitor(settings.monitor_queue_max, counters, flows.take),
         flows=flows,
         collector=build_collector(settings, clock, kernel, reconciler),
         open_ring=open_ring,
+        losses=Losses(directory, follower),
+        own=own,
+        recovery=Recovery(where, own, follower, writer, reconciler, devices, clock, settings, counters),
         start_source=f"checkpoint at revision {checkpoints.revision}" if state else "the log's first record",
     )
     return Node(parts)

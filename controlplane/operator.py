@@ -25,6 +25,7 @@ from controlplane.runtime.connection import connect_log
 from controlplane.runtime.duties import Duties
 from controlplane.runtime.flags import parser_of, settings_from
 from controlplane.runtime.follower import Follower
+from controlplane.runtime.losses import Losses
 from controlplane.runtime.process import complain, run_process
 from controlplane.runtime.retention import Retention
 from controlplane.runtime.telemetry import Counters, configure_logging
@@ -129,7 +130,8 @@ def archive_dir(settings: OperatorSettings) -> Path:
 def build_operator(settings: OperatorSettings, log: EtcdLog) -> Warden:
     """All parts, wired; nothing runs yet."""
     clock, counters = SystemClock(), Counters()
-    checkpoints = Checkpoints(place.made(place.state_dir(settings.state_dir, process_name(settings))))
+    directory = place.made(place.state_dir(settings.state_dir, process_name(settings)))
+    checkpoints = Checkpoints(directory)
 
     async def refold(error: LogError) -> State:
         return await checkpoints.refold(log, error)
@@ -138,7 +140,8 @@ def build_operator(settings: OperatorSettings, log: EtcdLog) -> Warden:
     writer = Writer(log, follower, Author(settings.cluster, WRITER), clock, settings, counters)
     duties = Duties(log, follower, writer, clock, settings, counters, (build_wish(settings),))
     retention = Retention(log, Archive(archive_dir(settings)), follower, writer, duties, clock, settings, counters)
-    return Warden(settings, clock, counters, log, checkpoints, follower, writer, duties, retention)
+    losses = Losses(directory, follower)
+    return Warden(settings, clock, counters, log, checkpoints, follower, writer, duties, retention, losses)
 
 
 def build_wish(settings: OperatorSettings) -> JoinCluster:

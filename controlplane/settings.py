@@ -114,6 +114,9 @@ class AgentSettings(CommonSettings, frozen=True, kw_only=True):
 
     start_log_s: Seconds = 3.0
     """How long a start waits for etcd before it serves from the checkpoint: longer than an election (2 s)."""
+    restore_wait_s: Seconds = 15.0
+    """How long the kernel stays as it is after etcd was put back to a backup, for other nodes to announce again what
+    the log has lost of them; they do within seconds, or are away."""
     report_s: Seconds = 2.0
     """How often a node reports to its side table; the report is one small put."""
     endpoint_ready_s: Seconds = 10.0

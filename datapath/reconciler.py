@@ -9,6 +9,8 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
+import msgspec
+
 from datapath.delta import Pending
 from datapath.kernel.api import Kernel
 from datapath.realization import Realization, Report, TableVerification
@@ -52,6 +54,8 @@ class Reconciler:
         self._pending = Pending()
         self._work = asyncio.Event()
         self._passed = asyncio.Event()
+        self._forgets = 0
+        self._is_forgotten = False
         self.was_empty = False
         """Whether the kernel held no row of ours when it was opened."""
 
@@ -75,6 +79,14 @@ class Reconciler:
         await self._worker.call(self._realization.close)
         self._worker.close()
 
+    def forget_generation(self) -> None:
+        """Generations begin anew, and may be lower: what is offered and not yet written counts no more, and nothing is
+        realized until a later offer is. Rows stay."""
+        self._forgets += 1
+        self._is_forgotten = True
+        self._pending = Pending()
+        self._publish(self._report)
+
     def offer(self, desired: Desired) -> None:
         """What the kernel should hold. Offers that no pass has taken yet become one."""
         self._pending.merge(desired)
@@ -86,7 +98,10 @@ class Reconciler:
             await self._wait_work()
             pending, self._pending = self._pending, Pending()
             self._work.clear()
+            forgets = self._forgets
             report = await self._worker.call(self._realization.converge, pending, self._clock())
+            if pending and forgets == self._forgets:
+                self._is_forgotten = False
             self._publish(report)
             if self._on_writes:
                 self._on_writes(report)
@@ -130,7 +145,7 @@ class Reconciler:
         return await self.verify()
 
     def _publish(self, report: Report) -> None:
-        self._report = report
+        self._report = msgspec.structs.replace(report, realized_generation=-1) if self._is_forgotten else report
         passed, self._passed = self._passed, asyncio.Event()
         passed.set()
 

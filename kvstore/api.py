@@ -78,13 +78,18 @@ class EventLog(LogStatus, Protocol):
         """Give the place back at once instead of waiting for the lease to run out. Never raises."""
         ...
 
-    async def append(self, session: Session, payload: bytes, claims: Sequence[Claim] = ()) -> Revision:
+    async def append(
+        self, session: Session, payload: bytes, claims: Sequence[Claim] = (), *, known: int = 0
+    ) -> Revision:
         """Store one batch, exactly once, and return its revision.
+
+        `known` is the last sequence of this writer that the decision has seen: a store that holds less was put back to
+        a backup, and takes nothing that was decided before (LogRewound).
 
         An unknown outcome is resolved inside: the same transaction is sent again until its fate is known or
         the deadline passes (LogUnavailable; a later append of the same session first settles the one in
         doubt). Appends of one session are sent one at a time, in call order. Raises Fenced, ClaimConflict,
-        LogFull, PayloadTooLarge, LogUnavailable.
+        LogFull, LogRewound, PayloadTooLarge, LogUnavailable.
         """
         ...
 

@@ -41,8 +41,9 @@ class Checkpoint(msgspec.Struct, frozen=True):
     saved: bytes
 
 
-def save(path: Path, position: Position, schema_version: int, saved: bytes) -> None:
-    """Replace the file at once: after a crash it is the old one or the new one. Raises OSError."""
+def save(path: Path, position: Position, schema_version: int, saved: bytes, *, durable: bool = True) -> None:
+    """Replace the file at once: after a crash it is the old one or the new one; also after one of the machine, if it is
+    to be `durable`. Raises OSError."""
     header = Header(FORMAT, position, schema_version, len(saved), _digest(position, schema_version, saved))
     encoded = msgspec.msgpack.encode(header)
     fresh = path.with_name(f".{path.name}.{os.getpid()}")
@@ -52,13 +53,15 @@ def save(path: Path, position: Position, schema_version: int, saved: bytes) -> N
             file.write(MAGIC + len(encoded).to_bytes(_LENGTH, "big") + encoded)
             file.write(saved)
             file.flush()
-            os.fsync(file.fileno())
+            if durable:
+                os.fsync(file.fileno())
         os.replace(fresh, path)
     except BaseException:
         with suppress(OSError):
             os.unlink(fresh)
         raise
-    _fsync_directory(path.parent)
+    if durable:
+        _fsync_directory(path.parent)
 
 
 def load(path: Path) -> Checkpoint:

@@ -119,7 +119,9 @@ class EtcdLog:
         if seat is not None:
             await seat.close()
 
-    async def append(self, session: Session, payload: bytes, claims: Sequence[Claim] = ()) -> Revision:
+    async def append(
+        self, session: Session, payload: bytes, claims: Sequence[Claim] = (), *, known: int = 0
+    ) -> Revision:
         """See EventLog. Raises ValueError on malformed claims."""
         if len(payload) > BATCH_BYTES_MAX:
             raise PayloadTooLarge(f"payload of {len(payload)} bytes: at most {BATCH_BYTES_MAX}")
@@ -127,7 +129,7 @@ class EtcdLog:
         seat = self._seats.get(session)
         if seat is None:
             raise Fenced(f"session of {session.cluster}/{session.writer} was closed or is not of this log")
-        return await seat.append(payload, claims)
+        return await seat.append(payload, claims, known)
 
     async def head(self) -> Revision:
         """See EventLog."""

@@ -26,6 +26,7 @@ from kvstore.append import (
 from kvstore.errors import ClaimConflict, Fenced, LogError, LogUnavailable
 from kvstore.etcd_client import LEASE_GRANT, LEASE_REVOKE, RANGE, TXN, Client, LeaseGone
 from kvstore.types import Claim, Revision, Session, Want
+from kvstore.watch import put_back
 
 EQUAL, GREATER, LESS = rpc.Compare.EQUAL, rpc.Compare.GREATER, rpc.Compare.LESS
 CREATE, MOD = rpc.Compare.CREATE, rpc.Compare.MOD
@@ -72,6 +73,7 @@ class Seat:
         self.session = session
         self._client = client
         self._place = place
+        self._name = f"{session.cluster}/{session.writer}"
         self._turn = asyncio.Lock()
         self._fixed, self._fixed_at = b"", -1
         self._session_key = keys.session_key(session.cluster, session.writer)
@@ -81,9 +83,12 @@ class Seat:
             self._keep_alive(), name=f"lease of {session.cluster}/{session.writer}"
         )
 
-    async def append(self, payload: bytes, claims: Sequence[Claim]) -> Revision:
+    async def append(self, payload: bytes, claims: Sequence[Claim], known: int) -> Revision:
         """See EventLog.append."""
         async with self._turn:
+            if self._place.sequence < known:
+                # An append in doubt has landed, or the store was put back before this session began.
+                await self._require(known)
             for _ in range(TRIES_MAX):
                 sent = attempt(self._place, self.session.cluster, self.session.writer, payload)
                 answer = await self._client.call(TXN, self._transaction(sent, claims))
@@ -94,18 +99,21 @@ class Seat:
                     return Revision(answer.header.revision)
                 outcome = settle(sent, claims, _found(answer))
                 if isinstance(outcome, Lost):
-                    raise Fenced(
-                        f"session of {self.session.cluster}/{self.session.writer} "
-                        f"with token {self.session.token} is gone; open a new session"
-                    )
+                    raise Fenced(f"session of {self._name} with token {self.session.token} is gone; open a new session")
                 if isinstance(outcome, Conflict):
                     raise ClaimConflict(outcome.key, answer.header.revision)
                 self._place = outcome.place
                 if isinstance(outcome, Landed):
                     return outcome.revision
-        raise LogError(
-            f"append of {self.session.cluster}/{self.session.writer} was refused {TRIES_MAX} times"
-        )
+                if self._place.sequence < known:
+                    raise put_back(self._name, self._place.sequence, known)
+        raise LogError(f"append of {self._name} was refused {TRIES_MAX} times")
+
+    async def _require(self, known: int) -> None:
+        answer = await self._client.call(RANGE, rpc.RangeRequest(key=self._cursor_key))
+        held = decode_cursor(answer.kvs[0].value if answer.kvs else b"").sequence
+        if held < known:
+            raise put_back(self._name, held, known)
 
     async def close(self) -> None:
         """Stop the keepalive and give the lease back."""

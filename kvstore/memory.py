@@ -15,7 +15,7 @@ from kvstore import keys
 from kvstore.append import check_claims
 from kvstore.errors import ClaimConflict, Fenced, LogError, LogUnavailable, PayloadTooLarge
 from kvstore.types import BATCH_BYTES_MAX, Bookmark, Claim, Position, Record, Revision, Session, Stored, Want
-from kvstore.watch import Reader, Tally, Turn, Verdict
+from kvstore.watch import Reader, Tally, Turn, Verdict, put_back
 
 SEGMENT_RECORDS = 100
 
@@ -88,8 +88,11 @@ class MemoryStore:
         else:
             self.kept[key] = kept
 
-    def append(self, session: Session, payload: bytes, claims: Sequence[Claim]) -> Revision:
+    def append(self, session: Session, payload: bytes, claims: Sequence[Claim], known: int = 0) -> Revision:
         """One step: fence, claims, record."""
+        name = f"{session.cluster}/{session.writer}"
+        if self.sequences.get(name, 0) < known:
+            raise put_back(name, self.sequences.get(name, 0), known)
         self.require(session)
         for claim in claims:
             kept = self.kept.get(keys.claim_key(claim.key))
@@ -103,7 +106,6 @@ class MemoryStore:
             else:
                 held = claim.want is Want.HELD
                 self._set(key, _Kept(self.kept[key].value if held else claim.value, self.revision))
-        name = f"{session.cluster}/{session.writer}"
         self.sequences[name] = self.sequences.get(name, 0) + 1
         self.records.append(
             Record(
@@ -246,7 +248,9 @@ class MemoryLog:
         if self.connected:
             self.store.revoke(session.lease)
 
-    async def append(self, session: Session, payload: bytes, claims: Sequence[Claim] = ()) -> Revision:
+    async def append(
+        self, session: Session, payload: bytes, claims: Sequence[Claim] = (), *, known: int = 0
+    ) -> Revision:
         """See EventLog."""
         if len(payload) > BATCH_BYTES_MAX:
             raise PayloadTooLarge(f"payload of {len(payload)} bytes: at most {BATCH_BYTES_MAX}")
@@ -257,7 +261,7 @@ class MemoryLog:
         landed: list[Revision] = []
 
         def append() -> Revision:
-            landed.append(self.store.append(session, payload, claims))
+            landed.append(self.store.append(session, payload, claims, known))
             return landed[0]
 
         try:

@@ -113,9 +113,7 @@ class Reader:
             raise LogRewound(f"the store is at revision {head}; this reader has already seen {self.revision}")
         for name, held in self._sequences.items():
             if cursors.get(name, 0) < held:
-                raise LogRewound(
-                    f"the store holds {cursors.get(name, 0)} records of {name}; this reader has already seen {held}"
-                )
+                raise put_back(name, cursors.get(name, 0), held)
         self.cluster_id = cluster_id
         require_history(self.revision, lows)
 
@@ -184,6 +182,11 @@ class Reader:
     def waiting(self) -> bool:
         """True if the last audit found a writer ahead of what was delivered."""
         return bool(self._behind)
+
+
+def put_back(name: str, held: int, seen: int) -> LogRewound:
+    """What a store is that has fewer records of a writer than were seen in it."""
+    return LogRewound(f"the store holds {held} records of {name}; this reader has already seen {seen}")
 
 
 def record_text(record: Record) -> str:

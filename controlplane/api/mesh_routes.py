@@ -14,6 +14,7 @@ from controlplane.api import (
     applying,
     flow_routes,
     history_routes,
+    loss_routes,
     policy_routes,
     reading_routes,
     schema,
@@ -31,6 +32,7 @@ from controlplane.history.at import Past
 from controlplane.history.flows import FlowSummary
 from controlplane.model import NodeKey
 from controlplane.runtime.follower import Follower
+from controlplane.runtime.losses import Losses
 from controlplane.runtime.telemetry import Labels, prometheus_text
 from controlplane.runtime.writer import Outcome, Writer, WriterFailed
 from kvstore.api import EventLog
@@ -75,6 +77,9 @@ class Mesh(Protocol):
     @property
     def writer(self) -> Writer: ...
 
+    @property
+    def losses(self) -> Losses: ...
+
     def status(self) -> Any: ...
 
     def row_state(self, cluster: str, node: str, endpoint_id: int) -> str: ...
@@ -95,6 +100,7 @@ def routes(mesh: Mesh) -> list[web.RouteDef]:
         *policy_routes.reading_routes(mesh),
         *standing_routes.routes(mesh),
         *flow_routes.routes(mesh),
+        *loss_routes.routes(mesh),
         *policy_routes.changing_routes(mesh),
         *service_routes.changing_routes(mesh),
         web.get("/v1/status", serve.status),

@@ -36,6 +36,7 @@ revision of the log that the answer stands at. An error has a status of 400 and 
     GET    /v1/policy/settings[?at=POINT]               {settings}; POST takes the settings themselves
     GET    /v1/names[?at=POINT]                         {items: cluster, name, addresses}
     POST   /v1/names                                    {name, addresses, expired} -> {revision, changed}
+    GET    /v1/lost                                     LossList (loss_routes.py); DELETE -> {dismissed}
 
 A POINT is a revision, a time (RFC 3339) or so long ago ("-10m"). A NODE is "n1" or "cluster/n1". An END is "ns/pod",
 "cluster:ns/pod", "service:ns/name", "ip:ADDRESS" or "entity:NAME".

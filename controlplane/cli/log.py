@@ -13,6 +13,7 @@ from typing import Any
 
 from controlplane.api.connection import Connection
 from controlplane.api.quickclient import ApiRefused, ApiUnavailable
+from controlplane.cli import lost
 from controlplane.cli.at import POINT, asked
 from controlplane.cli.diff import print_rows, print_things
 from controlplane.cli.errors import OK, CommandFailed, UsageError
@@ -64,6 +65,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     keeping = _verb(verbs, "retention", what, "meshlog log retention", [])
     add_etcd(keeping, "read it there (default: where the agent reads the log)")
     keeping.set_defaults(run=run_kept)
+    losing = _verb(
+        verbs, "lost", "what was known here, and a log that was put back to a backup does not hold as it was",
+        "meshlog log lost --manifests | meshlog apply -f -", [],
+    )  # fmt: skip
+    lost.add_flags(losing)
+    losing.set_defaults(run=lost.run)
 
 
 def _verb(verbs: Any, name: str, text: str, example: str, aliases: list[str]) -> argparse.ArgumentParser:

@@ -5,6 +5,7 @@ from typing import Any
 
 from controlplane.commands import (
     addresses,
+    announcing,
     cluster,
     endpoint,
     identity,
@@ -30,6 +31,7 @@ DECISIONS: Mapping[type[Any], Callable[[State, Author, Any], Decision | Rejectio
     workload.RemoveWorkload: workload.remove_workload,
     endpoint.CreateEndpoint: endpoint.create_endpoint,
     endpoint.RelabelEndpoint: endpoint.relabel_endpoint,
+    announcing.AnnounceEndpoint: announcing.announce_endpoint,
     endpoint.DeleteEndpoint: endpoint.delete_endpoint,
     identity.ReleaseIdentity: identity.release_identity,
     redirect.ApplyLocalRedirect: redirect.apply_local_redirect,
@@ -51,7 +53,7 @@ DECISIONS: Mapping[type[Any], Callable[[State, Author, Any], Decision | Rejectio
 
 OPERATOR = "operator"
 OF_OPERATOR = (cluster.JoinCluster, cluster.LeaveCluster, node.AssignAddressBlock, identity.ReleaseIdentity)
-OF_NODE = (node.JoinNode, endpoint.CreateEndpoint, endpoint.RelabelEndpoint)
+OF_NODE = (node.JoinNode, endpoint.CreateEndpoint, endpoint.RelabelEndpoint, announcing.AnnounceEndpoint)
 OF_BOTH = (node.RemoveNode, endpoint.DeleteEndpoint)
 """Whose commands they are: the cluster's operator's, those of the node they are about, or of either. All others are
 anybody's. The projections refuse the events of anyone else."""

@@ -1,6 +1,7 @@
 """Identity numbers: found or allocated with a decision that needs one, released when nobody can use them. Pure."""
 
 import hashlib
+from itertools import chain
 
 import msgspec
 
@@ -18,11 +19,14 @@ class ReleaseIdentity(msgspec.Struct, frozen=True):
     number: int
 
 
-def identity_for(state: State, author: Author, labels: Labels) -> tuple[int, Decision] | Rejection:
+def identity_for(
+    state: State, author: Author, labels: Labels, preferred: int = 0
+) -> tuple[int, Decision] | Rejection:
     """The number of a label set, and what must be appended for it: of a known one the claim alone, held, so that no
     release that did not see this use can stand.
 
-    A new number is the first free one behind the last given out, so that a released number stays unused longest.
+    A new number is the first free one behind the last given out, so that a released number stays unused longest; but
+    `preferred`, which packets carry already, if it is free.
     """
     known = state.identity_numbers.get((author.cluster, labels))
     if known is not None:
@@ -33,8 +37,9 @@ def identity_for(state: State, author: Author, labels: Labels) -> tuple[int, Dec
     base = cluster.cluster_id << IDENTITY_BITS
     count = IDENTITY_N_MAX - IDENTITY_N_MIN + 1
     last = state.last_identity.get(author.cluster, base + IDENTITY_N_MIN - 1) - base
-    for step in range(count):
-        number = base + IDENTITY_N_MIN + (last - IDENTITY_N_MIN + 1 + step) % count
+    wished = (preferred,) if IDENTITY_N_MIN <= preferred - base <= IDENTITY_N_MAX else ()
+    following = (base + IDENTITY_N_MIN + (last - IDENTITY_N_MIN + 1 + step) % count for step in range(count))
+    for number in chain(wished, following):
         if number not in state.identities:
             claims = (
                 Claim(cluster_claim(cluster.cluster_id), Want.HELD),

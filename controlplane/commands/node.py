@@ -10,7 +10,7 @@ from controlplane.commands.types import Author, Decision, Rejection
 from controlplane.events import AddressBlockAssigned, NodeJoined, NodeLeft
 from controlplane.labels import SOURCE_KUBERNETES, label_fault
 from controlplane.model import Cluster, Device, Labels, Node, NodeKey, Tunnel
-from controlplane.projections.nodes import acceleration_fault, cgroup_fault, node_fault
+from controlplane.projections.nodes import acceleration_fault, blocks_fault, cgroup_fault, node_fault
 from controlplane.projections.state import State
 from kvstore.types import Claim, Want
 
@@ -32,9 +32,15 @@ class JoinNode(msgspec.Struct, frozen=True):
 
 
 class AssignAddressBlock(msgspec.Struct, frozen=True):
-    """Cut the node's pod CIDRs, one of each range of the cluster."""
+    """Cut the node's pod CIDRs, one of each range of the cluster.
+
+    `wanted`: what the node's endpoints live in already; `avoid`: what those of other nodes do, though the log does not
+    say so any more.
+    """
 
     node: str
+    wanted: tuple[str, ...] = ()
+    avoid: tuple[str, ...] = ()
 
 
 class RemoveNode(msgspec.Struct, frozen=True):
@@ -83,7 +89,8 @@ def sourced_labels(labels: Labels) -> Labels:
 
 
 def assign_address_block(state: State, author: Author, command: AssignAddressBlock) -> Decision | Rejection:
-    """The lowest free block of each of the cluster's ranges; what the node has it keeps."""
+    """What it wants if that is free, else the lowest free block of each of the cluster's ranges; what it has it keeps.
+    """
     cluster = state.clusters.get(author.cluster)
     node = state.nodes.get(NodeKey(author.cluster, command.node))
     if cluster is None:
@@ -92,7 +99,9 @@ def assign_address_block(state: State, author: Author, command: AssignAddressBlo
         return Rejection(f"no node {command.node!r} in cluster {author.cluster}", "node")
     if node.blocks:
         return Decision()
-    blocks = free_blocks(cluster, state.blocks)
+    blocks: tuple[str, ...] | Rejection = command.wanted
+    if not command.wanted or blocks_fault(state, cluster.name, command.wanted):
+        blocks = free_blocks(cluster, {*state.blocks, *command.avoid})
     if isinstance(blocks, Rejection):
         return blocks
     held = Claim(node_claim(author.cluster, command.node), Want.HELD)

@@ -55,6 +55,19 @@ class Upkeep:
         self.identity_release_s = identity_release_s
         self.absent_since: dict[str, float] = {}
         self.unused_since: dict[int, float] = {}
+        self.blocks: dict[str, tuple[str, ...]] = {}
+        """By node, the blocks that its endpoints live in, by its own word or by a log that was lost."""
+        self.blocks_until_s = 0.0
+
+    def remember_blocks(self, lost: State, until_s: float) -> None:
+        """What a log had assigned that was put back to a backup since; nobody else gets it before `until_s`."""
+        self.blocks |= {key.node: node.blocks for key, node in lost.nodes.items() if key.cluster == self.cluster}
+        self.blocks_until_s = until_s
+
+    def hear_blocks(self, told: Mapping[str, tuple[str, ...]], now_s: float) -> None:
+        """What nodes say of their own blocks."""
+        kept = self.blocks if now_s < self.blocks_until_s else {}
+        self.blocks = {**kept, **{node: blocks for node, blocks in told.items() if blocks}}
 
 
 def due_commands(
@@ -63,12 +76,18 @@ def due_commands(
     """Blocks for new nodes, dead nodes removed, identities released. `alive`: writers with a session; `realized`: by
     node, of every cluster, the revision that it last reported."""
     nodes = sorted(key.node for key in state.nodes if key.cluster == upkeep.cluster)
-    blocks = [AssignAddressBlock(name) for name in nodes if not state.nodes[NodeKey(upkeep.cluster, name)].blocks]
+    blocks = [_assignment(upkeep, name) for name in nodes if not state.nodes[NodeKey(upkeep.cluster, name)].blocks]
     dead = _dead_nodes(upkeep, nodes, alive, now_s)
     removed = [RemoveNode(name, f"no session for {upkeep.node_dead_s:g} s") for name in dead]
     living = [key for key in state.nodes if key.cluster != upkeep.cluster or key.node not in dead]
     released = [ReleaseIdentity(number) for number in _unused(upkeep, state, living, realized, now_s)]
     return (*blocks, *removed, *released)
+
+
+def _assignment(upkeep: Upkeep, node: str) -> AssignAddressBlock:
+    """What the node had, and nothing that another had."""
+    others = (block for other, blocks in sorted(upkeep.blocks.items()) if other != node for block in blocks)
+    return AssignAddressBlock(node, upkeep.blocks.get(node, ()), tuple(others))
 
 
 def _dead_nodes(upkeep: Upkeep, nodes: list[str], alive: Collection[str], now_s: float) -> list[str]:

@@ -47,11 +47,7 @@ def endpoint_created(state: "State", record: Record, event: EndpointCreated, cha
     held = state.node_endpoints.get((cluster, node))  # type: ignore[call-overload]
     if held is None:
         return f"node {node} has not joined"
-    fault = (
-        _endpoint_fault(state, new)
-        or _identity_fault(state, cluster, new.identity, new.labels)
-        or _addresses_fault(state, new)
-    )
+    fault = attachment_fault(state, new) or _identity_fault(state, cluster, new.identity, new.labels)
     if fault:
         return fault
     held[key] = None
@@ -173,6 +169,11 @@ def _hold_workload(state: "State", workload: tuple[str, str, str], key: Endpoint
     state.workload_endpoints[workload] = (key,) if others is None else tuple(sorted((*others, key)))
 
 
+def attachment_fault(state: "State", new: Endpoint) -> str:
+    """Why a node cannot have this attachment with this number, device and these addresses; "" if it can."""
+    return _endpoint_fault(state, new) or _addresses_fault(state, new)
+
+
 def _endpoint_fault(state: "State", new: Endpoint) -> str:
     if not 1 <= new.endpoint_id <= ENDPOINT_ID_MAX:
         return f"endpoint_id {new.endpoint_id}: right is 1 to {ENDPOINT_ID_MAX}"
@@ -185,12 +186,20 @@ def _endpoint_fault(state: "State", new: Endpoint) -> str:
     return ""
 
 
+def holder_text(holder: NodeKey | EndpointKey) -> str:
+    """Who has an address, for messages."""
+    if isinstance(holder, NodeKey):
+        return f"node {holder.cluster}/{holder.node}"
+    return f"endpoint {holder.endpoint_id} of node {holder.cluster}/{holder.node}"
+
+
 def _addresses_fault(state: "State", new: Endpoint) -> str:
     ipv4, ipv6 = new.ipv4, new.ipv6
     if not (ipv4 or ipv6):
         return "an endpoint needs an address"
     if ipv4 in state.addresses or ipv6 in state.addresses:
-        return f"address {ipv4 if ipv4 in state.addresses else ipv6} is taken"
+        taken = ipv4 if ipv4 in state.addresses else ipv6
+        return f"address {taken} is that of {holder_text(state.addresses[taken])}"
     if ipv4:
         head, _, tail = ipv4.rpartition(".")
         if tail not in OCTETS or state.block_heads.get(head) != (new.cluster, new.node):

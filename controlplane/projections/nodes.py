@@ -7,9 +7,9 @@ import msgspec
 from controlplane.addresses import Span, is_mac, length_of, packed_address, router_address, span_of
 from controlplane.events import AddressBlockAssigned, NodeJoined, NodeLeft
 from controlplane.labels import label_fault
-from controlplane.model import Device, EndpointKey, Node, NodeKey, Tunnel
+from controlplane.model import Device, Node, NodeKey, Tunnel
 from controlplane.projections.change import Change
-from controlplane.projections.endpoints import remove_endpoint
+from controlplane.projections.endpoints import holder_text, remove_endpoint
 from kvstore.types import Record
 
 if TYPE_CHECKING:
@@ -119,13 +119,6 @@ def acceleration_fault(acceleration: str) -> str:
     return ""
 
 
-def holder_text(holder: NodeKey | EndpointKey) -> str:
-    """Who has an address, for messages."""
-    if isinstance(holder, NodeKey):
-        return f"node {holder.cluster}/{holder.node}"
-    return f"endpoint {holder.endpoint_id} of node {holder.cluster}/{holder.node}"
-
-
 def address_block_assigned(state: "State", record: Record, event: AddressBlockAssigned, changes: list[Change]) -> str:
     if record.writer != OPERATOR:
         return f"only {OPERATOR} may write it"
@@ -137,7 +130,7 @@ def address_block_assigned(state: "State", record: Record, event: AddressBlockAs
         return ""
     if old.blocks:
         return f"node {event.node} has the blocks {', '.join(old.blocks)}, which stay until it leaves"
-    fault = _blocks_fault(state, record.cluster, event.blocks)
+    fault = blocks_fault(state, record.cluster, event.blocks)
     if fault:
         return fault
     new = msgspec.structs.replace(old, blocks=event.blocks)
@@ -157,7 +150,7 @@ def hold_blocks(state: "State", key: NodeKey, node: Node) -> None:
         state.addresses[router_address(block)] = key
 
 
-def _blocks_fault(state: "State", cluster_name: str, blocks: tuple[str, ...]) -> str:
+def blocks_fault(state: "State", cluster_name: str, blocks: tuple[str, ...]) -> str:
     """A block lies in the cluster's prefix and has the length of all its blocks, so two that differ do not overlap."""
     cluster = state.clusters.get(cluster_name)
     if cluster is None:

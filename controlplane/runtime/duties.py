@@ -13,6 +13,7 @@ import structlog
 from controlplane.commands.types import Rejection
 from controlplane.commands.upkeep import Upkeep, due_commands
 from controlplane.model import NodeKey
+from controlplane.projections.state import State
 from controlplane.runtime.clock import Clock
 from controlplane.runtime.follower import Follower
 from controlplane.runtime.reports import NodeReport, read_all_reports
@@ -21,6 +22,9 @@ from controlplane.runtime.writer import Writer, WriterFailed
 from controlplane.settings import OperatorSettings
 from kvstore.api import EventLog
 from kvstore.errors import Fenced, LogError, LogFull
+
+BLOCKS_KEPT_S = 600.0
+"""How long address blocks are kept for nodes that a log has lost which was put back to a backup."""
 
 
 class Duties:
@@ -49,6 +53,7 @@ class Duties:
         self._upkeep = Upkeep(settings.cluster, settings.node_dead_s, settings.identity_release_s)
         self._refused: dict[str, None] = {}
         self._logger = structlog.get_logger()
+        follower.on_rewind.append(self._rewound)
 
     async def run(self) -> None:
         """Round after round, for ever."""
@@ -65,6 +70,10 @@ class Duties:
                 self.last_error = str(error) or "no answer in time"
                 self._logger.info("duties rest", reason=self.last_error)
             await self._pause()
+
+    def _rewound(self, lost: State, found: State) -> None:
+        """Nobody gets what a lost log had assigned before its holder could say so."""
+        self._upkeep.remember_blocks(lost, self._clock.monotonic_s() + BLOCKS_KEPT_S)
 
     async def _pause(self) -> None:
         """Until the next round is due, or the mesh has other nodes: a new one waits for its address block."""
@@ -91,6 +100,8 @@ class Duties:
         if not self.held:
             return
         sessions = await self._log.list(f"session/{self._settings.cluster}/")
+        told = {report.node: report.blocks for report in self.reports}
+        self._upkeep.hear_blocks(told, self._clock.monotonic_s())
         alive = {stored.key.rpartition("/")[2] for stored in sessions}
         due = due_commands(
             self._upkeep, self._follower.state, alive,

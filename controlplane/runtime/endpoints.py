@@ -12,10 +12,12 @@ from typing import Any, TypeVar
 import structlog
 
 from controlplane.api import schema
+from controlplane.commands.announcing import stale_endpoints
 from controlplane.commands.endpoint import CreateEndpoint, DeleteEndpoint
 from controlplane.commands.types import Rejection
 from controlplane.events import EndpointCreated
 from controlplane.model import Device, Endpoint, NodeKey
+from controlplane.runtime.announced import OwnFile
 from controlplane.runtime.clock import Clock
 from controlplane.runtime.devices import Devices, device_name
 from controlplane.runtime.follower import Follower
@@ -51,6 +53,7 @@ class Endpoints:
         clock: Clock,
         counters: Counters,
         mtu_bytes: Callable[[], int],
+        own: OwnFile,
     ) -> None:
         self._settings = settings
         self._follower = follower
@@ -60,6 +63,7 @@ class Endpoints:
         self._clock = clock
         self._counters = counters
         self._mtu_bytes = mtu_bytes
+        self._own = own
         self._locks: dict[tuple[str, str], asyncio.Lock] = {}
         self._creations = 0
         self._created_s = clock.monotonic_s()
@@ -104,22 +108,21 @@ class Endpoints:
         problems += [f"{row.table}: {row.reason}" for row in self._reconciler.status().not_done]
         return problems
 
-    async def remove_stale(self) -> tuple[int, int]:
+    async def remove_stale(self) -> None:
         """Make log and devices of this node agree after a start: endpoints whose device is gone leave the log, devices
-        without an endpoint go. Only when in sync. The numbers of both. Raises WriterFailed, KernelError."""
-        devices = await self._devices.list()
-        own = self._follower.state.endpoints_of(NodeKey(self._settings.cluster, self._settings.node))
-        gone = [endpoint for endpoint in own if devices.get(endpoint.device.name) != endpoint.device.ifindex]
-        commands = [
-            DeleteEndpoint(self._settings.node, endpoint.endpoint_id, "its device is gone")
-            for endpoint in gone
-        ]
-        await self._writer.submit_all(commands)
-        kept = {endpoint.device.name for endpoint in own} - {endpoint.device.name for endpoint in gone}
+        without an endpoint go. Only when in sync, and while none is being created. Raises WriterFailed, KernelError."""
+        rewinds = self._follower.rewinds
+        devices, where = await self._devices.list(), NodeKey(self._settings.cluster, self._settings.node)
+        gone = stale_endpoints(self._follower.state, where, devices)
+        await self._writer.submit_ahead(gone)
+        if rewinds != self._follower.rewinds:
+            return  # a state that lacks endpoints which live says nothing of their devices
+        kept = {endpoint.device.name for endpoint in self._follower.state.endpoints_of(where)}
         orphans = sorted(set(devices) - kept)
         for name in orphans:
             await self._devices.delete(name)
-        return len(gone), len(orphans)
+        if gone or orphans:
+            self._logger.info("swept what was left over", endpoints=len(gone), devices=len(orphans))
 
     async def _alone(
         self, container_id: str, interface: str, work: Coroutine[Any, Any, type_Result]
@@ -133,10 +136,19 @@ class Endpoints:
         lock = self._locks.setdefault(attachment, asyncio.Lock())
         try:
             async with lock:
+                await self._released()
                 return await work
         finally:
+            work.close()
             if not lock.locked():
                 self._locks.pop(attachment, None)
+
+    async def _released(self) -> None:
+        """What is found in the state is only then what there is. Raises EndpointRefused."""
+        try:
+            await self._follower.wait_released(self._settings.wait_applied_s)
+        except TimeoutError:
+            raise EndpointRefused(503, f"try again: {self._follower.held}") from None
 
     async def _create_counted(self, request: schema.EndpointRequest) -> schema.EndpointResult:
         self._creations += 1
@@ -161,6 +173,7 @@ class Endpoints:
         try:
             written = await self._append(request, device)
             endpoint = self._created(written, request)
+            self._own.keep()
             known.set_result(_addresses(endpoint))
             await self._realize(written.revision, configuring)
         except BaseException:
@@ -256,14 +269,15 @@ class Endpoints:
             raise EndpointRefused(500, f"the kernel refused a row of {own[0].table}: {own[0].reason}")
 
     async def _undo(self, request: schema.EndpointRequest, device: Device, written: Written | None) -> None:
+        # The device first: what has none is not announced again when etcd is put back meanwhile.
         try:
+            await self._devices.delete(device.name)
             if written is not None and any(isinstance(fact, EndpointCreated) for fact in written.events):
                 endpoint = self.find(request.container_id, request.interface)
                 if endpoint is not None:
                     await self._writer.submit(
                         DeleteEndpoint(self._settings.node, endpoint.endpoint_id, "its creation failed")
                     )
-            await self._devices.delete(device.name)
         except Exception as error:
             self._logger.error("undoing a failed creation failed", device=device.name, reason=str(error))
 

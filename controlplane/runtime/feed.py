@@ -38,19 +38,20 @@ class Feed:
         A state that is not in sync may be older than what the kernel holds: then the kernel keeps what is pinned.
         Only into an empty kernel, as after a reboot, old rows are better than none; nothing is pruned for them.
         """
-        if self._follower.in_sync or self._reconciler.was_empty:
+        if self._may_prune or self._reconciler.was_empty:
             self._follower.take_changes()
             self._offer_all()
         else:
             self._logger.warning(
-                "the log is away: the kernel keeps what is pinned", revision=self._follower.applied_revision
+                "not in sync: the kernel keeps what is pinned", revision=self._follower.applied_revision,
+                reason=self._follower.held or "the log is away",
             )
 
     async def run(self) -> None:
         """Offer what changes, for ever."""
         while True:
             if not self._offered_in_sync:
-                while not self._follower.in_sync:
+                while not self._may_prune:
                     await self._follower.wait_moved()
                 self._follower.take_changes()
                 self._offer_all()
@@ -64,10 +65,15 @@ class Feed:
                 self._relabelling.offer([change for applied in changes for change in applied])
                 self._counters.add("derivations_total")
 
+    @property
+    def _may_prune(self) -> bool:
+        """The state is that of the log, and what this node has written is in it."""
+        return self._follower.in_sync and not self._follower.held
+
     def _offer_all(self) -> None:
         desired = self.deriver.full(self._follower.state)
         self._relabelling.offer(None)
-        in_sync = self._follower.in_sync
+        in_sync = self._may_prune
         self._reconciler.offer(desired if in_sync else Desired(desired.generation, False, desired.tables))
         self._offered_in_sync = in_sync
         self._counters.add("full_derivations_total")

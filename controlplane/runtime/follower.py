@@ -22,6 +22,8 @@ from kvstore.types import Bookmark, Record
 
 Refold = Callable[[LogError], Awaitable[State]]
 """Folds a state that is right up to some revision, from a trusted point, without the reader that failed."""
+Rewound = Callable[[State, State], None]
+"""Called with what was held and what a store that was put back to a backup holds instead, before this is shown."""
 
 
 class Follower:
@@ -41,6 +43,10 @@ class Follower:
         self.head_revision = state.revision
         self.in_sync = False
         self.repairing = ""
+        self.held = ""
+        """Why nothing is decided upon or derived from the state yet; "" while it may be. A node compares first what it
+        has written with what the log holds."""
+        self.on_rewind: list[Rewound] = []
         self.gaps = 0
         self.rewinds = 0
         self.recent = Recent(state.revision)
@@ -86,6 +92,21 @@ class Follower:
         async with asyncio.timeout(timeout_s):
             while not self.in_sync:
                 await self._moved.wait()
+
+    async def wait_released(self, timeout_s: float) -> None:
+        """Until nothing holds the state back. Raises TimeoutError."""
+        async with asyncio.timeout(timeout_s):
+            while self.held:
+                await self._moved.wait()
+
+    def hold(self, reason: str) -> None:
+        """Hold the state back until `release`."""
+        self.held = reason
+
+    def release(self) -> None:
+        """What waits for the state may have it."""
+        self.held = ""
+        self._wake()
 
     async def wait_moved(self) -> None:
         """Until anything is applied, or a bookmark came."""
@@ -157,6 +178,9 @@ class Follower:
         except LogError as again:
             self._logger.error("folding again failed; serving the state held", reason=str(again))
             return
+        if isinstance(error, LogRewound):
+            for tell in self.on_rewind:
+                tell(self.state, state)
         self._replace(state)
 
     def _replace(self, state: State) -> None:

@@ -23,6 +23,7 @@ from controlplane.history.replay import EncodedRows, encoded_rows
 from controlplane.model import EndpointKey, NodeKey
 from controlplane.runtime import status
 from controlplane.runtime.acceleration import acceleration, acceleration_text
+from controlplane.runtime.announced import OwnFile
 from controlplane.runtime.archives import reaching, whereabouts
 from controlplane.runtime.checkpoints import Checkpoints
 from controlplane.runtime.clock import Clock
@@ -33,8 +34,10 @@ from controlplane.runtime.flows import FlowRecorder, gathered_flows
 from controlplane.runtime.follower import Follower
 from controlplane.runtime.health_checks import HealthChecks
 from controlplane.runtime.inspection import Inspection
+from controlplane.runtime.losses import Losses
 from controlplane.runtime.monitor import Monitor, Ring
 from controlplane.runtime.overlay import Overlay
+from controlplane.runtime.recovery import Recovery
 from controlplane.runtime.relabelling import Relabelling
 from controlplane.runtime.reports import Reporter
 from controlplane.runtime.settling import Settling
@@ -79,6 +82,9 @@ class NodeParts(msgspec.Struct, frozen=True):
     flows: FlowRecorder
     collector: ConntrackCollector
     open_ring: Callable[[], Ring] | None
+    losses: Losses
+    own: OwnFile
+    recovery: Recovery
     start_source: str
 
 
@@ -93,6 +99,7 @@ class Node:
         self.settings = parts.settings
         self.follower = parts.follower
         self.writer = parts.writer
+        self.losses = parts.losses
         self.page_records_max = parts.settings.log_page_records_max
         self.past = Past(
             parts.log, self.revision, parts.follower.recent, parts.checkpoints.start,
@@ -122,6 +129,8 @@ class Node:
             parts.settling.run(),
             parts.flows.run(),
             parts.checkpoints.run(parts.follower, parts.clock, parts.settings),
+            parts.own.run(),
+            parts.recovery.run(self._wish, parts.reporter.send, parts.endpoints.remove_stale),
             self._start(),
         ]
 
@@ -189,7 +198,7 @@ class Node:
         problems = status.log_problems(connection, follower.in_sync) + status.state_problems(state)
         own = state.nodes.get(self.where)
         problems += status.node_problems(own, kernel) + parts.overlay.problems()
-        problems += parts.inspection.problems()
+        problems += parts.recovery.problems() + parts.losses.problems() + parts.inspection.problems()
         problems += status.collector_problems(parts.collector)
         problems += status.bounds_problems(parts.feed.deriver, parts.reconciler.status())
         return schema.Status(
@@ -263,42 +272,42 @@ class Node:
         return connection.connected and connection.unavailable_since is None
 
     async def _join(self) -> None:
-        """Once in sync: tell the log what this node is, and make devices and log agree."""
+        """Once log and devices agree: tell the log what this node is."""
         parts = self.parts
         while not self.joined:
             try:
                 await parts.follower.wait_in_sync(parts.settings.wait_applied_s)
+                await parts.follower.wait_released(parts.settings.wait_applied_s)
                 await self._join_once()
             except (WriterFailed, TimeoutError, DatapathError) as error:
-                self._logger.info("not joined yet", reason=str(error) or "the log is away")
+                waits_for = parts.follower.held if parts.follower.in_sync else "the log is away"
+                self._logger.info("not joined yet", reason=str(error) or waits_for)
                 await parts.clock.sleep_s(parts.clock.jitter(parts.settings.retry_s))
 
     async def _join_once(self) -> None:
-        parts = self.parts
         revision = await self._tell()
-        gone, orphans = await parts.endpoints.remove_stale()
         self.joined = True
-        self._logger.info(
-            "joined", revision=revision, endpoints_removed=gone, devices_removed=orphans
-        )
+        self._logger.info("joined", revision=revision)
 
     async def _tell(self) -> int:
         """What this node is, if the log does not say so yet; the revision. Raises WriterFailed, KernelError."""
-        parts = self.parts
-        outcome = await parts.writer.submit(
-            JoinNode(
-                node=parts.settings.node,
-                addresses=parts.underlay.addresses,
-                device=parts.underlay.device,
-                labels=tuple(sorted(parts.settings.labels)),
-                tunnel=await parts.overlay.tunnel(),
-                cgroup=socket_cgroup(parts.settings),
-                acceleration=acceleration(parts.settings),
-            )
-        )
+        outcome = await self.parts.writer.submit(await self._wish())
         if isinstance(outcome, Rejection):
             raise WriterFailed(f"this node may not join: {outcome.reason}")
         return outcome.revision
+
+    async def _wish(self) -> JoinNode:
+        """What this node is. Raises KernelError."""
+        parts = self.parts
+        return JoinNode(
+            node=parts.settings.node,
+            addresses=parts.underlay.addresses,
+            device=parts.underlay.device,
+            labels=tuple(sorted(parts.settings.labels)),
+            tunnel=await parts.overlay.tunnel(),
+            cgroup=socket_cgroup(parts.settings),
+            acceleration=acceleration(parts.settings),
+        )
 
     async def _wait_block(self) -> None:
         """Without addresses for its endpoints a node cannot do its work."""

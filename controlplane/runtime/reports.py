@@ -10,6 +10,7 @@ import msgspec
 import structlog
 
 from controlplane.history.at import ReadableLog
+from controlplane.runtime.announced import OwnFile
 from controlplane.runtime.clock import Clock
 from controlplane.runtime.follower import Follower
 from controlplane.runtime.inspection import Inspection
@@ -32,6 +33,8 @@ class NodeReport(msgspec.Struct, frozen=True):
     digests: dict[str, str]
     differing: tuple[str, ...] = ()
     """Tables of which the kernel itself was seen to hold other rows than were written."""
+    blocks: tuple[str, ...] = ()
+    """What this node's endpoints live in: a log that was put back to a backup may not say so."""
 
 
 def report_key(cluster: str, node: str) -> str:
@@ -62,6 +65,7 @@ class Reporter:
         inspection: Inspection,
         clock: Clock,
         settings: AgentSettings,
+        own: OwnFile,
     ) -> None:
         self._log = log
         self._writer = writer
@@ -70,6 +74,7 @@ class Reporter:
         self._inspection = inspection
         self._clock = clock
         self._settings = settings
+        self._own = own
         self._logger = structlog.get_logger()
 
     async def run(self) -> None:
@@ -94,6 +99,7 @@ class Reporter:
             time_ns=self._clock.time_ns(),
             digests=dict(realized.digests),
             differing=tuple(sorted(self._inspection.since_ns)),
+            blocks=self._own.blocks(),
         )
         key = report_key(self._settings.cluster, self._settings.node)
         try:

@@ -20,6 +20,7 @@ from controlplane.runtime.clock import Clock
 from controlplane.runtime.duties import Duties
 from controlplane.runtime.flows import empty_old_flows, gathered_flows
 from controlplane.runtime.follower import Follower
+from controlplane.runtime.losses import Losses
 from controlplane.runtime.retention import Retention
 from controlplane.runtime.shared_checkpoint import shared_state_at
 from controlplane.runtime.telemetry import Counters, Labels
@@ -46,6 +47,7 @@ class Warden:
         writer: Writer,
         duties: Duties,
         retention: Retention,
+        losses: Losses,
     ) -> None:
         self.settings = settings
         self.cluster = settings.cluster
@@ -53,6 +55,7 @@ class Warden:
         self.log = log
         self.follower = follower
         self.writer = writer
+        self.losses = losses
         self.page_records_max = settings.log_page_records_max
         self.past = Past(
             log, self.revision, follower.recent, checkpoints.start,
@@ -103,6 +106,7 @@ class Warden:
         state = self.follower.state
         connection = status.log_connection(self.log, self.follower)
         problems = status.log_problems(connection, self.follower.in_sync) + status.state_problems(state)
+        problems += self.losses.problems()
         if self._duties.last_error and connection.connected:
             problems.append(f"duties rest: {self._duties.last_error}")
         if self._retention.last_error and connection.connected:

@@ -22,7 +22,7 @@ from controlplane.runtime.follower import Follower
 from controlplane.runtime.telemetry import Counters
 from controlplane.settings import CommonSettings
 from kvstore.api import EventLog
-from kvstore.errors import ClaimConflict, Fenced, LogError, LogFull
+from kvstore.errors import ClaimConflict, Fenced, LogError, LogFull, LogRewound
 from kvstore.types import Claim, Revision, Session, Want
 
 GROUP_BYTES_MAX = 512 * 1024
@@ -88,6 +88,8 @@ class Writer:
         self._queue: asyncio.Queue[_Wish] = asyncio.Queue(settings.command_queue_max)
         self._session: Session | None = None
         self._session_lock = asyncio.Lock()
+        self._turn = asyncio.Lock()
+        """One group at a time."""
         self._logger = structlog.get_logger()
 
     async def session(self) -> Session:
@@ -118,13 +120,16 @@ class Writer:
         wishes = [_Wish(command) for command in commands]
         for wish in wishes:
             await self._queue.put(wish)
-        outcomes = await asyncio.gather(*(wish.done for wish in wishes), return_exceptions=True)
-        decided: list[Outcome] = []
-        for outcome in outcomes:
-            if isinstance(outcome, BaseException):
-                raise outcome
-            decided.append(outcome)
-        return decided
+        return await _outcomes(wishes)
+
+    async def submit_ahead(self, commands: Sequence[Any]) -> list[Outcome]:
+        """As `submit_all`, before all that waits, and also while the follower's state is held back."""
+        wishes = [_Wish(command) for command in commands]
+        async with self._turn:
+            group = wishes
+            while group:
+                group = await self._commit_some(group, ahead=True)
+        return await _outcomes(wishes)
 
     def preview(self, commands: Sequence[Any]) -> list[Decision | Rejection]:
         """What would be decided, in order, each after the events of those before. Appends nothing."""
@@ -138,12 +143,22 @@ class Writer:
             while len(group) < self._settings.group_commands_max and not self._queue.empty():
                 group.append(self._queue.get_nowait())
             while group:
-                group = await self._commit_some(group)
+                group = await self._commit_released(group)
 
-    async def _commit_some(self, group: list[_Wish]) -> list[_Wish]:
+    async def _commit_released(self, group: list[_Wish]) -> list[_Wish]:
+        try:
+            await self._follower.wait_released(self._settings.wait_applied_s)
+        except TimeoutError:
+            for wish in group:
+                wish.fail(WriterFailed(self._follower.held))
+            return []
+        async with self._turn:
+            return await self._commit_some(group)
+
+    async def _commit_some(self, group: list[_Wish], *, ahead: bool = False) -> list[_Wish]:
         """Commit as many as fit one batch; give back the rest."""
         try:
-            return await self._commit(group)
+            return await self._commit(group, ahead)
         except (LogError, TimeoutError) as error:
             failure = WriterFailed(f"the log does not take writes: {error or 'no answer in time'}")
         except Exception as error:
@@ -153,12 +168,14 @@ class Writer:
             wish.fail(failure)
         return []
 
-    async def _commit(self, group: list[_Wish]) -> list[_Wish]:
+    async def _commit(self, group: list[_Wish], ahead: bool) -> list[_Wish]:
         full_until_s: float | None = None
         attempt = 0
         while attempt < self._settings.decide_again_max:
             if not self._follower.in_sync:
                 await self._follower.wait_in_sync(self._settings.wait_applied_s)
+            if self._follower.held and not ahead:
+                return group
             # What goes on conflicting must not hold up the others: it meets its end alone.
             taken, scratch = self._decide(group if attempt < GROUP_ATTEMPTS_MAX else group[:1])
             if not scratch.events:
@@ -201,13 +218,17 @@ class Writer:
         session = await self.session()
         batch = Batch(SCHEMA_VERSION, self._clock.time_ns(), 0, tuple(scratch.events))
         try:
-            revision = await self._log.append(session, codec.encode(batch), scratch.claims)
+            revision = await self._log.append(session, codec.encode(batch), scratch.claims, known=scratch.known)
         except Fenced:
             self.forget_session(session)
             return None
         except ClaimConflict as conflict:
             self._counters.add("log_claim_conflicts_total")
             await self._catch_up(conflict.revision)
+            return None
+        except LogRewound:
+            # The follower meets it as well, and then there is another state to decide upon.
+            await self._clock.sleep_s(self._clock.jitter(self._settings.retry_s))
             return None
         self._counters.add("log_appends_total")
         self._counters.add("log_events_appended_total", len(scratch.events))
@@ -229,12 +250,25 @@ class Writer:
         return group[taken:]
 
 
+async def _outcomes(wishes: Sequence[_Wish]) -> list[Outcome]:
+    """Of each. Raises the first failure when all are done."""
+    outcomes = await asyncio.gather(*(wish.done for wish in wishes), return_exceptions=True)
+    decided: list[Outcome] = []
+    for outcome in outcomes:
+        if isinstance(outcome, BaseException):
+            raise outcome
+        decided.append(outcome)
+    return decided
+
+
 class _Scratch:
     """Decisions in order. The state is copied only when a second command follows one that has events."""
 
     def __init__(self, state: State, author: Author) -> None:
         self.events: list[Event] = []
         self.claims: list[Claim] = []
+        self.known = state.sequences.get(f"{author.cluster}/{author.writer}", 0)
+        """The author's last sequence that the decisions have seen."""
         self._state = state
         self._known = state.revision
         self._copied = False

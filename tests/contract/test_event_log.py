@@ -488,6 +488,17 @@ async def test_a_rewound_store_is_refused(bed, change):
         await anext(log.follow(wrong))
 
 
+async def test_what_was_decided_on_a_lost_log_is_not_appended(bed, cluster):
+    """A writer that has seen more records of its own than the store holds is told, and nothing is stored."""
+    log = await bed.log()
+    session = await log.open_session(cluster, "n1")
+    await log.append(session, b"1", known=0)
+    with pytest.raises(LogRewound):
+        await log.append(session, b"3", known=2)
+    assert await log.append(session, b"2", known=1)
+    assert (await log.position()).sequences[f"{cluster}/n1"] == 2
+
+
 async def test_side_tables_keep_the_last_value(bed, cluster):
     """A put overwrites; list gives the keys below a prefix in order, with the revision that wrote each."""
     log = await bed.log()

@@ -64,7 +64,7 @@ def test_a_right_endpoint_is_taken(log: Log) -> None:
         ({"ipv4": "10.1.2.9"}, "10.1.2.9 is in no block of node n1"),
         ({"ipv4": "10.01.1.9"}, "10.01.1.9"),
         ({"ipv4": "10.1.1.256"}, "10.1.1.256"),
-        ({"ipv4": "10.1.1.1"}, "10.1.1.1 is taken"),
+        ({"ipv4": "10.1.1.1"}, "10.1.1.1 is that of node east/n1"),
         ({"ipv4": "fd00:1:0:1::9", "ipv6": ""}, "fd00:1:0:1::9"),
         ({"ipv6": "fd00:1:0:2::9"}, "fd00:1:0:2::9 is in no block"),
         ({"ipv6": "::ffff:10.1.1.9"}, "::ffff:10.1.1.9"),
@@ -85,7 +85,7 @@ def test_an_address_is_given_once(log: Log) -> None:
     """Neither an endpoint's nor a node's address can be taken by another."""
     log.write("east", "node.n1", created())
     again = created(endpoint_id=8, container_id="c8", ipv6="")
-    assert "10.1.1.9 is taken" in refusal(log, "east", "node.n1", again)
+    assert "10.1.1.9 is that of endpoint 7 of node east/n1" in refusal(log, "east", "node.n1", again)
     joined = e.NodeJoined("n3", ("192.168.0.2",), device(2))
     assert "192.168.0.2 is that of node east/n2" in refusal(log, "east", "node.n3", joined)
 

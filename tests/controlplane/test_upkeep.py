@@ -1,5 +1,6 @@
 """What is due without anybody asking."""
 
+import msgspec
 import pytest
 
 from controlplane import events as e
@@ -68,6 +69,21 @@ def test_a_new_node_gets_blocks(log: Log) -> None:
     log.write("east", "node.n3", e.NodeJoined("n3", ("192.168.0.3",), device(2)))
     alive = (*ALIVE, "node.n3")
     assert due(log, Upkeep("east", DEAD_S, RELEASE_S), 0.0, alive) == [AssignAddressBlock("n3")]
+
+
+def test_a_node_gets_the_blocks_that_it_had(log: Log) -> None:
+    """By its own word, or by a log that was put back since; others leave them alone while they may be asked for."""
+    log.write("east", "node.n3", e.NodeJoined("n3", ("192.168.0.3",), device(2)))
+    had = log.state.nodes[N1].blocks
+    upkeep, backup = Upkeep("east", DEAD_S, RELEASE_S), log.state.copy()
+    backup.nodes[N1] = msgspec.structs.replace(backup.nodes[N1], blocks=())
+    upkeep.remember_blocks(log.state, until_s=100.0)
+    upkeep.hear_blocks({"n3": ("10.1.7.0/24",)}, 0.0)
+    alive, realized = (*ALIVE, "node.n3"), dict.fromkeys(log.state.nodes, 10 ** 9)
+    first, third = due_commands(upkeep, backup, alive, realized, 0.0)
+    assert first.wanted == had and set(third.avoid) >= set(had) and third.wanted == ("10.1.7.0/24",)
+    upkeep.hear_blocks({}, 101.0)
+    assert upkeep.blocks == {}
 
 
 def test_a_dead_node_is_removed_after_its_grace(log: Log) -> None:

@@ -183,10 +183,16 @@ async def _create(mesh: "SimulatedMesh", node: "NodeMachine", container: str) ->
     name = f"{mesh.chance.choice(random_mesh.APPS)}-{mesh.chance.randrange(3)}"
     request = EndpointRequest(container, "eth0", "/run/netns/none", mesh.chance.choice(random_mesh.NAMESPACES), name)
     mesh.note(f"asks {node}: create {container}")
-    await node.work.parts.endpoints.create(request)
+    removals = node.removals[container]
+    made = await node.work.parts.endpoints.create(request)
+    lived = node.living.setdefault(container, made) if node.removals[container] == removals else made
+    if (lived.endpoint_id, lived.addresses) != (made.endpoint_id, made.addresses):
+        mesh.witness.find("living endpoints stay", f"{node}: {container} was {lived}, is made again as {made}")
     mesh.seen["endpoint made"] += 1
 
 
 async def _delete(mesh: "SimulatedMesh", node: "NodeMachine", container: str) -> None:
     mesh.note(f"asks {node}: delete {container}")
+    node.removals[container] += 1
+    node.living.pop(container, None)
     await node.work.parts.endpoints.delete(container, "eth0")

@@ -229,7 +229,7 @@ FAULTS: tuple[tuple[Callable[["SimulatedMesh"], None], int], ...] = (
     (kill, 8), (take_down, 3), (kill_at_a_point, 14), (crash_in_kernel_writes, 6), (spoil_appends, 14), (spoil_watch, 18),
     (cut_off_one, 8), (cut_off_cluster, 3), (stop, 6), (slow_down, 5), (expire_session, 6), (fail_kernel, 8),
     (move_clock, 4), (rival_operator, 4), (switch_routing, 2), (damage_checkpoint, 6), (share_and_truncate, 6),
-    (damage_shared, 2), (restore, 1),
+    (damage_shared, 2), (restore, 4),
 )  # fmt: skip
 """With its weight."""
 assert checkpoint_parts.FORMAT == 1, "the keys of shared checkpoints are looked for by their name here"

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from controlplane.agent import build_node
+from controlplane.api.schema import EndpointResult
 from controlplane.commands.cluster import JoinCluster
 from controlplane.commands.types import Author
 from controlplane.model import Device
@@ -55,9 +56,9 @@ class WitnessedStore(MemoryStore):
         self.witness.revoked(lease)
         super().revoke(lease)
 
-    def append(self, session: Session, payload: bytes, claims: Sequence[Claim]) -> Revision:
+    def append(self, session: Session, payload: bytes, claims: Sequence[Claim], known: int = 0) -> Revision:
         """See MemoryStore."""
-        revision = super().append(session, payload, claims)
+        revision = super().append(session, payload, claims, known)
         self.witness.landed(self.records[-1])
         return revision
 
@@ -109,12 +110,16 @@ class NodeMachine(Machine):
         super().__init__(mesh, cluster, name, where)
         self.memory = KernelMemory()
         self.devices: dict[str, int] = {}
+        self.living: dict[str, EndpointResult] = {}
+        """By container, the endpoints that somebody was told to be there and has not asked to remove."""
+        self.removals: Counter[str] = Counter()
         self.realized_max = 0
         self._underlay = Underlay(Device("eth0", 2, "02:00:00:00:00:01"), (address,), 1500)
         zone = "ab"[NODES.index(name) % 2]
         self._settings = AgentSettings(
             cluster=cluster, node=name, runtime_dir=str(where), state_dir=str(where), retry_s=0.05, retry_s_max=0.4,
             start_log_s=0.5, wait_applied_s=2.0, endpoint_ready_s=2.0, checkpoint_s=1.5, report_s=0.5, flows_save_s=5.0,
+            restore_wait_s=2.0,
             labels=(f"topology.kubernetes.io/zone={zone}",),
         )  # fmt: skip
         self.work: Node

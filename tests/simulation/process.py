@@ -157,7 +157,9 @@ class SimulatedLog(MemoryLog):
             raise LogUnavailable("this process is dead")
         return super()._call(name, act)
 
-    async def append(self, session: Session, payload: bytes, claims: Sequence[Claim] = ()) -> Revision:
+    async def append(
+        self, session: Session, payload: bytes, claims: Sequence[Claim] = (), *, known: int = 0
+    ) -> Revision:
         """See EventLog."""
         restored = self.process.mesh.seen["restored"]
         await self.process.at("before append")
@@ -172,7 +174,7 @@ class SimulatedLog(MemoryLog):
             raise LogUnavailable(f"append: {fault}")
         if fault == "unanswered":
             self.fail_next("append", landed=True)
-        revision = await super().append(session, payload, claims)
+        revision = await super().append(session, payload, claims, known=known)
         await self.process.at("after append")
         await (asyncio.sleep(self.process.chance.uniform(1.0, 4.0)) if fault == "late" else self.process.latency())
         await self.process.at("answered")

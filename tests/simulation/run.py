@@ -58,6 +58,7 @@ async def _run(seed: int, steps: int, where: Path) -> Course:
             mesh.witness.check()
         await mesh.settle()
         await mesh.answer_all()
+        mesh.witness.check_living()
         mesh.witness.check_replay()
     except Broken as error:
         broken, what = error.invariant, str(error)

@@ -12,6 +12,7 @@ from controlplane.commands import endpoint, identity, node, service, upkeep
 from controlplane.commands.types import Decision
 from controlplane.desired.derive import Deriver
 from controlplane.projections.state import State
+from controlplane.runtime.announced import OwnFile
 from controlplane.runtime.follower import Follower
 from controlplane.runtime.writer import Writer
 from datapath import plan
@@ -151,6 +152,10 @@ def keeps_what_should_go(patch: Patch) -> None:
     patch.setattr("datapath.realization.plan", without_routes_down)
 
 
+def announces_nothing_again(patch: Patch) -> None:
+    patch.setattr(OwnFile, "is_behind", False)
+
+
 FIRST_SEED = {
     writes_headers_first: 7, repairs_nothing: 3, claims_no_node_port: 1, releases_an_identity_too_early: 1,
     forgets_in_a_checkpoint: 1, takes_an_overtaken_record_for_a_duplicate: 21,
@@ -175,6 +180,7 @@ MUTANTS: Sequence[tuple[Callable[[Patch], None], tuple[str, ...]]] = (
     (falls_over_a_lost_session, ("nothing falls over",)),
     (forgets_deletes_in_the_digest, ("digests tell",)),
     (keeps_what_should_go, ("same log, same rows", "everything settles")),
+    (announces_nothing_again, ("living endpoints stay",)),
 )
 """The mistake, and the invariants of which one must find it."""
 

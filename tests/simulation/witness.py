@@ -8,12 +8,13 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from controlplane.codec import decode
+from controlplane.events import NodeLeft
 from controlplane.history.replay import encoded_rows
 from controlplane.projections.state import State
 from datapath import codec
 from datapath.digest import digest_of
 from datapath.plan import UNSETTLED_EPOCH
-from datapath.tables import TABLES
+from datapath.tables import TABLES, EndpointKey
 from kvstore.keys import session_key
 from kvstore.types import Record, Session
 from tests.simulation.ledger import Breach, Ledger
@@ -97,6 +98,9 @@ class Witness:
         self.mesh.note(f"{record.revision} {name}: {', '.join(type(each).__name__ for each in events)[:150]}")
         for each in events:
             self.mesh.seen[type(each).__name__] += 1
+            if isinstance(each, NodeLeft):
+                node = next(found for found in self.mesh.nodes if (found.cluster, found.name) == (record.cluster, each.node))
+                node.living.clear()
         refused = self._fold(record)
         try:
             self.ledger.add(record, tuple(each for each in events if type(each).__name__ not in refused))
@@ -150,7 +154,7 @@ class Witness:
             return 0
         if node.is_running:
             report = node.work.parts.reconciler._realization.report()
-            if not report.not_done:
+            if not report.not_done and node.work.parts.reconciler.realized_generation >= 0:
                 node.realized_max = max(node.realized_max, report.realized_generation)
         return node.realized_max
 
@@ -216,6 +220,7 @@ class Witness:
             return
         self._check_references(str(node), memory)
         self._check_epoch(str(node), memory)
+        self._check_living(node)
         self._checked[f"kernel of {node}"] = place
 
     def _check_realized(self, node: "NodeMachine") -> None:
@@ -229,6 +234,8 @@ class Witness:
         if generation < 0 or generation not in self._states:
             return
         self._realized((node.cluster, node.name))
+        if reconciler.realized_generation < 0 or follower.state.store_id != self.mesh.store.cluster_id:
+            return  # it has not seen that the log is another one, or not written a row by that one
         place = (generation, node.memory.writes)
         is_unsure = node.process is None or node.process.in_doubt or follower.repairing
         if report.not_done or is_unsure or self._checked.get(f"rows of {node}") == place:
@@ -281,7 +288,28 @@ class Witness:
                 self.breach("the epoch only grows", f"{node}: from {self._kernel_epochs[node]} to {epoch}")
             self._kernel_epochs[node] = epoch
 
+    def _check_living(self, node: "NodeMachine") -> None:
+        """Packets of an endpoint that somebody was told to be there go on, whatever becomes of log and agent."""
+        for container, made in node.living.items():
+            for each in made.addresses:
+                key = codec.encode_key("endpoints", EndpointKey(codec.address_bytes(each.address.split("/")[0])))
+                if key not in node.memory.tables["endpoints"]:
+                    self.breach("living endpoints stay", f"{node}: the kernel has no row of {container}, {each.address}")
+
     # --- at the end -------------------------------------------------------------------------------------------------
+
+    def check_living(self) -> None:
+        """They are in the log with the same number and addresses, and their devices are there."""
+        for node in self.mesh.nodes:
+            for container, made in node.living.items():
+                found = self.state.endpoint_of(node.cluster, node.name, container, "eth0")
+                if found is None or found.endpoint_id != made.endpoint_id:
+                    self.breach("living endpoints stay", f"{node}: {container} is {found} in the log, was {made}")
+                assert found is not None
+                if [each for each in (found.ipv4, found.ipv6) if each] != [a.address.split("/")[0] for a in made.addresses]:
+                    self.breach("living endpoints stay", f"{node}: {container} has other addresses: {found}, was {made}")
+                if node.devices.get(found.device.name) != found.device.ifindex:
+                    self.breach("living endpoints stay", f"{node}: the device of {container} is gone")
 
     def check_replay(self) -> None:
         """From the first record, and from a checkpoint anywhere: the same bytes. And what is decided by nobody is kept

@@ -144,9 +144,9 @@ async def test_a_group_stands_at_what_was_really_applied(monkeypatch):
         await operator.follower.wait_applied(left.revision, 5)
         seen, append = [], operator.log.append
 
-        async def recorded(session, payload, claims=()):
+        async def recorded(session, payload, claims=(), **known):
             seen.extend(claims)
-            return await append(session, payload, claims)
+            return await append(session, payload, claims, **known)
 
         monkeypatch.setattr(operator.log, "append", recorded)
         labels = [ApplyWorkload("shop", f"db-{n}", {}) for n in range(3)]
