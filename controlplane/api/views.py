@@ -186,7 +186,9 @@ def _prefixes(
     taken = {item.prefix for item in found} if where else ()
     world = RESERVED_IDENTITIES["world"]
     return found + [
-        items.IpItem(prefix, world, "reserved", "", "", "world") for prefix in EVERY_PREFIX if prefix not in taken
+        items.IpItem(prefix, world, "reserved", "", "", "world")
+        for prefix in EVERY_PREFIX.values()
+        if prefix not in taken
     ]
 
 

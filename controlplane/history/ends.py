@@ -16,7 +16,7 @@ from controlplane.desired.prefixes import PrefixIdentities, prefix_identities
 from controlplane.history.provenance import Origins
 from controlplane.model import RESERVED_IDENTITIES, Endpoint, EndpointKey, Labels, NodeKey, ObjectKey
 from controlplane.policy.mesh import host_labels
-from controlplane.policy.prefixes import AddressLabels
+from controlplane.policy.prefixes import EVERY_PREFIX, AddressLabels
 from controlplane.policy.rules import NamedPorts, ParsedPolicy
 from controlplane.policy.verdict import policies_of
 from controlplane.projections.services import service_key
@@ -68,12 +68,15 @@ class Mesh:
             self._members.fill(self.state)
         return self._members
 
-    def named_ports(self, end: End) -> NamedPorts:
-        """Those that all endpoints of the end's identity give the same number."""
+    def named_ports(self, end: End, protocol: int, port: int) -> tuple[NamedPorts, NamedPorts]:
+        """By identity, as rows are: for allow rules, those that all its endpoints give the same number; for deny rules,
+        the names that any of them gives to this port."""
         if not isinstance(end.key, EndpointKey):
-            return {}
-        agreed = self.members.ports(self.state, end.identity).agreed
-        return {name: (number, protocol_name(protocol)) for (protocol, name), number in agreed.items()}
+            return {}, {}
+        facts = self.members.ports(self.state, end.identity)
+        agreed = {name: (number, protocol_name(own)) for (own, name), number in facts.agreed.items()}
+        given = (name for (own, name), numbers in facts.known.items() if own == protocol and port in numbers)
+        return agreed, dict.fromkeys(given, (port, protocol_name(protocol)))
 
     def inputs(self, cluster: str) -> PolicyInputs:
         """The policies of a cluster as they are meant in this state."""
@@ -119,13 +122,14 @@ class Mesh:
         blocks = addresses.of_node(held) if number == RESERVED_IDENTITIES["host"] else addresses.of_mesh(held)
         return tuple(sorted({*labels, *blocks}))
 
-    def seen(self, own: End, end: End) -> Labels:
-        """The labels by which the rows of `own` see the other end. The node that `own` is on is its host."""
+    def seen(self, own: End, end: End, version: int) -> Labels:
+        """The labels by which the rows of `own` see the other end in a packet of IP `version`. The node that `own` is
+        on is its host."""
         addresses = self.addresses(own.cluster)
         if end.what == WORLD:
             return addresses.of_world(end.address)
         if end.text == "entity:world":
-            return addresses.of_anywhere()
+            return addresses.of_prefix(EVERY_PREFIX[version])
         node = own.key
         where = NodeKey(node.cluster, node.node) if isinstance(node, (EndpointKey, NodeKey)) else NodeKey("", "")
         if isinstance(end.key, NodeKey):

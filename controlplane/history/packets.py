@@ -172,7 +172,8 @@ class PacketWays:
         if place.entity == "remote-node":
             return [each for key in sorted(self._state.nodes) if key != own for each in self._node_addresses(key)]
         if place.entity in ("world", "world-ipv4", "world-ipv6"):
-            return [each for each in OUTSIDE if each not in self._state.addresses]
+            free = [each for each in OUTSIDE if each not in self._state.addresses]
+            return sorted(free, key=lambda each: self._judge.is_named(other, each))
         raise NoPacket(f"no address of this mesh has the identity of entity {place.entity}")
 
 

@@ -141,17 +141,17 @@ def _gather_address(mesh: Mesh, address: str, found: _Found) -> None:
 
 def _judged(mesh: Mesh, source: End, target: End, protocol: int, port: int, found: _Found) -> str:
     """Both sides; the first that denies decides."""
-    named = mesh.named_ports(target)
+    names = mesh.named_ports(target, protocol, port)
     denied: list[str] = []
     allowed: list[str] = []
     for direction, own, remote in ((POLICY_EGRESS, source, target), (POLICY_INGRESS, target, source)):
         about = mesh.about_end(own)
         if about is None:
             continue
-        seen = mesh.seen(own, remote)
+        seen = mesh.seen(own, remote, 6 if protocol == ICMPV6 or ":" in own.address else 4)
         settings = mesh.inputs(own.cluster).settings
-        side = judge_side(direction, about, seen, protocol, port, named, settings=settings)
-        reasons = _side_reasons(mesh, direction, own, seen, about, side, protocol, port, named, found)
+        side = judge_side(direction, about, seen, protocol, port, names[0], settings=settings, denied_ports=names[1])
+        reasons = _side_reasons(mesh, direction, own, seen, about, side, protocol, port, names, found)
         is_closed = side.denies or found.sides[-1].verdict == REDIRECT
         (denied if is_closed else allowed).extend(reasons)
     if not found.sides:
@@ -162,14 +162,14 @@ def _judged(mesh: Mesh, source: End, target: End, protocol: int, port: int, foun
 
 def _side_reasons(
     mesh: Mesh, direction: int, own: End, seen: Labels, about: Sequence[ParsedPolicy], side: Side,
-    protocol: int, port: int, named: NamedPorts, found: _Found,
+    protocol: int, port: int, names: tuple[NamedPorts, NamedPorts], found: _Found,
 ) -> list[str]:  # fmt: skip
     index = index_labels(seen)
     matching = [
         (policy, rule)
         for policy in about
         for rule in policy.rules
-        if rule.direction == direction and rule_matches(rule, index, protocol, port, named)
+        if rule.direction == direction and rule_matches(rule, index, protocol, port, names[rule.deny])
     ]
     deciding = [pair for pair in matching if pair[1].deny] or matching
     where = f"{DIRECTIONS[direction]} of {own.name}"
@@ -178,7 +178,7 @@ def _side_reasons(
     if side.verdict == REDIRECT:
         view = _without_proxy(mesh, direction, own, seen, about, deciding, view)
     _gather_policies(mesh, about, deciding, side, found)
-    closest = nearest_rule(direction, about, index, protocol, port, named) if side.denies and not rules else None
+    closest = nearest_rule(direction, about, index, protocol, port, names[0]) if side.denies and not rules else None
     if closest is not None:
         view = msgspec.structs.replace(view, nearest=closest.name, differs=list(closest.differs))
     found.sides.append(view)

@@ -15,7 +15,7 @@ from controlplane.labels import CLUSTER_KEY, SOURCE_KUBERNETES, SOURCE_RESERVED,
 from controlplane.model import CidrGroup, Labels
 from controlplane.policy.cilium_peers import ENTITIES, WORLD_PREFIXES
 from controlplane.policy.clauses import SOURCE_NODE
-from controlplane.policy.prefixes import AddressLabels, Names, address_keys
+from controlplane.policy.prefixes import EVERY_PREFIX, AddressLabels, Names, address_keys
 from controlplane.policy.requests import NO_REQUEST, Request
 from controlplane.policy.rules import ICMP, ICMPV6, PORT_MAX, PROTOCOLS, NamedPorts, ParsedPolicy
 from controlplane.policy.services import ServiceView, with_services
@@ -146,6 +146,13 @@ class Judge:
         """An address that nobody in the mesh has, or had at the time that is asked about."""
         return Place(address)
 
+    def is_named(self, own: End, address: str) -> bool:
+        """Whether the policies of an end tell an address of the world from the world at large."""
+        if isinstance(own, Place) or own.cluster not in self._addresses:
+            return False
+        addresses, version = self._addresses[own.cluster], 6 if ":" in address else 4
+        return addresses.of_world(address) != addresses.of_prefix(EVERY_PREFIX[version])
+
     def side(self, direction: int, source: End, dest: End, protocol: int, port: int) -> Side | None:
         """What the policies of one end say; None where it has none."""
         version = _version(protocol, source, dest)
@@ -200,7 +207,7 @@ class Judge:
         if isinstance(remote, MeshNode):
             return self._node_seen(own, remote, version)
         if remote.entity in ("", *WORLD_PREFIXES, "world"):
-            return self._place_seen(addresses, remote)
+            return self._place_seen(addresses, remote, version)
         return (f"{SOURCE_RESERVED}:{remote.entity}",)
 
     def _node_seen(self, own: MeshEndpoint | MeshNode, remote: MeshNode, version: int) -> Labels:
@@ -217,10 +224,9 @@ class Judge:
             found += [each for address in known for each in addresses.cidrs_of(address)]
         return tuple(sorted(set(found)))
 
-    def _place_seen(self, addresses: AddressLabels, place: Place) -> Labels:
+    def _place_seen(self, addresses: AddressLabels, place: Place, version: int) -> Labels:
         if not place.address:
-            prefix = WORLD_PREFIXES.get(place.entity)
-            return addresses.of_prefix(prefix) if prefix else addresses.of_anywhere()
+            return addresses.of_prefix(WORLD_PREFIXES.get(place.entity, EVERY_PREFIX[version]))
         given = self._mesh.address_labels.get(place.address, ())
         if HOST in given or REMOTE_NODE in given:
             return tuple(sorted({*given, *addresses.of_node((place.address,))}))

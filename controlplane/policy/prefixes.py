@@ -31,7 +31,8 @@ from controlplane.policy.selectors import Selector
 
 WORLD = "reserved:world"
 API_SERVER_LABEL = "reserved:kube-apiserver"
-EVERY_PREFIX = ("0.0.0.0/0", "::/0")
+EVERY_PREFIX = {4: "0.0.0.0/0", 6: "::/0"}
+"""The world at large, by IP version: a packet is of one."""
 
 Names = Mapping[str, Sequence[str]]
 """The addresses of each canonical name."""
@@ -163,10 +164,6 @@ class AddressLabels:
     def of_prefix(self, prefix: str) -> Labels:
         """What holds for all of its addresses."""
         return _world_labels(self._world.of(ip_network(prefix)))
-
-    def of_anywhere(self) -> Labels:
-        """Of the world at large: what holds for all of its addresses."""
-        return _world_labels([each for prefix in EVERY_PREFIX for each in self._world.of(ip_network(prefix))])
 
     def cidrs_of(self, address: str) -> list[str]:
         """Only what comes from addresses: for nodes, where the settings let CIDRs select them."""

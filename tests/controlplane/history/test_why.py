@@ -3,6 +3,7 @@
 from collections import Counter
 
 import pytest
+import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -22,6 +23,7 @@ from controlplane.history.why import PortError, explain, read_port
 from controlplane.history.why_row import NoSuchRow, explain_row
 from controlplane.model import NodeKey, Policy, ServicePort
 from controlplane.policy.manifests import canonical
+from controlplane.policy.rules import ICMPV6
 from controlplane.policy.selectors import index_labels
 from controlplane.policy.verdict import DENY, Flow, judge, policies_of
 from controlplane.projections.state import State
@@ -37,7 +39,7 @@ from tests.controlplane.policy.worlds import (
     parsed,
 )
 from tests.controlplane.random_mesh import Log
-from tests.controlplane.small_mesh import accept
+from tests.controlplane.small_mesh import accept, add_endpoint
 
 OPERATOR = Author("east", "operator")
 CART_TO_DB = ("shop/cart", "shop/db")
@@ -237,6 +239,34 @@ async def test_a_host_policy_is_named_where_host_policies_are_in_force() -> None
         answer = explain(mesh, mesh.end("entity:world"), mesh.end("node:n1"), 6, 22)
         assert (answer.verdict, "host" in answer.reasons[0]) == (verdict, True), answer.reasons
         assert any("CiliumClusterwideNetworkPolicy" in each.about for each in answer.evidence) is firewall
+
+
+async def test_a_denial_by_a_port_name_is_cited_for_each_number_that_the_identity_gives_it() -> None:
+    """Two endpoints of one identity disagree about "web": rows deny both numbers, and allow neither."""
+    log = shop()
+    add_endpoint(log, "east", "n1", "twin", 14, app="db")
+    accept(log, OPERATOR, ApplyWorkload("shop", "twin", {"app": "db"}, True, "", {"web": (9090, "TCP")}, "n1"))
+    ports = "toPorts: [{ports: [{port: web, protocol: TCP}]}]"
+    for section, other, verdict in (("ingressDeny", "ingress: [{}], ", "deny-explicit"), ("ingress", "", "deny-default")):
+        spec = f"{{endpointSelector: {{matchLabels: {{app: db}}}}, {other}{section}: [{{{ports}}}]}}"
+        manifest = {"apiVersion": "cilium.io/v2", "kind": "CiliumNetworkPolicy",
+                    "metadata": {"name": "named", "namespace": "shop"}, "spec": yaml.safe_load(spec)}  # fmt: skip
+        accept(log, OPERATOR, ApplyPolicy("CiliumNetworkPolicy", "shop", "named", canonical(manifest)))
+        mesh = await mesh_of(log)
+        for port in (8080, 9090):
+            answer = explain(mesh, mesh.end("shop/cart"), mesh.end("shop/db"), 6, port)
+            (side,) = [each for each in answer.sides if each.direction == "ingress"]
+            assert (answer.verdict, side.verdict) == ("deny", verdict)
+            assert side.rules == (["spec.ingressDeny[0] of CiliumNetworkPolicy/shop/named"] if other else [])
+
+
+async def test_the_world_is_that_of_the_packets_version() -> None:
+    """A prefix of IPv6 lets no packet of IPv4 into the world, nor the reverse."""
+    log = shop()
+    apply_policy(log, "{podSelector: {}, policyTypes: [Egress], egress: [{to: [{ipBlock: {cidr: '::/0'}}]}]}")
+    mesh = await mesh_of(log)
+    for protocol, verdict in ((6, "deny"), (ICMPV6, "allow")):
+        assert explain(mesh, mesh.end("shop/cart"), mesh.end("entity:world"), protocol, 128).verdict == verdict
 
 
 @pytest.mark.parametrize(

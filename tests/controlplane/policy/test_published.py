@@ -194,6 +194,11 @@ CASES: list[tuple[str, list[tuple[str, str]], str, str]] = [
      "shop/front > ip:2001:db8::1 TCP/1", "allow -"),
     ("[l3] entity world is CIDR 0/0", [(CNP, f"{{{ALL}, egress: [{{toCIDR: [0.0.0.0/0]}}]}}")],
      "shop/cart > entity:world TCP/1", "allow -"),
+    *(
+        (f"[l3] the world of another family: {l4}", [(CNP, f"{{{ALL}, egress: [{{toCIDR: ['{cidr}']}}]}}")],
+         f"shop/front > entity:world {l4}", f"{side} -")
+        for cidr, l4, side in [("::/0", "TCP/1", DEFAULT), ("::/0", "ICMPv6/128", ON), ("0.0.0.0/0", "ICMPv6/128", DEFAULT)]
+    ),
     ("[l3] group by reference", [(CNP, f"{{{ALL}, egress: [{{toCIDRSet: [{{cidrGroupRef: partners}}]}}]}}")],
      "shop/front > ip:198.51.100.9 TCP/1", "allow -"),
     ("[l3] group by reference, except",
