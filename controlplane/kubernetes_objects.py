@@ -58,6 +58,12 @@ KINDS = {
 }
 """Every kind that is taken, with its apiVersion."""
 
+NOT_APPLIED = {
+    "Node": "a node is what its agent says it is: give labels there, `meshlog agent --labels KEY=VALUE`. Node "
+    "objects are read by `meshlog verdict --manifests` and `meshlog render`",
+}
+"""Kinds that people have beside the others, and what is to be done instead."""
+
 
 def _kind_of(document: Any, reading: Reading) -> str:
     """The kind, or "" after a refusal."""
@@ -69,7 +75,8 @@ def _kind_of(document: Any, reading: Reading) -> str:
         if not isinstance(kind, str):
             reading.refuse("kind", kind, f"is required: one of {', '.join(KINDS)}")
         else:
-            reading.refuse("kind", kind, f"{kind} is not understood; Meshlog takes {', '.join(KINDS)}")
+            right = f"{kind} is not understood; Meshlog takes {', '.join(KINDS)}"
+            reading.refuse("kind", kind, NOT_APPLIED.get(kind, right))
         return ""
     older = cidr_groups.API_VERSIONS if kind == cidr_groups.KIND else ()
     if document.get("apiVersion") not in (KINDS[kind], *older):

@@ -113,6 +113,11 @@ class StateReader:
         if reading.refusals:
             self.refused.append(Refused(source, tuple(dict.fromkeys(reading.refusals))))
 
+    def nodes(self, cluster: str) -> list[str]:
+        """The cluster's nodes that a document is about or names."""
+        named = {command.node for key, (_, command, _) in self._pods.items() if key.cluster == cluster and command.node}
+        return sorted({*named, *(key.node for key in self._nodes if key.cluster == cluster)})
+
     def state(self, where: NodeKey, words: NodeWords, settings: Mapping[str, str], health: Mapping[str, str]) -> State:
         """`settings`: JSON by cluster. `health`: states by "address:port/protocol". What contradicts itself is refused
         like a document."""

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +23,8 @@ Examples:
   meshlog render --manifests deploy/ --node n1
   meshlog render --manifests east=east/ --manifests west=west/ --node n1 --zone a -o json
   meshlog render --manifests deploy/ --node n1 --node-address 192.0.2.1 --backend-health health.json --only services"""
+
+NODES_NAMED_MAX = 10
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -76,9 +79,14 @@ def _rendered(arguments: argparse.Namespace) -> dict[str, Any]:
     words = NodeWords(tuple(map(_address, arguments.node_address)), tuple(map(_label, labels)))
     health = table_of(arguments.backend_health, read_health)
     where = NodeKey(cluster, arguments.node)
+    known = reader.nodes(cluster)
     clusters = dict.fromkeys((cluster, *(place[0] for place in places)))
     state = reader.state(where, words, dict.fromkeys(clusters, settings) if settings else {}, health)
     _refuse(reader, faults)
+    if arguments.node not in known and not words.addresses:
+        right = f"there are {', '.join(known[:NODES_NAMED_MAX])}" if known else "none names any"
+        note = f"no manifest is about node {arguments.node} of cluster {cluster}, nor --node-address; {right}"
+        print(f"meshlog: {note}", file=sys.stderr)
     return render(state, where)
 
 

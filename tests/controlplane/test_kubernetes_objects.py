@@ -126,6 +126,7 @@ def test_a_policy_keeps_absent_and_empty_apart() -> None:
 REFUSALS = [
     ([1], "", "a manifest is a mapping"),
     ({}, "kind", "is required: one of Namespace, Pod"),
+    ({"kind": "Node"}, "kind", "a node is what its agent says it is: give labels there, `meshlog agent --labels"),
     ({"kind": "Deployment"}, "kind", "Deployment is not understood; Meshlog takes Namespace, Pod, Service"),
     ({"kind": "Pod", "apiVersion": "v2", "metadata": {"name": "a"}}, "apiVersion", "must be v1 for kind Pod"),
     ({"kind": "Pod", "apiVersion": "v1"}, "metadata.name", "is required"),

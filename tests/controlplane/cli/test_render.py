@@ -114,6 +114,13 @@ def test_words_about_the_node_and_its_backends(run: Run, place: Path, tmp_path: 
     assert "policy" not in found
 
 
+def test_a_node_that_no_manifest_is_about_gets_a_note(run: Run, place: Path) -> None:
+    """With the names of those that are there; not where the command line says what it is."""
+    for node, words, noted in (("n3", (), True), ("n3", ("--node-address", "192.0.2.7"), False), ("n1", (), False)):
+        status, _, error = run("render", "--manifests", str(place), "--node", node, *words)
+        assert status == 0 and ("there are n1, n2" in error) is noted, error
+
+
 def test_settings_choose_the_algorithm(run: Run, place: Path, tmp_path: Path) -> None:
     """By Cilium's names; a value that is none is refused with the field."""
     good, bad = tmp_path / "good.json", tmp_path / "bad.json"
