@@ -213,7 +213,7 @@ def build_node(
         settling=Settling(kernel, reconciler.worker, endpoints, clock, settings),
         inspection=inspection,
         reporter=Reporter(log, writer, follower, reconciler, inspection, clock, settings, own),
-        monitor=Monitor(settings.monitor_queue_max, counters, flows.take),
+        monitor=Monitor(settings.monitor_queue_max, settings.monitor_recent_max, counters, flows.take),
         flows=flows,
         collector=build_collector(settings, clock, kernel, reconciler),
         open_ring=open_ring,

@@ -131,6 +131,8 @@ class AgentSettings(CommonSettings, frozen=True, kw_only=True):
     kernel_retry_s: Seconds = 0.5
     monitor_queue_max: Count = 4096
     """Notifications kept for one slow monitor; what is more is counted as lost."""
+    monitor_recent_max: Count = 4096
+    """Notifications kept for those who ask what was told before they listened, 80 bytes each."""
     monitor_flush_s: Seconds = 0.05
     """How long notifications are gathered into one write to a monitor."""
     flows_rows_max: Count = 8192

@@ -139,9 +139,9 @@ class Client:
             query["follow"] = "1"
         return self._lines("/v1/log", query, schema.LogRecord)
 
-    def monitor(self) -> AsyncIterator[schema.Notification]:
+    def monitor(self) -> AsyncIterator[items.Notification]:
         """What the datapath says, as it happens."""
-        return self._lines("/v1/monitor", {}, schema.Notification)
+        return self._lines("/v1/monitor", {}, items.Notification)
 
     async def call(
         self,

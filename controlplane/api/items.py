@@ -1,4 +1,4 @@
-"""The items of /v1/list, one type for each kind.
+"""The items of /v1/list, one type for each kind, and those of /v1/monitor.
 
 Belongs here: values, and nothing else. Does not belong here: the other shapes of the API (schema.py), how an item is
 made (views.py).
@@ -109,3 +109,45 @@ class IpItem(msgspec.Struct, frozen=True):
     cluster: str
     node: str
     name: str
+
+
+class Notification(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One message of the datapath. `type`: "drop", "verdict", "trace", "lost" (only `lost` counts) or "now" (behind it
+    comes what is told from now on; only where recent ones were asked for).
+
+    `source_name`/`target_name` are "namespace/workload" where the address is an endpoint's, and `source_cluster` and
+    `target_cluster` its cluster. `time_ns` counts from the start of the machine, `wall_time_ns` from the epoch.
+    """
+
+    type: str
+    time_ns: int = 0
+    cluster: str = ""
+    node: str = ""
+    reason: str = ""
+    reason_code: int = 0
+    verdict: str = ""
+    direction: str = ""
+    match: str = ""
+    protocol: str = ""
+    source: str = ""
+    source_port: int = 0
+    source_identity: int = 0
+    source_name: str = ""
+    target: str = ""
+    target_port: int = 0
+    target_identity: int = 0
+    target_name: str = ""
+    endpoint_id: int = 0
+    ifindex: int = 0
+    length: int = 0
+    tcp_flags: str = ""
+    file: str = ""
+    line: int = 0
+    lost: int = 0
+    policy_epoch: int = 0
+    wall_time_ns: int = 0
+    source_cluster: str = ""
+    source_labels: tuple[str, ...] = ()
+    target_cluster: str = ""
+    target_labels: tuple[str, ...] = ()
+    reason_name: str = ""

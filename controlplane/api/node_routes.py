@@ -5,20 +5,21 @@ Belongs here: requests to answers over a Node. Does not belong here: HTTP in gen
 """
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import suppress
 
 import msgspec
 from aiohttp import web
 
-from controlplane.api import history_routes, kernel_views, notification_views, schema, views
-from controlplane.api.server import Refused, json_response, read_body, stream_lines
+from controlplane.api import history_routes, items, kernel_views, notification_views, schema, views
+from controlplane.api.server import Refused, json_response, query_int, read_body, stream_lines
 from controlplane.history.replay import EncodedRows
 from controlplane.runtime.endpoints import EndpointRefused
 from controlplane.runtime.node import Node
 from controlplane.runtime.writer import WriterFailed
 from datapath.digest import digest_of
 from datapath.errors import KernelError
+from datapath.notifications import Notification
 from datapath.realization import TableVerification
 from datapath.tables import RUNTIME_MAPS
 
@@ -179,17 +180,28 @@ class _NodeRoutes:
         )
 
     async def monitor(self, request: web.Request) -> web.StreamResponse:
-        return await stream_lines(request, self._node.revision(), self._notifications())
+        recent, follow = query_int(request, "recent", 0), query_int(request, "follow", 1)
+        return await stream_lines(request, self._node.revision(), self._notifications(recent, bool(follow)))
 
-    async def _notifications(self) -> AsyncIterator[bytes]:
-        encode = msgspec.json.encode
-        with self._parts.monitor.listening() as listener:
+    async def _notifications(self, recent: int, follow: bool) -> AsyncIterator[bytes]:
+        monitor = self._parts.monitor
+        with monitor.listening() as listener:
+            if recent:
+                now = msgspec.json.encode(items.Notification(type="now"))
+                yield self._told(monitor.recent(recent)) + now + b"\n"
+            if not follow:
+                return
             async for records, lost in listener.chunks():
-                names = notification_views.Names(self._parts.follower.state)
-                lines = [
-                    encode(notification_views.notification(each, names, self._node.where)) for each in records
-                ]
+                told = self._told(records)
                 if lost:
-                    lines.append(encode(schema.Notification(type="lost", lost=lost)))
-                yield b"\n".join(lines) + b"\n"
+                    told += msgspec.json.encode(items.Notification(type="lost", lost=lost)) + b"\n"
+                yield told
                 await asyncio.sleep(self._parts.settings.monitor_flush_s)
+
+    def _told(self, records: Sequence[Notification]) -> bytes:
+        """A line each."""
+        parts = self._parts
+        started_ns = parts.clock.time_ns() - int(parts.clock.monotonic_s() * 1e9)
+        names = notification_views.Names(parts.follower.state, started_ns, parts.feed.deriver.prefix_labels)
+        told = [notification_views.notification(each, names, self._node.where) for each in records]
+        return b"".join(msgspec.json.encode(each) + b"\n" for each in told)

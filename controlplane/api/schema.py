@@ -20,7 +20,7 @@ revision of the log that the answer stands at. An error has a status of 400 and 
     GET    /v1/digests                                  Digests (agent)
     GET    /v1/verify                                   Verification (agent)
     POST   /v1/repair                                   Verification, after the repair (agent)
-    GET    /v1/monitor                                  NDJSON of Notification; `lost` counts those left out
+    GET    /v1/monitor?recent=&follow=                  NDJSON of Notification; `lost` counts those left out
     GET    /v1/wait?revision=REV[&timeout_s=S]          Waited; 504 when the time is over first
     GET    /metrics                                     Prometheus text
     GET    /v1/at?at=POINT                              Standing: the revision of a point
@@ -335,39 +335,6 @@ class Verification(msgspec.Struct, frozen=True):
     runtime_tables: list[str]
     repaired_rows: int = 0
 
-
-class Notification(msgspec.Struct, frozen=True, omit_defaults=True):
-    """One message of the datapath. `type`: "drop", "verdict", "trace" or "lost"; of "lost" only `lost` counts.
-
-    `source_name`/`target_name` are "namespace/workload" where the address is an endpoint's.
-    """
-
-    type: str
-    time_ns: int = 0
-    cluster: str = ""
-    node: str = ""
-    reason: str = ""
-    reason_code: int = 0
-    verdict: str = ""
-    direction: str = ""
-    match: str = ""
-    protocol: str = ""
-    source: str = ""
-    source_port: int = 0
-    source_identity: int = 0
-    source_name: str = ""
-    target: str = ""
-    target_port: int = 0
-    target_identity: int = 0
-    target_name: str = ""
-    endpoint_id: int = 0
-    ifindex: int = 0
-    length: int = 0
-    tcp_flags: str = ""
-    file: str = ""
-    line: int = 0
-    lost: int = 0
-    policy_epoch: int = 0
 
 # --- log ---
 

@@ -25,6 +25,7 @@ GROUPS: dict[str, dict[str, tuple[str, str]]] = {
         "mesh": ("mesh", "how far every node is: revision, lag, digests"),
         "verify": ("verify", "compare what the kernel holds with what the log says"),
         "monitor": ("monitor", "drops and verdicts as they happen"),
+        "observe": ("observe", "flows of all nodes here, as `hubble observe` shows them"),
         "node": ("node", "nodes of the mesh"),
         "endpoint": ("endpoint", "workloads attached to a node"),
         "identity": ("identity", "security identities and their labels"),
@@ -57,7 +58,7 @@ COMMANDS = {name: entry for group in GROUPS.values() for name, entry in group.it
 AT_ENVIRONMENT = "MESHLOG_AT"
 """The point in the history that commands answer about, where --at says nothing."""
 POINT_FLAGS = ("--at", "--since", "--until")
-OF_NOW = ("status", "mesh", "verify", "monitor", "sysdump", "apply", "delete")
+OF_NOW = ("status", "mesh", "verify", "monitor", "observe", "sysdump", "apply", "delete")
 """Commands without a past: under MESHLOG_AT they refuse, instead of answering about another time than was asked."""
 GLOBAL_FLAGS = ("--node", "--socket", "-o", "--output")
 _EPILOG = """Which agent is asked: --node NAME, --socket PATH or MESHLOG_SOCKET; otherwise the only one on this machine.

@@ -85,6 +85,13 @@ def socket_of(arguments: argparse.Namespace) -> str:
     raise CommandFailed(f"no agent runs here: no socket below {RUNTIME_ROOT}; start one, or give --socket")
 
 
+def sockets_of(arguments: argparse.Namespace) -> list[str]:
+    """The one that is chosen; else all agents of this machine, those of the lab where there are no others."""
+    if arguments.socket or arguments.node or os.environ.get("MESHLOG_SOCKET"):
+        return [socket_of(arguments)]
+    return sockets(RUNTIME_ROOT) or sockets(LAB_ROOT) or [socket_of(arguments)]
+
+
 def sockets(root: str, name: str = "agent.sock") -> list[str]:
     """Sockets directly in `root` and one directory below, sorted."""
     try:

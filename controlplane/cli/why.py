@@ -14,6 +14,7 @@ from urllib.parse import quote
 from controlplane.api.quickclient import ApiRefused, ApiUnavailable
 from controlplane.cli.at import add_at, asked, say_at
 from controlplane.cli.errors import CANNOT_SAY, FAILED, OK, CommandFailed, UsageError
+from controlplane.cli.flow_shape import layer4, own
 from controlplane.cli.output import GREEN, RED, YELLOW, add_output, coloured, print_document, print_table
 from controlplane.cli.target import add_target, ask, connect
 
@@ -34,6 +35,7 @@ EXAMPLES = """Examples:
   meshlog why --from west:shop/client --to service:shop/payment --port 80/TCP --at=-10m
   meshlog why --from entity:world --to ip:10.1.0.5 --port 443/TCP
   meshlog monitor -t drop -o json | head -1 | meshlog why -
+  meshlog observe --verdict DROPPED --last 1 -o json | meshlog why -
   meshlog why --from shop/frontend --to service:shop/payment --port 80/TCP --datapath --at=-10m
   meshlog why map ipcache 10.1.0.5/32"""
 
@@ -179,6 +181,8 @@ def flow_of_line(line: str) -> dict[str, str]:
     if written.startswith("{"):
         try:
             found = json.loads(written)
+            if "flow" in found:
+                return _observed(found["flow"])
             source, target = found["source"], found["target"]
             port, protocol = found.get("target_port", 0), str(found["protocol"])
         except (ValueError, KeyError, TypeError):
@@ -196,6 +200,17 @@ def flow_of_line(line: str) -> dict[str, str]:
     source, target = (match[f"{side}6"] or match[f"{side}4"] for side in "ab")
     port = _icmp_type(int(match["bport"]), match["protocol"])
     return {**_flow(source, target, port, match["protocol"]), **_told(written)}
+
+
+def _observed(flow: dict[str, Any]) -> dict[str, str]:
+    """Of a line of `meshlog observe -o json`."""
+    protocol, fields = layer4(flow)
+    port = fields.get("destination_port", fields.get("type", 0))
+    told = {"reason": own(flow).get("reason", ""), "epoch": own(flow).get("policy_epoch", 0), "node": flow["node_name"]}
+    told |= {"source_identity": flow["source"].get("identity"), "target_identity": flow["destination"].get("identity")}
+    name = protocol.removesuffix("v4").upper()
+    ends = _flow(flow["IP"]["source"], flow["IP"]["destination"], port, name)
+    return {**ends, **{key: str(value) for key, value in told.items() if value}}
 
 
 def _flow(source: str, target: str, port: Any, protocol: str) -> dict[str, str]:

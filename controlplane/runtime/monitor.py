@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from typing import Any, Protocol
 
 from controlplane.runtime.telemetry import Counters
-from datapath.notifications import Notification, decode_records
+from datapath.notifications import RECORD_BYTES, Notification, decode_records
 
 
 class Ring(Protocol):
@@ -55,10 +55,15 @@ class Listener:
 
 class Monitor:
     """Drains the ring for as long as it is started, so that the kernel never finds it full; decodes while somebody
-    listens. `take` is given everything, as it is."""
+    listens. `take` is given everything, as it is. The newest `recent_max` are kept for those who come later."""
 
-    def __init__(self, records_max: int, counters: Counters, take: Callable[[bytes], None]) -> None:
+    def __init__(
+        self, records_max: int, recent_max: int, counters: Counters, take: Callable[[bytes], None]
+    ) -> None:
         self._records_max = records_max
+        self._recent_max = recent_max
+        self._recent: deque[bytes] = deque()
+        self._recent_bytes = 0
         self._counters = counters
         self._take = take
         self._listeners: set[Listener] = set()
@@ -86,6 +91,18 @@ class Monitor:
         finally:
             self._listeners.discard(listener)
 
+    def recent(self, count: int) -> list[Notification]:
+        """The last so many that were told, oldest first, or as many as are kept."""
+        kept = b"".join(self._recent)
+        return decode_records(kept[max(0, len(kept) - min(count, self._recent_max) * RECORD_BYTES) :])
+
+    def _keep(self, raw: bytes) -> None:
+        """Whole readings of the ring: those go that are not needed for the number kept."""
+        self._recent.append(raw[-self._recent_max * RECORD_BYTES :])
+        self._recent_bytes += len(self._recent[-1])
+        while self._recent_bytes - len(self._recent[0]) >= self._recent_max * RECORD_BYTES:
+            self._recent_bytes -= len(self._recent.popleft())
+
     def _drain(self) -> None:
         ring = self._ring
         if ring is None:
@@ -96,6 +113,7 @@ class Monitor:
             return
         raw = found.tobytes()
         self._take(raw)
+        self._keep(raw)
         if not self._listeners:
             return
         records = decode_records(raw)
