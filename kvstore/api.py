@@ -49,7 +49,7 @@ class LogStatus(Protocol):
 
     @property
     def refused(self) -> int:
-        """Records dropped because they were malformed, carried an old fencing token, or were not their writer's own."""
+        """Records dropped because they were malformed or carried an old fencing token."""
         ...
 
     @property

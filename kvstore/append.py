@@ -1,11 +1,9 @@
 """What a writer knows, what it sends next, and what a refused append means.
 
-Belongs here: the stored form of a batch and of a cursor, the attempt that follows from a place, the
-settlement of an attempt that was refused, and when a segment is full. Does not belong here: transactions on
-the wire, retries, leases.
+Belongs here: the stored form of a batch and of a cursor, the attempt that follows from a place, and the settlement of
+an attempt that was refused. Does not belong here: transactions on the wire, retries, leases.
 """
 
-import zlib
 from collections.abc import Sequence
 
 import msgspec
@@ -17,16 +15,6 @@ BATCH_FORMAT = 1
 CLAIM_COMPARES_MAX = 120
 """etcd refuses more than 128 operations or compares in one transaction; the append itself needs a few."""
 
-SEGMENT_RECORDS_MAX = 1000
-SEGMENT_BYTES_MAX = 8 * 1024 * 1024
-"""A reader fetches a segment in one piece and sorts it in memory, so both bounds are soft: the writers of a
-cluster together may overshoot by what they append between two probes."""
-
-PROBE_RECORDS = 32
-PROBE_BYTES = 1024 * 1024
-"""How often a writer counts the open segment: with every 32nd of its own batches, or after 1 MiB of its own.
-The count rides in the append transaction, so it costs no round trip, and no key is contended."""
-
 
 class Batch(msgspec.Struct, frozen=True, array_like=True):
     """The value of a record's key."""
@@ -37,11 +25,12 @@ class Batch(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Cursor(msgspec.Struct, frozen=True, array_like=True):
-    """The value of a cursor key: the writer's last batch. `sequence` 0 means none yet."""
+    """The value of a cursor key: the writer's last batch. `sequence` 0 means none yet; `size` is the bytes of all its
+    payloads so far, by which readers and the sealing know what is coming."""
 
     sequence: int
-    segment: int
     token: int
+    size: int
 
 
 class Place(msgspec.Struct, frozen=True):
@@ -50,11 +39,7 @@ class Place(msgspec.Struct, frozen=True):
     token: int
     sequence: int
     cursor_revision: int
-    segment: int
-    head_revision: int
-    segment_full: bool = False
-    segment_records: int = 0
-    segment_bytes: int = 0
+    size: int
 
 
 class Attempt(msgspec.Struct, frozen=True):
@@ -63,15 +48,13 @@ class Attempt(msgspec.Struct, frozen=True):
     place: Place
     cluster: str
     writer: str
-    sequence: int
-    segment: int
     value: bytes
-    probes: bool
+    cursor: Cursor
 
     @property
-    def opens_segment(self) -> bool:
-        """True if this batch is the first of a new segment."""
-        return self.segment != self.place.segment
+    def sequence(self) -> int:
+        """Of the batch."""
+        return self.cursor.sequence
 
 
 class Found(msgspec.Struct, frozen=True):
@@ -79,8 +62,6 @@ class Found(msgspec.Struct, frozen=True):
     the claims' keys, in their order."""
 
     session_token: int
-    segment: int
-    head_revision: int
     cursor: Cursor
     cursor_revision: int
     stored: bytes
@@ -138,7 +119,6 @@ def decode_record(key: bytes, value: bytes, revision: int) -> Record:
         parts.writer,
         parts.sequence,
         batch.token,
-        parts.segment,
         batch.payload,
     )
 
@@ -175,41 +155,13 @@ def check_claims(claims: Sequence[Claim]) -> None:
 
 def attempt(place: Place, cluster: str, writer: str, payload: bytes) -> Attempt:
     """The next append from this place."""
-    sequence = place.sequence + 1
-    # Spread by name, so that writers that started together do not all count at the same batch.
-    due = (sequence + zlib.crc32(writer.encode())) % PROBE_RECORDS == 0
-    return Attempt(
-        place=place,
-        cluster=cluster,
-        writer=writer,
-        sequence=sequence,
-        segment=place.segment + 1 if place.segment_full else place.segment,
-        value=encode_batch(place.token, payload),
-        probes=due
-        or place.segment_bytes // PROBE_BYTES != (place.segment_bytes + len(payload)) // PROBE_BYTES,
-    )
+    cursor = Cursor(place.sequence + 1, place.token, place.size + len(payload))
+    return Attempt(place, cluster, writer, encode_batch(place.token, payload), cursor)
 
 
-def stored(sent: Attempt, revision: int, count: int | None) -> Place:
-    """The place after `sent` was stored at `revision`; `count` is the probe's answer, if it had one."""
-    fresh = sent.opens_segment
-    records = 1 if fresh else sent.place.segment_records + 1
-    own_bytes = len(sent.value) + (0 if fresh else sent.place.segment_bytes)
-    return Place(
-        token=sent.place.token,
-        sequence=sent.sequence,
-        cursor_revision=revision,
-        segment=sent.segment,
-        head_revision=revision if fresh else sent.place.head_revision,
-        segment_full=count is not None and segment_is_full(count, records, own_bytes),
-        segment_records=records,
-        segment_bytes=own_bytes,
-    )
-
-
-def segment_is_full(count: int, own_records: int, own_bytes: int) -> bool:
-    """True if a segment of `count` records, taken to be as large as this writer's own, should be closed."""
-    return count >= SEGMENT_RECORDS_MAX or count * own_bytes >= SEGMENT_BYTES_MAX * own_records
+def stored(sent: Attempt, revision: int) -> Place:
+    """The place after `sent` was stored at `revision`."""
+    return _place(sent.place.token, sent.cursor, revision)
 
 
 def settle(sent: Attempt, claims: Sequence[Claim], found: Found) -> Outcome:
@@ -219,27 +171,18 @@ def settle(sent: Attempt, claims: Sequence[Claim], found: Found) -> Outcome:
     different batch of ours under that key is an earlier append whose outcome was unknown: it landed, so this
     one comes next.
     """
+    now = _place(sent.place.token, found.cursor, found.cursor_revision)
     if found.stored_revision and found.stored == sent.value:
-        return Landed(Revision(found.stored_revision), _moved(sent, found, sent.sequence))
+        return Landed(Revision(found.stored_revision), msgspec.structs.replace(now, sequence=sent.sequence))
     if found.session_token != sent.place.token:
         return Lost()
     if found.cursor.sequence >= sent.sequence or found.cursor_revision != sent.place.cursor_revision:
-        return Again(_moved(sent, found, found.cursor.sequence))
+        return Again(now)
     for claim, touched in zip(claims, found.claims_touched, strict=True):
         if not claim.stands(touched):
             return Conflict(claim.key)
-    return Again(_moved(sent, found, found.cursor.sequence))
+    return Again(now)
 
 
-def _moved(sent: Attempt, found: Found, sequence: int) -> Place:
-    same = found.segment == sent.place.segment
-    return Place(
-        token=sent.place.token,
-        sequence=sequence,
-        cursor_revision=found.cursor_revision,
-        segment=found.segment,
-        head_revision=found.head_revision,
-        segment_full=same and sent.place.segment_full,
-        segment_records=sent.place.segment_records if same else 0,
-        segment_bytes=sent.place.segment_bytes if same else 0,
-    )
+def _place(token: int, cursor: Cursor, cursor_revision: int) -> Place:
+    return Place(token, cursor.sequence, cursor_revision, cursor.size)

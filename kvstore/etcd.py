@@ -14,6 +14,7 @@ from kvstore import rpc_pb2 as rpc
 from kvstore.append import check_claims
 from kvstore.archives import Archives, Finder
 from kvstore.errors import Fenced, LogError, PayloadTooLarge
+from kvstore.etcd_catchup import head_position
 from kvstore.etcd_client import PUT, RANGE, TLS, TXN, Client, Limits, Login
 from kvstore.etcd_retention import Retention
 from kvstore.etcd_writer import Seat, created, first, get, put, take_seat
@@ -94,7 +95,7 @@ class EtcdLog:
 
     @property
     def refused(self) -> int:
-        """Records that were malformed, not their writer's own, or under a fencing token older than one seen before."""
+        """Records that were malformed, or under a fencing token older than one seen before."""
         return self._tally.refused
 
     @property
@@ -138,7 +139,7 @@ class EtcdLog:
 
     async def position(self) -> Position:
         """The position of a reader that holds everything up to now."""
-        return await etcd_reader.head_position(self._client)
+        return await head_position(self._client)
 
     def read(self, after: Position, through: Revision | None = None) -> AsyncIterator[Record]:
         """See EventLog."""

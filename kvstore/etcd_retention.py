@@ -1,22 +1,25 @@
-"""What the holder of a cluster's duty does with its history in etcd: repack, take out, and make room.
+"""What the holder of a cluster's duty does with its history in etcd: seal, take out, and make room.
 
 Belongs here: the transactions and the maintenance calls. Does not belong here: what is due (packed.py), files
 (archive.py), when to look.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextlib import aclosing, suppress
 
 import msgspec
 
-from kvstore import keys
+from kvstore import keys, packed
 from kvstore import rpc_pb2 as rpc
-from kvstore.append import decode_record
+from kvstore.append import Cursor
 from kvstore.errors import ArchiveDamaged, LogError, LogUnavailable
+from kvstore.etcd_catchup import Paging, Resealed, survey, tails, whole
 from kvstore.etcd_client import ALARM, COMPACT, DEFRAGMENT, DELETE_RANGE, PUT, RANGE, STATUS, TXN, Client
-from kvstore.etcd_writer import created, delete, first, get, modified, put
-from kvstore.packed import Manifest, PackDamaged, decode_manifest, encode_manifest, pack, parts, unpack
-from kvstore.types import Record
-from kvstore.vouching import Voucher, stands, vouchers
+from kvstore.etcd_writer import created, first, get, modified, put
+from kvstore.lanes import Lane, Lanes
+from kvstore.packed import Manifest, PackDamaged, Sealed, decode_manifest, encode_manifest, parts, unpack
+from kvstore.types import Position, Record
+from kvstore.watch import Reader, Tally
 
 DELETES_MAX = 100
 """Ranges deleted in one transaction; etcd takes 128 operations."""
@@ -26,21 +29,33 @@ MAINTENANCE_S = 60.0
 
 class Segments(msgspec.Struct, frozen=True):
     """One cluster's history as etcd has it. `low` and `low_segment`: behind which revision and segment it begins, as
-    was put at revision `low_touched`. `opened`: by number, the revision that opened each segment, the last of
-    which is open; `packed`: by number, those that are repacked."""
+    was put at revision `low_touched`. `packed`: the segments, by number; `sealed`: how far they go, all ever made;
+    `loose_records` and `loose_bytes`: what has come since."""
 
     store_id: int
     revision: int
     low: int
     low_segment: int
     low_touched: int
-    opened: Mapping[int, int]
+    sealed: Sealed
     packed: Mapping[int, Manifest]
+    loose_records: int
+    loose_bytes: int
 
     @property
-    def unpacked(self) -> Sequence[int]:
-        """Sealed and not repacked, oldest first."""
-        return [number for number in sorted(self.opened)[:-1] if number not in self.packed]
+    def open_segment(self) -> int:
+        """The number that the next segment will have."""
+        return self.sealed.segment + 1
+
+    @property
+    def oldest(self) -> int:
+        """The number of the first segment that etcd has, or will have."""
+        return min(self.packed, default=self.open_segment)
+
+    @property
+    def is_full(self) -> bool:
+        """Whether what is loose is enough for a segment."""
+        return packed.is_full(self.loose_records, self.loose_bytes)
 
 
 class Space(msgspec.Struct, frozen=True):
@@ -63,91 +78,116 @@ class Retention:
 
     async def segments(self) -> Segments:
         """What there is now."""
-        first_key, end = keys.prefix_range(b"%b%b/" % (keys.SEGMENT, self.cluster.encode()))
-        answer = await self._client.call(RANGE, rpc.RangeRequest(key=first_key, range_end=end, keys_only=True))
-        opened = {keys.parse_segment_key(kv.key)[1]: kv.create_revision for kv in answer.kvs}
-        unknown = [number for number in opened if number not in self._packed]
-        reads = [get(keys.low_key(self.cluster)), *(get(keys.pack_manifest_key(self.cluster, n)) for n in unknown)]
-        found: list[rpc.KeyValue] = []
+        found = await survey(self._client, self.cluster)
+        numbers = {each.number: each for each in found.segments}
+        unknown = [each for number, each in numbers.items() if number not in self._packed]
+        reads = [get(keys.segment_key(self.cluster, each.number, each.opened, each.through)) for each in unknown]
         for start in range(0, len(reads), DELETES_MAX):
             page = await self._client.call(TXN, rpc.TxnRequest(success=reads[start : start + DELETES_MAX]))
-            found += [first(each) for each in page.responses]
-        low, *manifests = found
-        self._packed |= {n: self._manifest(kv) for n, kv in zip(unknown, manifests, strict=True) if kv.value}
-        self._packed = {number: each for number, each in self._packed.items() if number in opened}
+            for each, answer in zip(unknown[start:], page.responses, strict=False):
+                kv = first(answer)
+                if kv.value:
+                    self._packed[each.number] = self._manifest(kv)
+        self._packed = {number: each for number, each in self._packed.items() if number in numbers}
+        sealed, low = found.sealed.get(self.cluster, Sealed()), found.lows.get(self.cluster, (0, 0))
+        ends = [(cursor, sealed.ended(name.partition("/")[2])) for name, cursor in found.cursors.items()]
         return Segments(
-            answer.header.cluster_id,
-            answer.header.revision,
-            *keys.parse_low_value(low.value),
-            low.mod_revision,
-            opened,
-            dict(self._packed),
+            store_id=found.store_id,
+            revision=found.revision,
+            low=low[0],
+            low_segment=low[1],
+            low_touched=found.low_touched,
+            sealed=sealed,
+            packed=dict(self._packed),
+            loose_records=sum(max(0, cursor.sequence - end.sequence) for cursor, end in ends),
+            loose_bytes=sum(max(0, cursor.size - end.size) for cursor, end in ends),
         )
 
-    async def seal(self, segment: int) -> bool:
-        """Open the next segment if this one is open and has records; True if so. A writer meets it at its next append,
-        as when another writer found the segment full."""
-        head_key = keys.head_key(self.cluster)
-        start, end = keys.log_segment(self.cluster, segment)
-        reads = [get(head_key), rpc.RequestOp(request_range=rpc.RangeRequest(key=start, range_end=end))]
-        answer = await self._client.call(TXN, rpc.TxnRequest(success=reads))
-        head, known = first(answer.responses[0]), await self._vouchers()
-        written = _records(answer.responses[1].response_range.kvs)
-        revision = answer.header.revision
-        if int(head.value or b"0") != segment or not any(stands(each, known, revision) for each in written):
-            return False
-        opening = [put(head_key, b"%d" % (segment + 1)), put(keys.segment_key(self.cluster, segment + 1), b"")]
-        done = await self._client.call(
-            TXN, rpc.TxnRequest(compare=[modified(head_key, head.mod_revision)], success=opening)
-        )
-        return bool(done.succeeded)
+    async def seal(
+        self, now_ns: int, segments_max: int = 1, *, rest: bool = True
+    ) -> Sequence[tuple[Manifest, bytes]]:
+        """Put the oldest loose records into segments, as many as they fill, and with `rest` what is left over into one
+        more; gives those that were made, which are fewer if another seals too."""
+        found = await survey(self._client, self.cluster)
+        sealed, touched = found.sealed.get(self.cluster, Sealed()), found.sealed_touched.get(self.cluster, 0)
+        lane = Lane(self.cluster, (), tails(found, self.cluster, Reader(Position(), Tally())))
+        lanes = Lanes([lane], sealed.through, found.revision, self._client.limits.pages_in_flight)
+        made: list[tuple[Manifest, bytes]] = []
+        async with aclosing(self._cut(Paging(self._client, Tally(), found).pages(lanes), rest)) as pieces:
+            async for records in pieces:
+                manifest, content = packed.pack(records, sealed.segment + 1, sealed.through + 1, now_ns)
+                sealed = packed.sealed_after(sealed, manifest, records)
+                touched = await self._show(manifest, content, sealed, touched, found.cursors)
+                if not touched:
+                    break
+                made.append((manifest, content))
+                if len(made) == segments_max:
+                    break
+        return made
 
-    async def pack(self, segment: int, opened: int, now_ns: int) -> tuple[Manifest, bytes] | None:
-        """Repack a sealed segment; None if another did, or it has nothing. The transaction that shows the packed form
-        takes the records away, but for each writer's last batch, by which it may still settle an append in doubt."""
-        start, end = keys.log_segment(self.cluster, segment)
-        answer = await self._client.call(RANGE, rpc.RangeRequest(key=start, range_end=end))
-        known, head = await self._vouchers(), answer.header.revision
-        records = [each for each in _records(answer.kvs) if stands(each, known, head)]
-        if not records:
-            return None
-        manifest, packed = pack(records, opened, now_ns)
-        for number, part in enumerate(parts(packed)):
-            key = keys.pack_part_key(self.cluster, segment, number)
+    async def _cut(
+        self, pages: AsyncGenerator[Sequence[Record], None], rest: bool
+    ) -> AsyncGenerator[Sequence[Record], None]:
+        """A segment's worth at a time; no more once another has sealed what was to come."""
+        records: list[Record] = []
+        size = 0
+        async with aclosing(pages):
+            with suppress(Resealed):
+                async for ready in pages:
+                    for record in ready:
+                        records.append(record)
+                        size += len(record.payload)
+                        if packed.is_full(len(records), size):
+                            yield records
+                            records, size = [], 0
+                if rest and records:
+                    yield records
+
+    async def _show(
+        self, manifest: Manifest, content: bytes, sealed: Sealed, touched: int, cursors: Mapping[str, Cursor]
+    ) -> int:
+        """Store a segment, and take its records away, but for each writer's last batch, by which it may still settle an
+        append in doubt; the revision, 0 if another sealed since `touched`."""
+        for number, part in enumerate(parts(content)):
+            key = keys.pack_part_key(self.cluster, manifest.segment, manifest.digest, number)
             await self._client.call(PUT, rpc.PutRequest(key=key, value=part))
-        shown = keys.pack_manifest_key(self.cluster, segment)
-        drops = self._drops(segment, manifest.sequences, known)
+        sealed_key = keys.sealed_key(self.cluster)
+        shown = keys.segment_key(self.cluster, manifest.segment, manifest.opened, manifest.last_revision)
+        puts = [put(shown, encode_manifest(manifest)), put(sealed_key, packed.encode_sealed(sealed))]
+        drops = self._drops(manifest, cursors)
         done = await self._client.call(
             TXN,
-            rpc.TxnRequest(
-                compare=[created(shown, 0)],
-                success=[put(shown, encode_manifest(manifest)), *drops[:DELETES_MAX]],
-            ),
+            rpc.TxnRequest(compare=[modified(sealed_key, touched)], success=[*puts, *drops[:DELETES_MAX]]),
         )
         if not done.succeeded:
-            return None
+            # The same pieces may be in use, if the other saw the same records.
+            own = keys.pack_pieces(self.cluster, manifest.segment, manifest.digest)
+            drop = [_delete_range(*keys.prefix_range(own))]
+            await self._client.call(TXN, rpc.TxnRequest(compare=[created(shown, 0)], success=drop))
+            return 0
         await self._delete(drops[DELETES_MAX:])
-        return manifest, packed
+        return int(done.header.revision)
 
     async def fetch(self, segment: int) -> tuple[Manifest, bytes]:
         """A repacked segment, whole. Raises ArchiveDamaged, LogError if it is not there."""
-        start, end = keys.pack_segment(self.cluster, segment)
-        answer = await self._client.call(RANGE, rpc.RangeRequest(key=start, range_end=end))
-        if not answer.kvs or not answer.kvs[-1].key.endswith(b"/" + keys.MANIFEST):
-            raise LogError(f"segment {segment} of {self.cluster} is not packed in etcd")
-        manifest = self._manifest(answer.kvs[-1])
-        packed = b"".join(kv.value for kv in answer.kvs[:-1])[: manifest.size]
+        ranges = [keys.segment_number(self.cluster, segment), keys.pack_segment(self.cluster, segment)]
+        reads = [rpc.RequestOp(request_range=rpc.RangeRequest(key=start, range_end=end)) for start, end in ranges]
+        answer = await self._client.call(TXN, rpc.TxnRequest(success=reads))
+        manifests, pieces = (each.response_range.kvs for each in answer.responses)
+        if not manifests:
+            raise LogError(f"segment {segment} of {self.cluster} is not in etcd")
+        manifest = self._manifest(manifests[0])
+        content = whole(manifest, pieces)
         try:
-            unpack(manifest, packed)
+            unpack(manifest, content)
         except PackDamaged as damage:
-            raise ArchiveDamaged(f"pack of segment {segment} of {self.cluster} in etcd", str(damage)) from None
-        return manifest, packed
+            raise ArchiveDamaged(f"segment {segment} of {self.cluster} in etcd", str(damage)) from None
+        return manifest, content
 
     async def truncate(self, manifest: Manifest, low_touched: int) -> int:
         """Take a segment out of etcd and move the beginning of history behind it, in one step, unless another moved it
         since `low_touched`; gives back that of the next. The segment must be the oldest there, in the archive, and
         behind a checkpoint: the caller sees to it."""
-        start, end = keys.pack_segment(self.cluster, manifest.segment)
         low = keys.low_key(self.cluster)
         answer = await self._client.call(
             TXN,
@@ -155,29 +195,14 @@ class Retention:
                 compare=[modified(low, low_touched)],
                 success=[
                     put(low, keys.low_value(manifest.last_revision, manifest.segment)),
-                    delete(keys.segment_key(self.cluster, manifest.segment)),
-                    _delete_range(start, end),
+                    _delete_range(*keys.segment_number(self.cluster, manifest.segment)),
+                    _delete_range(*keys.pack_segment(self.cluster, manifest.segment)),
                 ],
             ),
         )
         if not answer.succeeded:
             raise LogUnavailable(f"another process moved the beginning of {self.cluster}'s history")
         return int(answer.header.revision)
-
-    async def sweep(self, before: int) -> int:
-        """Delete what stayed loose below segment `before`, but for last batches of writers that have not gone on."""
-        start, end = keys.prefix_range(b"%b%b/" % (keys.LOG, self.cluster.encode()))
-        end = min(end, keys.log_segment(self.cluster, before)[0])
-        answer = await self._client.call(RANGE, rpc.RangeRequest(key=start, range_end=end, keys_only=True))
-        known = await self._vouchers()
-        drops = []
-        for kv in answer.kvs:
-            at = keys.parse_log_key(kv.key)
-            voucher = known.get(f"{self.cluster}/{at.writer}")
-            if voucher is None or voucher.sequence != at.sequence:
-                drops.append(delete(kv.key))
-        await self._delete(drops)
-        return len(drops)
 
     async def space(self) -> Space:
         """How full etcd is."""
@@ -187,12 +212,10 @@ class Retention:
         return Space(max(each.dbSize for each in status), max(each.dbSizeInUse for each in status), is_full)
 
     async def drop_packed(self, segment: int) -> None:
-        """Delete the oldest segment, which is packed, without moving `low`: a full etcd refuses puts, and takes a plain
-        delete. Readers see which segment is the oldest. `truncate` follows when there is room."""
-        start, end = keys.pack_segment(self.cluster, segment)
-        marker = keys.segment_key(self.cluster, segment)
-        await self._client.call(DELETE_RANGE, rpc.DeleteRangeRequest(key=marker))
-        await self._client.call(DELETE_RANGE, rpc.DeleteRangeRequest(key=start, range_end=end))
+        """Delete the oldest segment without moving `low`: a full etcd refuses puts, and takes a plain delete. Readers
+        see which segment is the oldest. `truncate` follows when there is room."""
+        for start, end in (keys.segment_number(self.cluster, segment), keys.pack_segment(self.cluster, segment)):
+            await self._client.call(DELETE_RANGE, rpc.DeleteRangeRequest(key=start, range_end=end))
 
     async def make_room(self) -> Space:
         """Give back what was deleted and overwritten: compact, defragment one member after the other, disarm. In this
@@ -227,33 +250,18 @@ class Retention:
         except PackDamaged as damage:
             raise ArchiveDamaged(keys.relative(kv.key) + " in etcd", str(damage)) from None
 
-    async def _vouchers(self) -> Mapping[str, Voucher]:
-        start, end = keys.prefix_range(b"%b%b/" % (keys.CURSOR, self.cluster.encode()))
-        answer = await self._client.call(RANGE, rpc.RangeRequest(key=start, range_end=end))
-        return vouchers({kv.key: (kv.value, kv.mod_revision) for kv in answer.kvs})
-
-    def _drops(
-        self, segment: int, sequences: Mapping[str, int], known: Mapping[str, Voucher]
-    ) -> Sequence[rpc.RequestOp]:
-        """Deletes of a segment's records by writer, but for the one that its cursor names."""
+    def _drops(self, manifest: Manifest, cursors: Mapping[str, Cursor]) -> Sequence[rpc.RequestOp]:
+        """Deletes of what a segment holds, with last batches that stayed loose before, by writer; but for the record
+        that a writer's cursor names."""
         drops = []
-        for writer, sequence in sorted(sequences.items()):
-            before = sequence if known[f"{self.cluster}/{writer}"].sequence <= sequence else None
-            drops.append(_delete_range(*keys.log_writer(self.cluster, segment, writer, before)))
+        for writer, sequence in sorted(manifest.sequences.items()):
+            is_last = cursors[f"{self.cluster}/{writer}"].sequence <= sequence
+            drops.append(_delete_range(*keys.log_sequences(self.cluster, writer, 0, sequence - is_last)))
         return drops
 
     async def _delete(self, drops: Sequence[rpc.RequestOp]) -> None:
         for start in range(0, len(drops), DELETES_MAX):
             await self._client.call(TXN, rpc.TxnRequest(success=drops[start : start + DELETES_MAX]))
-
-
-def _records(kvs: Iterable[rpc.KeyValue]) -> Iterator[Record]:
-    """Those that can be read: readers refuse the others, packed or not."""
-    for kv in kvs:
-        try:
-            yield decode_record(kv.key, kv.value, kv.mod_revision)
-        except ValueError:
-            continue
 
 
 def _delete_range(start: bytes, end: bytes) -> rpc.RequestOp:

@@ -12,7 +12,6 @@ from kvstore import rpc_pb2 as rpc
 from kvstore.append import (
     Attempt,
     Conflict,
-    Cursor,
     Found,
     Landed,
     Lost,
@@ -31,7 +30,7 @@ from kvstore.watch import put_back
 EQUAL, GREATER, LESS = rpc.Compare.EQUAL, rpc.Compare.GREATER, rpc.Compare.LESS
 CREATE, MOD = rpc.Compare.CREATE, rpc.Compare.MOD
 TRIES_MAX = 64
-"""An append is rebuilt when the head moved or a copy in doubt landed; more often than this is a fault."""
+"""An append is rebuilt when a copy in doubt landed; more often than this is a fault."""
 
 
 def created(key: bytes, revision: int, result: rpc.Compare.CompareResult = EQUAL) -> rpc.Compare:
@@ -75,10 +74,12 @@ class Seat:
         self._place = place
         self._name = f"{session.cluster}/{session.writer}"
         self._turn = asyncio.Lock()
-        self._fixed, self._fixed_at = b"", -1
         self._session_key = keys.session_key(session.cluster, session.writer)
         self._cursor_key = keys.cursor_key(session.cluster, session.writer)
-        self._head_key = keys.head_key(session.cluster)
+        self._fixed = rpc.TxnRequest(
+            compare=[created(self._session_key, session.token)],
+            failure=[get(self._session_key, keys_only=True), get(self._cursor_key)],
+        ).SerializeToString()
         self._keepalive = asyncio.create_task(
             self._keep_alive(), name=f"lease of {session.cluster}/{session.writer}"
         )
@@ -93,8 +94,7 @@ class Seat:
                 sent = attempt(self._place, self.session.cluster, self.session.writer, payload)
                 answer = await self._client.call(TXN, self._transaction(sent, claims))
                 if answer.succeeded:
-                    count = answer.responses[-1].response_range.count if sent.probes else None
-                    self._place = stored(sent, answer.header.revision, count)
+                    self._place = stored(sent, answer.header.revision)
                     self._client.full_since = None
                     return Revision(answer.header.revision)
                 outcome = settle(sent, claims, _found(answer))
@@ -133,33 +133,17 @@ class Seat:
 
     def _transaction(self, sent: Attempt, claims: Sequence[Claim]) -> bytes:
         """Parts of a message may follow each other on the wire: what stays the same is encoded once."""
-        session, place = self.session, sent.place
-        if self._fixed_at != place.head_revision:
-            self._fixed_at, self._fixed = place.head_revision, self._fixed_part(place)
-        log_key = keys.log_key(session.cluster, sent.segment, session.writer, sent.sequence)
-        cursor = encode_cursor(Cursor(sent.sequence, sent.segment, place.token))
-        compares = [modified(self._cursor_key, place.cursor_revision)]
-        puts = [put(log_key, sent.value), put(self._cursor_key, cursor)]
+        session = self.session
+        log_key = keys.log_key(session.cluster, session.writer, sent.sequence)
+        compares = [modified(self._cursor_key, sent.place.cursor_revision)]
+        puts = [put(log_key, sent.value), put(self._cursor_key, encode_cursor(sent.cursor))]
         reads = [get(log_key)]
         for claim in claims:
             key = keys.claim_key(claim.key)
             compares += _claim_compares(key, claim)
             puts.append(_claim_act(key, claim))
             reads.append(get(key, keys_only=True))
-        if sent.opens_segment:
-            puts.append(put(self._head_key, b"%d" % sent.segment))
-            puts.append(put(keys.segment_key(session.cluster, sent.segment), b""))
-        if sent.probes:
-            start, end = keys.log_segment(session.cluster, sent.segment)
-            puts.append(
-                rpc.RequestOp(request_range=rpc.RangeRequest(key=start, range_end=end, count_only=True))
-            )
         return self._fixed + rpc.TxnRequest(compare=compares, success=puts, failure=reads).SerializeToString()
-
-    def _fixed_part(self, place: Place) -> bytes:
-        compares = [created(self._session_key, place.token), modified(self._head_key, place.head_revision)]
-        reads = [get(self._session_key, keys_only=True), get(self._head_key), get(self._cursor_key)]
-        return rpc.TxnRequest(compare=compares, failure=reads).SerializeToString()
 
     async def _keep_alive(self) -> None:
         while True:
@@ -174,16 +158,14 @@ class Seat:
 
 
 def _found(answer: rpc.TxnResponse) -> Found:
-    session, head, cursor, log = (first(response) for response in answer.responses[:4])
+    session, cursor, log = (first(response) for response in answer.responses[:3])
     return Found(
         session_token=session.create_revision,
-        segment=int(head.value or b"0"),
-        head_revision=head.mod_revision,
         cursor=decode_cursor(cursor.value),
         cursor_revision=cursor.mod_revision,
         stored=log.value,
         stored_revision=log.mod_revision,
-        claims_touched=[first(response).mod_revision for response in answer.responses[4:]],
+        claims_touched=[first(response).mod_revision for response in answer.responses[3:]],
     )
 
 
@@ -210,19 +192,18 @@ async def take_seat(client: Client, cluster: str, writer: str) -> Seat:
     Raises ValueError on a malformed name, LogUnavailable, LogFull.
     """
     session_key = keys.session_key(keys.checked_name("cluster", cluster), keys.checked_name("writer", writer))
-    await _open_first_segment(client, cluster)
     lease = (await client.call(LEASE_GRANT, rpc.LeaseGrantRequest(TTL=client.limits.lease_s))).ID
-    reads = [get(session_key), get(keys.head_key(cluster)), get(keys.cursor_key(cluster, writer))]
+    reads = [get(session_key), get(keys.cursor_key(cluster, writer))]
     take = rpc.TxnRequest(
         compare=[created(session_key, 0)], success=[put(session_key, b"", lease), *reads], failure=reads
     )
     for _ in range(TRIES_MAX):
         answer = await client.call(TXN, take)
-        session, head, cursor = (first(response) for response in answer.responses[-3:])
+        session, cursor = (first(response) for response in answer.responses[-2:])
         if session.lease == lease:
             token = session.create_revision
-            last = decode_cursor(cursor.value).sequence
-            place = Place(token, last, cursor.mod_revision, int(head.value), head.mod_revision)
+            last = decode_cursor(cursor.value)
+            place = Place(token, last.sequence, cursor.mod_revision, last.size)
             return Seat(client, Session(cluster, writer, token, lease), place)
         await _evict(client, session_key, session)
     raise LogUnavailable(
@@ -241,11 +222,3 @@ async def _evict(client: Client, session_key: bytes, session: rpc.KeyValue) -> N
             await client.call(LEASE_REVOKE, rpc.LeaseRevokeRequest(ID=session.lease))
         except LeaseGone:
             return
-
-
-async def _open_first_segment(client: Client, cluster: str) -> None:
-    head = keys.head_key(cluster)
-    if (await client.call(RANGE, rpc.RangeRequest(key=head, count_only=True))).count:
-        return
-    opening = [put(head, b"1"), put(keys.segment_key(cluster, 1), b"")]
-    await client.call(TXN, rpc.TxnRequest(compare=[created(head, 0)], success=opening))

@@ -10,17 +10,17 @@ import msgspec
 
 PREFIX = b"/meshlog/1/"
 LOG = PREFIX + b"log/"
-SEGMENT = PREFIX + b"segment/"
 CURSOR = PREFIX + b"cursor/"
-LOW = PREFIX + b"low/"
+SEALED = PREFIX + b"sealed/"
+SEGMENT = PREFIX + b"segment/"
 PACK = PREFIX + b"pack/"
-MANIFEST = b"manifest"
+LOW = PREFIX + b"low/"
 
 NAME_CHARS_MAX = 128
 PATH_CHARS_MAX = 512
 SIDE_TABLES = ("report", "flow", "checkpoint", "manifest", "retention")
 """Tables that `EventLog.put` may write. The others belong to the log itself, to claims and to duties."""
-LISTED_TABLES = (*SIDE_TABLES, "claim", "duty", "session", "head", "low")
+LISTED_TABLES = (*SIDE_TABLES, "claim", "duty", "session", "sealed", "low")
 """Tables that `EventLog.list` may read. Records are read in order, by `read` and `follow`, never listed."""
 
 _NAME = re.compile(r"[a-z0-9](?:[-a-z0-9.]*[a-z0-9])?")
@@ -31,9 +31,17 @@ class LogKey(msgspec.Struct, frozen=True):
     """The parts of a record's key."""
 
     cluster: str
-    segment: int
     writer: str
     sequence: int
+
+
+class SegmentKey(msgspec.Struct, frozen=True):
+    """The parts of a segment's key: all its records lie between `opened` and `through`, both included."""
+
+    cluster: str
+    number: int
+    opened: int
+    through: int
 
 
 def checked_name(kind: str, name: str) -> str:
@@ -56,59 +64,89 @@ def checked_path(kind: str, path: str) -> str:
     return path
 
 
-def log_key(cluster: str, segment: int, writer: str, sequence: int) -> bytes:
+def log_key(cluster: str, writer: str, sequence: int) -> bytes:
     """The key of one record. Names must have been checked."""
-    return b"%b%b/%08x/%b/%016x" % (LOG, cluster.encode(), segment, writer.encode(), sequence)
+    return b"%b%b/%b/%016x" % (LOG, cluster.encode(), writer.encode(), sequence)
 
 
 def parse_log_key(key: bytes) -> LogKey:
     """The parts of a record's key. Raises ValueError if it is not one."""
     parts = key[len(LOG) :].decode("ascii", "replace").split("/")
-    if not key.startswith(LOG) or len(parts) != 4 or len(parts[1]) != 8 or len(parts[3]) != 16:
-        raise ValueError(f"key {key!r} is not {LOG.decode()}<cluster>/<segment>/<writer>/<sequence>")
+    if not key.startswith(LOG) or len(parts) != 3 or len(parts[2]) != 16:
+        raise ValueError(f"key {key!r} is not {LOG.decode()}<cluster>/<writer>/<sequence>")
     try:
-        return LogKey(parts[0], int(parts[1], 16), parts[2], int(parts[3], 16))
+        return LogKey(parts[0], parts[1], int(parts[2], 16))
     except ValueError:
-        raise ValueError(f"key {key!r}: segment and sequence must be hexadecimal") from None
+        raise ValueError(f"key {key!r}: the sequence must be hexadecimal") from None
 
 
-def log_segment(cluster: str, segment: int) -> tuple[bytes, bytes]:
-    """First key and range end of all records of one segment."""
-    return prefix_range(b"%b%b/%08x/" % (LOG, cluster.encode(), segment))
+def log_cluster(cluster: str) -> tuple[bytes, bytes]:
+    """First key and range end of all records of a cluster that are kept by writer."""
+    return prefix_range(b"%b%b/" % (LOG, cluster.encode()))
 
 
-def segment_key(cluster: str, segment: int) -> bytes:
-    """The marker of a segment: its mod_revision is the revision that opened the segment."""
-    return b"%b%b/%08x" % (SEGMENT, cluster.encode(), segment)
+def log_writer(cluster: str, writer: str) -> tuple[bytes, bytes]:
+    """First key and range end of all that one writer may write as its records."""
+    return prefix_range(b"%b%b/%b/" % (LOG, cluster.encode(), writer.encode()))
 
 
-def parse_segment_key(key: bytes) -> tuple[str, int]:
-    """Cluster and number of a segment marker. Raises ValueError if it is not one."""
-    cluster, slash, number = key.removeprefix(SEGMENT).decode("ascii", "replace").partition("/")
-    if not key.startswith(SEGMENT) or not slash or len(number) != 8:
-        raise ValueError(f"key {key!r} is not {SEGMENT.decode()}<cluster>/<segment>")
-    return cluster, int(number, 16)
+def log_sequences(cluster: str, writer: str, first: int, last: int) -> tuple[bytes, bytes]:
+    """First key and range end of one writer's records from a sequence to another, both included."""
+    return log_key(cluster, writer, first), log_key(cluster, writer, last + 1)
 
 
-def pack_segment(cluster: str, segment: int) -> tuple[bytes, bytes]:
-    """First key and range end of a repacked segment: its parts, then its manifest."""
-    return prefix_range(b"%b%b/%08x/" % (PACK, cluster.encode(), segment))
+def sealed_key(cluster: str) -> bytes:
+    """Says how far a cluster's records are sealed in segments."""
+    return SEALED + cluster.encode()
 
 
-def pack_part_key(cluster: str, segment: int, part: int) -> bytes:
-    """One part of a repacked segment."""
-    return b"%b%b/%08x/%04d" % (PACK, cluster.encode(), segment, part)
+def sealed_cluster(key: bytes) -> str:
+    """The cluster of a sealed key."""
+    return key.removeprefix(SEALED).decode("ascii", "replace")
 
 
-def pack_manifest_key(cluster: str, segment: int) -> bytes:
-    """What a repacked segment holds; without it the parts are nothing."""
-    return b"%b%b/%08x/%b" % (PACK, cluster.encode(), segment, MANIFEST)
+def segment_key(cluster: str, number: int, opened: int, through: int) -> bytes:
+    """Where a segment's manifest is; what a reader needs to plan stands in the key."""
+    return b"%b%b/%08x/%016x/%016x" % (SEGMENT, cluster.encode(), number, opened, through)
 
 
-def log_writer(cluster: str, segment: int, writer: str, before: int | None) -> tuple[bytes, bytes]:
-    """First key and range end of one writer's records of a segment: all, or those below the sequence `before`."""
-    first, end = prefix_range(b"%b%b/%08x/%b/" % (LOG, cluster.encode(), segment, writer.encode()))
-    return first, end if before is None else log_key(cluster, segment, writer, before)
+def parse_segment_key(key: bytes) -> SegmentKey:
+    """The parts of a segment's key. Raises ValueError if it is not one."""
+    parts = key.removeprefix(SEGMENT).decode("ascii", "replace").split("/")
+    if not key.startswith(SEGMENT) or [len(part) for part in parts[1:]] != [8, 16, 16]:
+        raise ValueError(f"key {key!r} is not {SEGMENT.decode()}<cluster>/<number>/<opened>/<through>")
+    return SegmentKey(parts[0], *(int(part, 16) for part in parts[1:]))
+
+
+def segments_cluster(cluster: str) -> tuple[bytes, bytes]:
+    """First key and range end of the manifests of a cluster's segments."""
+    return prefix_range(b"%b%b/" % (SEGMENT, cluster.encode()))
+
+
+def segment_number(cluster: str, number: int) -> tuple[bytes, bytes]:
+    """First key and range end that hold the manifest of one segment."""
+    return prefix_range(b"%b%b/%08x/" % (SEGMENT, cluster.encode(), number))
+
+
+def pack_cluster(cluster: str) -> tuple[bytes, bytes]:
+    """First key and range end of the pieces of a cluster's segments."""
+    return prefix_range(b"%b%b/" % (PACK, cluster.encode()))
+
+
+def pack_segment(cluster: str, number: int) -> tuple[bytes, bytes]:
+    """First key and range end of a segment's pieces, and of those that another packer left unfinished."""
+    return prefix_range(b"%b%b/%08x/" % (PACK, cluster.encode(), number))
+
+
+def pack_pieces(cluster: str, number: int, digest: bytes) -> bytes:
+    """What the keys of a segment's pieces begin with, by the digest of its manifest: two packers that began at
+    different times pack different records, and do not mix."""
+    return b"%b%b/%08x/%b/" % (PACK, cluster.encode(), number, digest[:8].hex().encode())
+
+
+def pack_part_key(cluster: str, number: int, digest: bytes, part: int) -> bytes:
+    """One piece of a segment."""
+    return pack_pieces(cluster, number, digest) + b"%04d" % part
 
 
 def low_cluster(key: bytes) -> str:
@@ -127,11 +165,6 @@ def parse_low_value(value: bytes) -> tuple[int, int]:
     return int(revision or b"0"), int(segment or b"0")
 
 
-def head_key(cluster: str) -> bytes:
-    """Holds the number of the open segment."""
-    return b"%bhead/%b" % (PREFIX, cluster.encode())
-
-
 def low_key(cluster: str) -> bytes:
     """Holds the revision after which history in etcd begins, and the segment that it ends."""
     return b"%b%b" % (LOW, cluster.encode())
@@ -143,13 +176,8 @@ def session_key(cluster: str, writer: str) -> bytes:
 
 
 def cursor_key(cluster: str, writer: str) -> bytes:
-    """Holds sequence, segment and fencing token of the writer's last batch."""
+    """Says which batch was the writer's last."""
     return b"%b%b/%b" % (CURSOR, cluster.encode(), writer.encode())
-
-
-def watch_range() -> tuple[bytes, bytes]:
-    """First key and range end that hold every record and every cursor, and little else."""
-    return CURSOR, prefix_range(LOG)[1]
 
 
 def parse_cursor_key(key: bytes) -> str:

@@ -17,8 +17,6 @@ from kvstore.errors import ClaimConflict, Fenced, LogError, LogUnavailable, Payl
 from kvstore.types import BATCH_BYTES_MAX, Bookmark, Claim, Position, Record, Revision, Session, Stored, Want
 from kvstore.watch import Reader, Tally, Turn, Verdict, put_back
 
-SEGMENT_RECORDS = 100
-
 Answer = TypeVar("Answer")
 
 
@@ -114,7 +112,6 @@ class MemoryStore:
                 session.writer,
                 self.sequences[name],
                 session.token,
-                1 + len(self.records) // SEGMENT_RECORDS,
                 payload,
             )
         )

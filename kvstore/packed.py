@@ -1,7 +1,7 @@
-"""A sealed segment in one piece: its records in order, compressed, with a manifest that says what it holds.
+"""A segment: the oldest records of a cluster, of all its writers, sealed in order into one compressed piece.
 
-Belongs here: the form that a repacked segment has in etcd and in the archive, and refusing one that is damaged. Does
-not belong here: where the pieces are kept. Pure.
+Belongs here: the form that a segment has in etcd and in the archive, refusing one that is damaged, and when records are
+enough for one. Does not belong here: where the pieces are kept. Pure.
 """
 
 import hashlib
@@ -17,11 +17,15 @@ PART_BYTES = 512 * 1024
 """Large enough for few keys, small enough that an etcd request is far from its bound."""
 COMPRESSION = 6
 
+SEGMENT_RECORDS_MAX = 1000
+SEGMENT_BYTES_MAX = 8 * 1024 * 1024
+"""So many records, or so many bytes of payload, are sealed: a reader takes a segment in one piece."""
+
 
 class Manifest(msgspec.Struct, frozen=True):
-    """What a packed segment holds. `opened` is the revision that opened it; `packed_ns` the wall clock of the packer, a
-    little after the segment was sealed; `digest` is BLAKE2b-256 of the packed bytes. The writers' last sequences say
-    where each of them stood at the segment's end."""
+    """What a segment holds: all its cluster's records from revision `opened` to `last_revision`. `packed_ns` is the
+    wall clock of the packer; `digest` is BLAKE2b-256 of the packed bytes. The last sequences of its writers say where
+    each of them stood at the segment's end."""
 
     format: int
     cluster: str
@@ -35,6 +39,29 @@ class Manifest(msgspec.Struct, frozen=True):
     packed_ns: int
     digest: bytes
     sequences: dict[str, int]
+
+
+class Ended(msgspec.Struct, frozen=True, array_like=True):
+    """What of one writer is in segments: its sequences up to this one, and the bytes of their payloads."""
+
+    sequence: int
+    size: int
+
+
+class Sealed(msgspec.Struct, frozen=True, array_like=True):
+    """How far a cluster's records are in segments: the last segment's number, the revision that it ends with, and by
+    writer what has gone into this one and those before. All else is loose: kept by writer, one record a key."""
+
+    segment: int = 0
+    through: int = 0
+    writers: dict[str, Ended] = {}
+
+    def ended(self, writer: str) -> Ended:
+        """Of one writer."""
+        return self.writers.get(writer, _NOTHING)
+
+
+_NOTHING = Ended(0, 0)
 
 
 class _Row(msgspec.Struct, frozen=True, array_like=True):
@@ -52,12 +79,18 @@ class PackDamaged(ValueError):
 _encode = msgspec.msgpack.Encoder(order="deterministic").encode
 _decode_rows = msgspec.msgpack.Decoder(list[_Row]).decode
 _decode_manifest = msgspec.msgpack.Decoder(Manifest).decode
+_decode_sealed = msgspec.msgpack.Decoder(Sealed).decode
 
 
-def pack(records: Sequence[Record], opened: int, now_ns: int) -> tuple[Manifest, bytes]:
-    """Manifest and bytes of one segment's records. Raises ValueError if there are none, or of several segments."""
-    if not records or len({(record.cluster, record.segment) for record in records}) != 1:
-        raise ValueError(f"{len(records)} records of one segment: give all records of one, at least one")
+def is_full(records: int, size: int) -> bool:
+    """Whether loose records, and the bytes of their payloads, are enough for a segment."""
+    return records >= SEGMENT_RECORDS_MAX or size >= SEGMENT_BYTES_MAX
+
+
+def pack(records: Sequence[Record], number: int, opened: int, now_ns: int) -> tuple[Manifest, bytes]:
+    """Manifest and bytes of one segment. Raises ValueError if there are no records, or of several clusters."""
+    if len({record.cluster for record in records}) != 1:
+        raise ValueError(f"{len(records)} records: give at least one, all of one cluster")
     rows = sorted(records, key=lambda record: record.revision)
     packed = zlib.compress(
         _encode([_Row(row.revision, row.writer, row.sequence, row.token, row.payload) for row in rows]), COMPRESSION
@@ -65,7 +98,7 @@ def pack(records: Sequence[Record], opened: int, now_ns: int) -> tuple[Manifest,
     manifest = Manifest(
         format=PACK_FORMAT,
         cluster=rows[0].cluster,
-        segment=rows[0].segment,
+        segment=number,
         opened=opened,
         first_revision=rows[0].revision,
         last_revision=rows[-1].revision,
@@ -87,10 +120,8 @@ def unpack(manifest: Manifest, packed: bytes) -> Sequence[Record]:
         rows = _decode_rows(zlib.decompress(packed))
     except (zlib.error, msgspec.MsgspecError) as error:
         raise PackDamaged(f"the packed bytes cannot be read: {error}") from None
-    where, number = manifest.cluster, manifest.segment
-    return [
-        Record(Revision(row.revision), where, row.writer, row.sequence, row.token, number, row.payload) for row in rows
-    ]
+    where = manifest.cluster
+    return [Record(Revision(row.revision), where, row.writer, row.sequence, row.token, row.payload) for row in rows]
 
 
 def encode_manifest(manifest: Manifest) -> bytes:
@@ -107,6 +138,30 @@ def decode_manifest(value: bytes) -> Manifest:
     if manifest.format != PACK_FORMAT:
         raise PackDamaged(f"its format is {manifest.format}; this version reads {PACK_FORMAT}")
     return manifest
+
+
+def sealed_after(sealed: Sealed, manifest: Manifest, records: Sequence[Record]) -> Sealed:
+    """With the segment of these records as the last one."""
+    writers = dict(sealed.writers)
+    for record in records:
+        size = writers.get(record.writer, _NOTHING).size
+        writers[record.writer] = Ended(record.sequence, size + len(record.payload))
+    return Sealed(manifest.segment, manifest.last_revision, writers)
+
+
+def encode_sealed(sealed: Sealed) -> bytes:
+    """The stored form."""
+    return _encode(sealed)
+
+
+def decode_sealed(value: bytes) -> Sealed:
+    """Of an absent key (empty value) that nothing is sealed. Raises PackDamaged."""
+    if not value:
+        return Sealed()
+    try:
+        return _decode_sealed(value)
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        raise PackDamaged(f"how far records are sealed cannot be read: {error}") from None
 
 
 def parts(packed: bytes) -> Sequence[bytes]:

@@ -39,14 +39,9 @@ def reader_role() -> Role:
 
 
 def agent_role(cluster: str, node: str) -> Role:
-    """Writes its own records, session, cursor, report and flows.
-
-    Records are kept by segment, and a segment has records of all writers of its cluster: so etcd cannot keep an agent
-    from writing or deleting the key of another's record, nor from the marker of a segment. It does keep it from
-    another's cursor, and readers believe no record without its writer's cursor (vouching.py). What a malicious agent
-    can do to its cluster's log, and to no other's, is to destroy: that is a hole which names writer and revision, and
-    stops readers who catch up through it; what they hold is served. Raises ValueError on a malformed name.
-    """
+    """Writes its own records, session, cursor, report and flows: nobody else's are under these keys, so that it can
+    destroy its own history and no other. Claims are the cluster's: what one agent takes another may free. Raises
+    ValueError on a malformed name."""
     writer = f"node.{keys.checked_name('node', node)}"
     name = keys.checked_name("cluster", cluster)
     return Role(
@@ -54,9 +49,7 @@ def agent_role(cluster: str, node: str) -> Role:
         f"the agent of node {node} in cluster {name}",
         (
             *reader_role().grants,
-            *_appending(name),
-            Grant(READWRITE, keys.session_key(name, writer)),
-            Grant(READWRITE, keys.cursor_key(name, writer)),
+            *_appending(name, writer),
             Grant(READWRITE, keys.side_key(f"report/{name}/{node}")),
             Grant(READWRITE, keys.side_key(f"flow/{name}/{node}")),
         ),
@@ -64,20 +57,23 @@ def agent_role(cluster: str, node: str) -> Role:
 
 
 def operator_role(cluster: str) -> Role:
-    """Keeps a cluster's history and duties too. Making room in a full etcd (defragment, disarm) asks for etcd's role
-    root, which is not given here. Raises ValueError on a malformed name."""
+    """Keeps a cluster's history and duties too: it takes away the records of all writers that it has sealed. Making
+    room in a full etcd (defragment, disarm) asks for etcd's role root, which is not given here. Raises ValueError on a
+    malformed name."""
     name = keys.checked_name("cluster", cluster)
     return Role(
         f"meshlog-operator.{name}",
         f"the operator of cluster {name}",
         (
             *reader_role().grants,
-            *_appending(name),
-            Grant(READWRITE, keys.session_key(name, "operator")),
-            Grant(READWRITE, keys.cursor_key(name, "operator")),
+            *_appending(name, "operator"),
+            *(
+                Grant(READWRITE, *range_of(name))
+                for range_of in (keys.log_cluster, keys.segments_cluster, keys.pack_cluster)
+            ),
+            Grant(READWRITE, keys.sealed_key(name)),
             Grant(READWRITE, keys.low_key(name)),
             Grant(READWRITE, keys.duty_key(f"operator-{name}")),
-            Grant(READWRITE, *keys.prefix_range(b"%b%b/" % (keys.PACK, name.encode()))),
             Grant(READWRITE, *keys.prefix_range(keys.side_key(f"checkpoint/{name}") + b"/")),
             Grant(READWRITE, keys.side_key(f"manifest/{name}")),
             Grant(READWRITE, *keys.prefix_range(keys.side_key(f"flow/{name}") + b"/")),
@@ -86,12 +82,12 @@ def operator_role(cluster: str) -> Role:
     )
 
 
-def _appending(cluster: str) -> Sequence[Grant]:
-    """What every writer of a cluster needs: records, the open segment, claims."""
+def _appending(cluster: str, writer: str) -> Sequence[Grant]:
+    """What a writer of a cluster needs: its own records, session and cursor, and claims."""
     return (
-        Grant(READWRITE, *keys.prefix_range(b"%b%b/" % (keys.LOG, cluster.encode()))),
-        Grant(READWRITE, *keys.prefix_range(b"%b%b/" % (keys.SEGMENT, cluster.encode()))),
-        Grant(READWRITE, keys.head_key(cluster)),
+        Grant(READWRITE, *keys.log_writer(cluster, writer)),
+        Grant(READWRITE, keys.session_key(cluster, writer)),
+        Grant(READWRITE, keys.cursor_key(cluster, writer)),
         *(
             Grant(READWRITE, *keys.prefix_range(keys.claim_key(f"{kind}/{cluster}") + b"/"))
             for kind in CLAIMS_OF_A_CLUSTER

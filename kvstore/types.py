@@ -20,7 +20,6 @@ class Record(msgspec.Struct, frozen=True):
     writer: str
     sequence: int
     token: int
-    segment: int
     payload: bytes
 
 

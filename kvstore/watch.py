@@ -1,7 +1,7 @@
 """How a reader keeps its place: catch-up, hand-over to the watch, duplicates, holes, a rewound store.
 
-Belongs here: the phases and their transitions, what happens to each record that arrives, and which segments a
-catch-up reads in which order. Does not belong here: ranges and watches on the wire, waiting, retries.
+Belongs here: the phases and their transitions, what happens to each record that arrives, and where history begins. Does
+not belong here: what a catch-up reads in which order (lanes.py), ranges and watches on the wire, waiting, retries.
 
 No record is trusted because the watch delivered it: sequences are dense per writer, so a hole, a repeat or a
 step back shows, whatever the watch did. A hole while watching sends the reader back to the range once; a hole
@@ -10,8 +10,6 @@ in the range is real.
 
 import enum
 from collections.abc import Mapping, Sequence
-
-import msgspec
 
 from kvstore.errors import HistoryTruncated, LogRewound, SequenceGap
 from kvstore.types import Position, Record, Revision
@@ -93,6 +91,10 @@ class Reader:
     def position(self) -> Position:
         """Everything held so far, as a value."""
         return Position(Revision(self.revision), dict(self._sequences), self.cluster_id, self.learns)
+
+    def held(self, name: str) -> int:
+        """The last sequence held of "cluster/writer"; 0: none, or not known."""
+        return self._sequences.get(name, 0)
 
     def turn(self, turn: Turn) -> None:
         """Move to the next phase. KeyError if the turn cannot happen in this phase."""
@@ -213,62 +215,3 @@ def beginnings(
         says_so = number <= segment + 1 or (revision and not segment)
         found[cluster] = revision if says_so else max(revision, opened - 1)
     return found
-
-
-class Segment(msgspec.Struct, frozen=True):
-    """One segment to read; once it is read, all records below revision `settled_below` are known."""
-
-    cluster: str
-    number: int
-    opened: int
-    settled_below: int
-
-
-def plan_segments(markers: Sequence[tuple[str, int, int]], after: int, through: int) -> Sequence[Segment]:
-    """The segments that can hold records in (after, through], in the order in which they were opened.
-
-    `markers` are (cluster, number, opened) of all segments. Once a segment of this order has been read, every
-    record below the opening of the following one has been: each cluster's segments follow each other, and
-    later ones of the order hold nothing older than their own opening.
-    """
-    skipped: set[tuple[str, int]] = set()
-    last: dict[str, int] = {}
-    for cluster, number, opened in sorted(markers):
-        if opened <= after:
-            if cluster in last:
-                skipped.add((cluster, last[cluster]))
-            last[cluster] = number
-    chosen = sorted(
-        (opened, cluster, number)
-        for cluster, number, opened in markers
-        if opened <= through and (cluster, number) not in skipped
-    )
-    bounds = [*(opened for opened, _, _ in chosen), through + 1][1:]
-    return [
-        Segment(cluster, number, opened, bound)
-        for (opened, cluster, number), bound in zip(chosen, bounds, strict=True)
-    ]
-
-
-class Merge:
-    """Puts the records of segments that were read in plan order into the one order of the log."""
-
-    def __init__(self, after: int, through: int) -> None:
-        """Keep what is above `after` and at or below `through`."""
-        self._after = after
-        self._through = through
-        self._waiting: list[Record] = []
-
-    def add(self, records: Sequence[Record], settled_below: int) -> Sequence[Record]:
-        """Take a segment's records; give back, in order, all that no later segment can precede."""
-        self._waiting += [record for record in records if self._after < record.revision <= self._through]
-        self._waiting.sort(key=_revision)
-        cut = len(self._waiting)
-        while cut and self._waiting[cut - 1].revision >= settled_below:
-            cut -= 1
-        ready, self._waiting = self._waiting[:cut], self._waiting[cut:]
-        return ready
-
-
-def _revision(record: Record) -> int:
-    return record.revision

@@ -39,11 +39,11 @@ def run_retention(arguments: argparse.Namespace) -> int:
 
 def _rows(kept: Kept) -> list[list[Any]]:
     budget = f"{_size(kept.packed_bytes)} of {_size(kept.retention_bytes_max)}"
-    open_segments = kept.segments - kept.packed_segments
     rows: list[list[Any]] = [
         [kept.cluster, "etcd, packed", kept.packed_segments, kept.packed_records, budget, kept.low + 1,
          _age(kept, kept.packed_since_ns), f"at most {_span(kept.retention_s)}"],
-        [kept.cluster, "etcd, as written", open_segments, "-", "-", "-", _age(kept, kept.open_since_ns),
+        [kept.cluster, "etcd, as written", kept.segments - kept.packed_segments, kept.loose_records,
+         _size(kept.loose_bytes), "-", _age(kept, kept.open_since_ns) if kept.loose_records else "-",
          f"sealed after {_span(kept.segment_age_s)}" if kept.segment_age_s else "-"],
         [kept.cluster, "etcd, checkpoint", "-", "-", _size(kept.checkpoint_bytes), kept.checkpoint_revision,
          _age(kept, kept.checkpoint_ns), "-"],

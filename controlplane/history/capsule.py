@@ -19,7 +19,7 @@ from controlplane.history.flows import FlowSummary
 from controlplane.history.provenance import Origin, Origins
 from controlplane.model import EndpointKey, NodeKey, ObjectKey
 from controlplane.projections.state import State
-from kvstore.types import Record
+from kvstore.types import Record, Revision
 
 MAGIC = b"meshlog capsule\n"
 FORMAT = 1
@@ -98,6 +98,18 @@ class _Header(msgspec.Struct, frozen=True):
     parts: list[_Part]
 
 
+class _RecordRow(msgspec.Struct, frozen=True, array_like=True):
+    """`unread` is what the first files say of a record's place in etcd."""
+
+    revision: int
+    cluster: str
+    writer: str
+    sequence: int
+    token: int
+    unread: int
+    payload: bytes
+
+
 def pack(capsule: Capsule) -> bytes:
     """The file. Equal capsules give equal bytes."""
     encode = msgspec.msgpack.Encoder(order="deterministic").encode
@@ -105,7 +117,7 @@ def pack(capsule: Capsule) -> bytes:
         MANIFEST: msgspec.json.encode(capsule.manifest),
         STATE: capsule.saved,
         ORIGINS: encode(_origin_rows(capsule.origins)),
-        RECORDS: encode([list(msgspec.structs.astuple(record)) for record in capsule.records]),
+        RECORDS: encode([_record_row(record) for record in capsule.records]),
         REPORTS: msgspec.json.encode(capsule.reports),
         FLOWS: msgspec.msgpack.encode(capsule.flows),
     }
@@ -127,8 +139,8 @@ def unpack(content: bytes) -> Capsule:
         manifest = msgspec.json.decode(parts[MANIFEST], type=Manifest)
         reports = msgspec.json.decode(parts[REPORTS], type=list[Report])
         rows = msgspec.msgpack.decode(parts[ORIGINS], type=tuple[int, list[tuple[str, Any, Origin]]])
-        found = msgspec.msgpack.decode(parts[RECORDS], type=list[tuple[int, str, str, int, int, int, bytes]])
-        records = [Record(*fields) for fields in found]  # type: ignore[arg-type]
+        found = msgspec.msgpack.decode(parts[RECORDS], type=list[_RecordRow])
+        records = [_record(row) for row in found]
         origins = _origins(*rows)
         flows = msgspec.msgpack.decode(parts[FLOWS], type=list[FlowSummary]) if FLOWS in parts else []
     except (msgspec.MsgspecError, TypeError) as error:
@@ -136,6 +148,14 @@ def unpack(content: bytes) -> Capsule:
     if len(records) != manifest.records:
         raise CapsuleDamaged(f"part {RECORDS}: {len(records)} records where the manifest names {manifest.records}")
     return Capsule(manifest, parts[STATE], origins, records, reports, flows)
+
+
+def _record_row(record: Record) -> _RecordRow:
+    return _RecordRow(record.revision, record.cluster, record.writer, record.sequence, record.token, 0, record.payload)
+
+
+def _record(row: _RecordRow) -> Record:
+    return Record(Revision(row.revision), row.cluster, row.writer, row.sequence, row.token, row.payload)
 
 
 def _parts(content: bytes) -> Mapping[str, bytes]:

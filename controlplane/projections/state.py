@@ -334,7 +334,7 @@ class State:
     def next_record(self, cluster: str, writer: str, payload: bytes) -> Record:
         """What a writer's next batch would be if nothing came before it: to ask a copy what would follow."""
         sequence = self.sequences.get(f"{cluster}/{writer}", 0) + 1
-        return Record(Revision(self.revision + 1), cluster, writer, sequence, 0, 0, payload)
+        return Record(Revision(self.revision + 1), cluster, writer, sequence, 0, payload)
 
     def copy(self) -> "State":
         """Another state that can be changed without this one."""

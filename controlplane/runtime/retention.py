@@ -24,10 +24,10 @@ from kvstore.archive import Archive, Held
 from kvstore.errors import Fenced, LogError, LogFull
 from kvstore.etcd import EtcdLog
 from kvstore.etcd_retention import Segments, Space
-from kvstore.packed import Manifest, due
+from kvstore.packed import Manifest, due, is_full
 
 SEGMENTS_MAX = 16
-"""Segments packed in one round: about 100 ms of work each, and others want etcd too."""
+"""Segments sealed in one round: about 100 ms of work each, and others want etcd too."""
 PUBLISH_NS = 60 * 10**9
 """How old what is published may be while nothing changes but etcd's size."""
 
@@ -63,6 +63,9 @@ class Kept(msgspec.Struct, frozen=True):
     open_since_ns: int = 0
     segment_age_s: float = 0.0
     archived_from: int = 0
+    loose_records: int = 0
+    loose_bytes: int = 0
+    """Of the open segment: what is not sealed yet."""
 
 
 def _faults(own: Sequence[Held], found: Segments) -> list[str]:
@@ -106,7 +109,7 @@ class Retention:
         self._published: Kept | None = None
         self._publish_ns = 0
         self._open = (0, 0)
-        """The open segment, and since when it was seen to be."""
+        """The number of the open segment, and since when it was seen to be."""
         self._logger = structlog.get_logger()
 
     async def run(self) -> None:
@@ -132,32 +135,40 @@ class Retention:
             await self._relieve()
 
     async def round(self) -> None:
-        """Pack what is sealed, archive what is packed, and take out what is due. Raises LogError, OSError."""
+        """Seal what is full or old, archive what is sealed, and take out what is due. Raises LogError, OSError."""
         space = await self._keep.space()
         if space.is_full:
             space = await self.relieve()
-        found = await self._pack(await self._seal(await self._keep.segments()))
+        found = await self._seal(await self._keep.segments())
         archived = await self._archived(found)
         through = await self._checkpoint(found, archived)
         await self._take_out(found, archived, through)
         await self._publish(space)
 
     async def _seal(self, found: Segments) -> Segments:
-        """With the open segment sealed if it is old. How old it is survives in what is published: its records say only
-        what their writers' clocks were."""
-        if not found.opened:
-            return found
-        number, now_ns = max(found.opened), self._clock.time_ns()
+        """With what is loose put into segments, as far as it fills them, or is old."""
         if not self._open[0]:
             self._open = await self._known_open()
-        if number != self._open[0]:
-            self._open = (number, now_ns)
-        age_s = min(self._settings.segment_age_s, self._settings.retention_s)
-        if now_ns - self._open[1] <= age_s * 1e9 or not await self._keep.seal(number):
+        is_old = self._is_old(found)
+        if not (found.is_full or is_old):
             return found
-        self._open = (number + 1, now_ns)
-        self._counters.add("log_segments_sealed_by_age_total")
-        return await self._keep.segments()
+        made = await self._keep.seal(self._clock.time_ns(), SEGMENTS_MAX, rest=is_old)
+        for manifest, _ in made:
+            self._counters.add("log_segments_packed_total")
+            if not is_full(manifest.records, manifest.payload_bytes):
+                self._counters.add("log_segments_sealed_by_age_total")
+        found = await self._keep.segments()
+        self._is_old(found)
+        return found
+
+    def _is_old(self, found: Segments) -> bool:
+        """Whether what is loose has waited long enough. Since when survives in what is published: records say only what
+        their writers' clocks were."""
+        now_ns = self._clock.time_ns()
+        if found.open_segment != self._open[0]:
+            self._open = (found.open_segment, now_ns)
+        age_s = min(self._settings.segment_age_s, self._settings.retention_s)
+        return found.loose_records > 0 and now_ns - self._open[1] > age_s * 1e9
 
     async def _known_open(self) -> tuple[int, int]:
         """As whoever held the duty before has published it."""
@@ -168,15 +179,6 @@ class Retention:
                     kept = msgspec.json.decode(each.value, type=Kept)
                     return kept.open_segment, kept.open_since_ns
         return 0, 0
-
-    async def _pack(self, found: Segments) -> Segments:
-        fresh = dict(found.packed)
-        for number in found.unpacked[:SEGMENTS_MAX]:
-            done = await self._keep.pack(number, found.opened[number], self._clock.time_ns())
-            if done is not None:
-                fresh[number] = done[0]
-                self._counters.add("log_segments_packed_total")
-        return msgspec.structs.replace(found, packed=fresh)
 
     async def _archived(self, found: Segments) -> dict[int, Manifest]:
         """By number, the segments that etcd has and that are durable in the archive; those missing there are written.
@@ -225,7 +227,7 @@ class Retention:
 
     async def _take_out(self, found: Segments, archived: dict[int, Manifest], through: int) -> None:
         # A full etcd was relieved of those before its oldest, and could not be told then where history begins.
-        gone = {number for number in archived if number < min(found.opened)}
+        gone = {number for number in archived if number < found.oldest}
         leaving = gone.union(each.segment for each in self._due(archived, through))
         touched, next_segment = found.low_touched, found.low_segment + 1
         for manifest in (archived[number] for number in sorted(leaving)):
@@ -240,8 +242,6 @@ class Retention:
             next_segment += 1
             self._counters.add("log_segments_truncated_total")
             self._logger.info("history left etcd", segment=manifest.segment, through=manifest.last_revision)
-        if next_segment > 1:
-            await self._keep.sweep(next_segment)
 
     async def _relieve(self) -> None:
         space = await self.relieve()
@@ -270,7 +270,7 @@ class Retention:
         through = known.position.revision if known else 0
         held = await asyncio.to_thread(self._archive.manifests, found.store_id)
         archived = {each.segment: each for each in held if each.cluster == self._keep.cluster}
-        oldest = [number for number in sorted(found.opened) if number in found.packed]
+        oldest = sorted(found.packed)
         for number in oldest[: -(-len(oldest) // 2)]:
             manifest = archived.get(number)
             if manifest is None or manifest.last_revision > through:
@@ -292,7 +292,7 @@ class Retention:
             time_ns=self._clock.time_ns(),
             revision=found.revision,
             low=found.low,
-            segments=len(found.opened),
+            segments=len(packed) + 1,
             packed_segments=len(packed),
             packed_records=sum(each.records for each in packed),
             packed_bytes=sum(each.size for each in packed),
@@ -315,8 +315,12 @@ class Retention:
             open_since_ns=self._open[1],
             segment_age_s=min(self._settings.segment_age_s, self._settings.retention_s),
             archived_from=min((each.first_revision for each in archived), default=0),
+            loose_records=found.loose_records,
+            loose_bytes=found.loose_bytes,
         )
-        steady = msgspec.structs.replace(kept, time_ns=0, revision=0, etcd_file_bytes=0, etcd_used_bytes=0)
+        steady = msgspec.structs.replace(
+            kept, time_ns=0, revision=0, etcd_file_bytes=0, etcd_used_bytes=0, loose_records=0, loose_bytes=0
+        )
         if steady != self._published or kept.time_ns > self._publish_ns:
             await self._log.put(retention_key(self._keep.cluster), msgspec.json.encode(kept))
             self._published, self._publish_ns = steady, kept.time_ns + PUBLISH_NS

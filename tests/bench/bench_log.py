@@ -5,7 +5,7 @@ import os
 import statistics
 import tempfile
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,11 @@ from kvstore import rpc_pb2 as rpc
 from kvstore.append import decode_record
 from kvstore.embedded import EmbeddedEtcd
 from kvstore.etcd import EtcdLog
+from kvstore.etcd_catchup import head_position
 from kvstore.etcd_client import PUT, RANGE, Client, Limits
+from kvstore.etcd_retention import Retention
+from kvstore.lanes import PAGE_RECORDS
+from kvstore.packed import Manifest
 from kvstore.types import Position, Record, Session
 from tests.bench.report import Row
 from tests.bench.world import CLUSTER, rollouts, world
@@ -134,9 +138,10 @@ async def _catch_up(endpoint: str, events: int) -> Row:
     ours, bare = [], []
     for _ in range(ROUNDS):
         start = time.perf_counter()
-        records = [record async for record in log.read(Position())]
+        async for _ in log.read(Position()):
+            pass
         ours.append(events / (time.perf_counter() - start))
-        bare.append(events / await _bare_ranges(endpoint, max(record.segment for record in records)))
+        bare.append(events / await _bare_ranges(endpoint))
     await log.close()
     ratio = statistics.median(ours) / statistics.median(bare)
     return Row(
@@ -149,15 +154,25 @@ async def _catch_up(endpoint: str, events: int) -> Row:
     )
 
 
-async def _bare_ranges(endpoint: str, segments: int) -> float:
-    """Seconds for all segments, four requests under way as a reader has them."""
+async def _ranges(client: Client) -> list[rpc.RangeRequest]:
+    """Writer by writer, as many records at a time as a reader takes."""
+    requests = []
+    for name, last in (await head_position(client)).sequences.items():
+        cluster, writer = name.split("/")
+        for sequence in range(1, last + 1, PAGE_RECORDS) if cluster == CLUSTER else ():
+            first, end = keys.log_sequences(cluster, writer, sequence, sequence + PAGE_RECORDS - 1)
+            requests.append(rpc.RangeRequest(key=first, range_end=end))
+    return requests
+
+
+async def _bare_ranges(endpoint: str) -> float:
+    """Seconds for all records, four requests under way as a reader has them."""
     client = Client([endpoint], None, Limits())
-    numbers = iter(range(1, segments + 1))
+    requests = iter(await _ranges(client))
 
     async def fetch() -> None:
-        for number in numbers:
-            first, end = keys.log_segment(CLUSTER, number)
-            await client.call(RANGE, rpc.RangeRequest(key=first, range_end=end))
+        for request in requests:
+            await client.call(RANGE, request)
 
     start = time.perf_counter()
     await asyncio.gather(*(fetch() for _ in range(client.limits.pages_in_flight)))
@@ -246,10 +261,9 @@ async def _room(etcd: EmbeddedEtcd, events: int, payload_bytes: int) -> list[Row
     payload = payload_bytes / events
     space = await keep.space()
     memory = _resident_bytes(etcd.pid) / events
-    found = await keep.segments()
-    packed = [await keep.pack(number, found.opened[number], 1) for number in found.unpacked]
-    size = sum(manifest.size for manifest, _ in filter(None, packed))
-    records = sum(manifest.payload_bytes for manifest, _ in filter(None, packed))
+    sealed = [manifest async for manifest in _sealed(keep)]
+    size = sum(manifest.size for manifest in sealed)
+    records = sum(manifest.payload_bytes for manifest in sealed)
     await log.close()
     rows = [
         (f"etcd's file for {events:,} events", space.file_bytes / events, "their batches", payload),
@@ -263,6 +277,13 @@ async def _room(etcd: EmbeddedEtcd, events: int, payload_bytes: int) -> list[Row
     ]
 
 
+async def _sealed(keep: Retention) -> AsyncIterator[Manifest]:
+    """Full segments, as the duty holder makes them."""
+    while made := await keep.seal(1, 16, rest=False):
+        for manifest, _ in made:
+            yield manifest
+
+
 def _resident_bytes(pid: int) -> int:
     fields = Path(f"/proc/{pid}/statm").read_text().split()
     return int(fields[1]) * os.sysconf("SC_PAGE_SIZE")
@@ -271,13 +292,10 @@ def _resident_bytes(pid: int) -> int:
 async def _bare_replay(endpoint: str) -> float:
     """CPU seconds for the same keys in pieces of the same size, each decoded and forgotten."""
     client = Client([endpoint], None, Limits())
-    first, end = keys.prefix_range(keys.SEGMENT)
-    markers = (await client.call(RANGE, rpc.RangeRequest(key=first, range_end=end, keys_only=True))).kvs
-    numbers = [number for cluster, number in map(keys.parse_segment_key, (kv.key for kv in markers)) if cluster == CLUSTER]
+    requests = await _ranges(client)
     start = time.process_time()
-    for number in numbers:
-        first, end = keys.log_segment(CLUSTER, number)
-        answer = await client.call(RANGE, rpc.RangeRequest(key=first, range_end=end))
+    for request in requests:
+        answer = await client.call(RANGE, request)
         for kv in answer.kvs:
             decode(decode_record(kv.key, kv.value, kv.mod_revision).payload)
     spent = time.process_time() - start

@@ -133,4 +133,4 @@ def records(written: Iterator[Written], after: int = 0) -> Iterator[Record]:
     for revision, batch in enumerate(written, after + 1):
         sequences[batch.writer] = sequences.get(batch.writer, 0) + 1
         payload = encode(Batch(1, 1_700_000_000_000_000_000, 0, batch.events))
-        yield Record(Revision(revision), CLUSTER, batch.writer, sequences[batch.writer], 1, 1, payload)
+        yield Record(Revision(revision), CLUSTER, batch.writer, sequences[batch.writer], 1, payload)

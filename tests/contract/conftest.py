@@ -92,8 +92,8 @@ class EtcdBed:
 
     async def forge(self, record: Record) -> None:
         """A record that no session appended, under its writer's own cursor."""
-        key = keys.log_key(record.cluster, record.segment, record.writer, record.sequence)
-        cursor = encode_cursor(Cursor(record.sequence, record.segment, record.token))
+        key = keys.log_key(record.cluster, record.writer, record.sequence)
+        cursor = encode_cursor(Cursor(record.sequence, record.token, 0))
         puts = [
             put(key, encode_batch(record.token, record.payload)),
             put(keys.cursor_key(record.cluster, record.writer), cursor),

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from kvstore import append as append_module
+from kvstore import lanes as lanes_module
 from kvstore.errors import (
     ClaimConflict,
     Fenced,
@@ -352,9 +353,8 @@ async def test_a_bookmark_comes_when_it_is_quiet(bed, cluster):
 
 
 async def test_follow_equals_read_while_writers_write(bed, cluster, monkeypatch):
-    """Six followers that start at any time, segments that roll: each sees what a read gives afterwards."""
-    monkeypatch.setattr(append_module, "SEGMENT_RECORDS_MAX", 20)
-    monkeypatch.setattr(append_module, "PROBE_RECORDS", 4)
+    """Six followers that start at any time, in many small pages: each sees what a read gives afterwards."""
+    monkeypatch.setattr(lanes_module, "PAGE_RECORDS", 20)
     log = await bed.log()
     start = await log.position()
     writers, each, followers = 4, 60, 6
@@ -389,7 +389,7 @@ async def test_a_hole_in_a_sequence_is_seen_by_read(bed, cluster):
     start = await log.position()
     session = await log.open_session(cluster, "n1")
     await log.append(session, b"1")
-    await bed.forge(Record(Revision(0), cluster, "n1", 3, session.token, 1, b"3"))
+    await bed.forge(Record(Revision(0), cluster, "n1", 3, session.token, b"3"))
     with pytest.raises(SequenceGap) as gap:
         await read_all(log, start)
     assert (gap.value.writer, gap.value.expected, gap.value.got) == (f"{cluster}/n1", 2, 3)
@@ -402,7 +402,7 @@ async def test_a_hole_in_a_sequence_is_seen_by_follow(bed, cluster):
     deliveries = log.follow(await log.position())
     await log.append(session, b"1")
     await take(deliveries, 1)
-    await bed.forge(Record(Revision(0), cluster, "n1", 3, session.token, 1, b"3"))
+    await bed.forge(Record(Revision(0), cluster, "n1", 3, session.token, b"3"))
     with pytest.raises(SequenceGap):
         await take(deliveries, 1)
 
@@ -432,7 +432,7 @@ async def test_a_position_that_learns_shows_later_holes(bed, cluster):
     session = await log.open_session(cluster, "n1")
     before = await log.append(session, b"1")
     await log.append(session, b"2")
-    await bed.forge(Record(Revision(0), cluster, "n1", 4, session.token, 1, b"4"))
+    await bed.forge(Record(Revision(0), cluster, "n1", 4, session.token, b"4"))
     with pytest.raises(SequenceGap) as gap:
         await read_all(log, Position(before, learns=True))
     assert (gap.value.expected, gap.value.got) == (3, 4)
@@ -460,7 +460,7 @@ async def test_a_record_with_an_older_token_is_refused(bed, cluster):
     start = await log.position()
     session = await log.open_session(cluster, "n1")
     await log.append(session, b"1")
-    await bed.forge(Record(Revision(0), cluster, "n1", 2, session.token - 1, 1, b"forged"))
+    await bed.forge(Record(Revision(0), cluster, "n1", 2, session.token - 1, b"forged"))
     assert [record.payload for record in await read_all(log, start)] == [b"1"]
 
 
@@ -621,8 +621,8 @@ async def test_refusals_and_holes_are_counted(bed, cluster):
     start = await log.position()
     session = await log.open_session(cluster, "n1")
     await log.append(session, b"1")
-    await bed.forge(Record(Revision(0), cluster, "n1", 2, session.token - 1, 1, b"forged"))
-    await bed.forge(Record(Revision(0), cluster, "n1", 4, session.token, 1, b"4"))
+    await bed.forge(Record(Revision(0), cluster, "n1", 2, session.token - 1, b"forged"))
+    await bed.forge(Record(Revision(0), cluster, "n1", 4, session.token, b"4"))
     with pytest.raises(SequenceGap):
         await read_all(log, start)
     assert (log.refused, log.holes) == (1, 1)

@@ -210,7 +210,7 @@ def record_of(before: Sequence[Record], cluster: str, writer: str, events: Itera
     """The next record."""
     sequence = 1 + sum((record.cluster, record.writer) == (cluster, writer) for record in before)
     payload = encode(Batch(1, len(before), 0, tuple(events)))
-    return Record(Revision(len(before) * 3 + 2), cluster, writer, sequence, 1, 1, payload)
+    return Record(Revision(len(before) * 3 + 2), cluster, writer, sequence, 1, payload)
 
 
 def history(script: Iterable[Step]) -> Log:

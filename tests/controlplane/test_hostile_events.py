@@ -171,7 +171,7 @@ def test_no_payload_stops_anything(payload: bytes) -> None:
     record = state.next_record("west", "node.n1", payload)
     assert state.apply(record) == ()
     assert str(record.revision) in str(refused_events(state)[-1])
-    after = Record(Revision(record.revision + 1), "east", "operator", 999, 0, 0, encode(
+    after = Record(Revision(record.revision + 1), "east", "operator", 999, 0, encode(
         Batch(1, 7, 0, (e.NamespaceLabelled("after", {"a": "b"}),))
     ))  # fmt: skip
     assert state.apply(after) != ()

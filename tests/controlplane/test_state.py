@@ -228,7 +228,7 @@ def test_the_rest_of_a_batch_counts(log: Log) -> None:
 def test_a_malformed_batch_is_skipped() -> None:
     """It is remembered, and the position moves on."""
     state = State()
-    assert state.apply(Record(Revision(5), "east", "node.n1", 3, 1, 1, b"\xff\x00")) == ()
+    assert state.apply(Record(Revision(5), "east", "node.n1", 3, 1, b"\xff\x00")) == ()
     assert (state.position.revision, state.position.sequences) == (5, {"east/node.n1": 3})
     assert (state.refused_events[0].event, state.refused_events[0].revision) == ("", 5)
 
@@ -283,7 +283,7 @@ def test_damaged_bytes_are_no_state(saved: bytes) -> None:
 def test_payload_with_the_wrong_types_is_no_event(log: Log) -> None:
     """Types are checked where bytes become events, for every field."""
     payload = msgspec.msgpack.encode([1, 0, 0, [["EndpointDeleted", "n1", "seven", ""]]])
-    log.state.apply(Record(Revision(999), "east", "node.n1", 99, 1, 1, payload))
+    log.state.apply(Record(Revision(999), "east", "node.n1", 99, 1, payload))
     assert "EndpointDeleted" in log.state.refused_events[-1].reason
 
 

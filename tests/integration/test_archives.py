@@ -39,7 +39,7 @@ async def emptied(folder: Path) -> AsyncIterator[tuple[EtcdLog, list[Record], st
             async def has_left() -> bool:
                 found = await log.retention("east").segments()
                 kept = await log.list("retention/")
-                return found.low > 0 and not found.unpacked and not found.packed and bool(kept) and bool(
+                return found.low > 0 and not found.is_full and not found.packed and bool(kept) and bool(
                     await whereabouts(log)
                 )
 

@@ -12,7 +12,7 @@ from typing import Self
 import msgspec
 import pytest
 
-from kvstore import append
+from kvstore import lanes, packed
 from kvstore import rpc_pb2 as rpc
 from kvstore.embedded import EmbeddedEtcd
 from kvstore.errors import LogFull, LogUnavailable
@@ -282,18 +282,35 @@ async def test_an_append_that_was_given_up_is_settled_by_the_next(etcd, followin
     await log.close()
 
 
-async def test_a_rolled_head_is_seen_by_every_writer(etcd, monkeypatch):
-    """A writer that did not see the roll still appends to the open segment: segments follow each other."""
-    monkeypatch.setattr(append, "SEGMENT_RECORDS_MAX", 3)
-    monkeypatch.setattr(append, "PROBE_RECORDS", 2)
+async def test_records_are_sealed_under_writers_and_readers(etcd, monkeypatch):
+    """While writers write, all that is loose is sealed again and again: a read in the middle of it, by pages that find
+    records gone, gives them all, once, in order."""
+    monkeypatch.setattr(packed, "SEGMENT_RECORDS_MAX", 7)
+    monkeypatch.setattr(lanes, "PAGE_RECORDS", 6)
     log = await EtcdLog.connect([etcd.endpoint])
-    sessions = [await log.open_session("east", f"n{n}") for n in range(3)]
-    for turn in range(30):
-        await log.append(sessions[turn % 3 if turn % 5 else 0], b"%d" % turn)
-    records = [record async for record in log.read(Position())]
-    assert [record.payload for record in records] == [b"%d" % turn for turn in range(30)]
-    segments = [record.segment for record in records]
-    assert segments == sorted(segments) and segments[-1] > 3
+    keep = log.retention("east")
+    acknowledged: list[int] = []
+    done = asyncio.Event()
+
+    async def write(name: str) -> None:
+        session = await log.open_session("east", name)
+        for turn in range(60):
+            acknowledged.append(await log.append(session, b"%d" % turn))
+
+    async def seal() -> None:
+        while not done.is_set():
+            await keep.seal(1)
+
+    sealing = asyncio.create_task(seal())
+    writing = asyncio.gather(*(write(f"n{n}") for n in range(3)))
+    while not writing.done():
+        before = sorted(acknowledged)
+        assert [record.revision async for record in log.read(Position())][: len(before)] == before
+    await writing
+    done.set()
+    await sealing
+    assert [record.revision async for record in log.read(Position())] == sorted(acknowledged)
+    assert (await keep.segments()).sealed.segment > 10
     await log.close()
 
 
@@ -386,15 +403,20 @@ async def test_a_full_store_is_named(folder):
         await child.stop()
 
 
-async def test_a_large_log_in_many_segments_is_read_whole(etcd):
-    """Segments are closed by size, and a catch-up over all of them gives every record."""
+async def test_a_large_log_is_read_whole_and_sealed_by_size(etcd):
+    """Loose and in segments, which are full by what they take: a catch-up gives every record."""
     log = await EtcdLog.connect([etcd.endpoint])
     session = await log.open_session("east", "n1")
     for number in range(60):
         await log.append(session, b"%06d" % number + b"x" * 499_994)
-    records = [record async for record in log.read(Position())]
-    assert [int(record.payload[:6]) for record in records] == list(range(60))
-    assert records[-1].segment > 1
+    keep = log.retention("east")
+    for sealed in range(3):
+        records = [record async for record in log.read(Position())]
+        assert [int(record.payload[:6]) for record in records] == list(range(60))
+        found = await keep.segments()
+        assert (found.open_segment, found.is_full) == (sealed + 1, True)
+        assert found.loose_bytes == found.loose_records * 500_000
+        assert await keep.seal(1)
     await log.close()
 
 

@@ -14,18 +14,17 @@ import pytest
 
 from kvstore import embedded, keys
 from kvstore import rpc_pb2 as rpc
-from kvstore.append import encode_batch
 from kvstore.embedded import EmbeddedEtcd
-from kvstore.errors import LogUnavailable, NotAllowed
+from kvstore.errors import LogUnavailable, NotAllowed, SequenceGap
 from kvstore.etcd import EtcdLog
-from kvstore.etcd_client import PUT, RANGE, Client, Limits, Login
+from kvstore.etcd_client import DELETE_RANGE, PUT, RANGE, TXN, Client, Limits, Login
 from kvstore.etcd_roles import apply_roles, enable
 from kvstore.roles import agent_role, operator_role, reader_role
-from kvstore.types import Bookmark, Claim, Position, Record, Want
+from kvstore.types import Claim, Position, Record, Revision, Want
 
 FAST = Limits(transaction_s=1.0, call_s=5.0, quiet_s=0.05, keepalive_s=0.2, audit_s=0.1)
 ROLES = (agent_role("east", "n1"), agent_role("east", "n2"), operator_role("east"), reader_role())
-AGENT, OPERATOR, READER = (Login(ROLES[n].name, "secret") for n in (0, 2, 3))
+AGENT, VICTIM, OPERATOR, READER = (Login(role.name, "secret") for role in ROLES)
 
 
 @pytest.fixture(scope="module")
@@ -103,58 +102,107 @@ async def test_an_agent_is_kept_from_what_is_anothers(etcd):
     await log.close()
 
 
-async def plant(etcd: EmbeddedEtcd, writer: str, sequence: int, payload: bytes, segment: int = 1) -> None:
-    """What a malicious agent can do: a record under another's name, with the token that everybody can read."""
-    client = Client((etcd.endpoint,), None, FAST, AGENT)
-    session = await client.call(RANGE, rpc.RangeRequest(key=keys.session_key("east", writer)))
-    value = encode_batch(session.kvs[0].create_revision if session.kvs else 1, payload)
-    await client.call(PUT, rpc.PutRequest(key=keys.log_key("east", segment, writer, sequence), value=value))
-    await client.close()
-
-
-async def test_no_reader_believes_a_record_that_another_planted(etcd, monkeypatch):
-    """Neither by watch nor by range, nor when it is repacked; it is counted, and its supposed writer goes on, unharmed."""
-    monkeypatch.setattr("kvstore.append.SEGMENT_RECORDS_MAX", 5)
-    monkeypatch.setattr("kvstore.append.PROBE_RECORDS", 1)
-    reader = await connect(etcd, READER)
-    victim = await connect(etcd, Login(ROLES[1].name, "secret"))
-    session = await victim.open_session("east", "node.n2")
-    deliveries = reader.follow(Position())
-    await victim.append(session, b"1")
-    async with asyncio.timeout(20):
-        while not isinstance(await anext(deliveries), Bookmark):
-            pass
-        await plant(etcd, "node.n2", 2, b"planted")
-        await plant(etcd, "node.n9", 1, b"planted too")
-        assert [record.payload async for record in reader.read(Position())] == [b"1"]
-        written = [b"%d" % n for n in range(2, 12)]
-        for payload in written:
-            await victim.append(session, payload)
-        heard: list[bytes] = []
-        while len(heard) < len(written):
-            delivery = await anext(deliveries)
-            heard += [delivery.payload] if isinstance(delivery, Record) else []
-    assert heard == written and reader.refused >= 2
-    assert reader.last_refused.endswith("its writer's cursor does not vouch for it")
-    await deliveries.aclose()
-    operator = await connect(etcd, OPERATOR)
-    keep = operator.retention("east")
-    await plant(etcd, "node.n9", 1, b"planted into what is sealed")
-    found = await keep.segments()
-    for number in found.unpacked:
-        await keep.pack(number, found.opened[number], 1)
-    assert [record.payload async for record in reader.read(Position())] == [b"1", *written]
-    for log in (reader, victim, operator):
+async def history(etcd: EmbeddedEtcd) -> list[Record]:
+    """Of two agents: two sealed segments, some that is loose, a checkpoint, and what the operator publishes."""
+    operator, victim = await connect(etcd, OPERATOR), await connect(etcd, VICTIM)
+    agent = await connect(etcd, AGENT)
+    own, other = await agent.open_session("east", "node.n1"), await victim.open_session("east", "node.n2")
+    duty = await operator.open_session("east", "operator")
+    for n in range(4):
+        await agent.append(own, b"agent %d" % n)
+        await victim.append(other, b"victim %d" % n, [Claim(f"identity/east/{n}")])
+        await operator.append(duty, b"operator %d" % n)
+        if n < 2:
+            assert await operator.retention("east").seal(1)
+    await operator.put("checkpoint/east/0000000000000001/0000", b"part")
+    await operator.put("manifest/east", b"x", duty, lasting=True)
+    await operator.put("retention/east", b"x")
+    await victim.put("report/east/n2", b"x", other, lasting=True)
+    await victim.put("flow/east/n2", b"x", other, lasting=True)
+    await operator.acquire(duty, "operator-east")
+    found = await operator.retention("east").segments()
+    await operator.retention("east").truncate(found.packed[1], found.low_touched)
+    records = [record async for record in victim.read(Position(Revision(found.packed[1].last_revision), learns=True))]
+    for log in (operator, victim, agent):
         await log.close()
+    return records
+
+
+async def all_keys(etcd: EmbeddedEtcd) -> list[rpc.KeyValue]:
+    """As the reader sees them."""
+    client = Client((etcd.endpoint,), None, FAST, READER)
+    first, end = keys.prefix_range(keys.PREFIX)
+    found = await client.call(RANGE, rpc.RangeRequest(key=first, range_end=end))
+    await client.close()
+    return list(found.kvs)
+
+
+def is_agents(key: bytes) -> bool:
+    """Of node n1, by the layout of keys; or a claim, which are the cluster's."""
+    own = (keys.log_key("east", "node.n1", 1)[:-16], keys.session_key("east", "node.n1"), keys.cursor_key("east", "node.n1"))
+    return key.startswith((*own, keys.claim_key("x")[:-1]))
+
+
+async def test_an_agent_can_neither_change_nor_delete_nor_add_what_is_anothers(etcd):
+    """Every key that there is, and every key that another's next record, session or segment would have: etcd refuses an
+    agent's put, delete and range of deletes, alone and in a transaction; all is as it was, and is read."""
+    records = await history(etcd)
+    before = await all_keys(etcd)
+    tables = {kv.key.removeprefix(keys.PREFIX).split(b"/")[0].decode() for kv in before}
+    assert tables == {
+        "log", "cursor", "session", "sealed", "segment", "pack", "low", "claim",
+        "checkpoint", "manifest", "retention", "report", "flow", "duty",
+    }  # fmt: skip
+    others = [kv.key for kv in before if not is_agents(kv.key)]
+    others += [
+        keys.log_key("east", "node.n2", 5), keys.log_key("east", "node.n3", 1), keys.log_key("east", "node.n1x", 1),
+        keys.log_key("east", "operator", 9), keys.log_key("west", "node.n1", 1), keys.cursor_key("east", "node.n3"),
+        keys.session_key("east", "node.n2"), keys.session_key("east", "operator"), keys.duty_key("operator-east"),
+        keys.segment_key("east", 9, 1, 2), keys.pack_part_key("east", 2, b"digest", 0), keys.low_key("west"),
+    ]  # fmt: skip
+    client = Client((etcd.endpoint,), None, FAST, AGENT)
+    for key in others:
+        put = rpc.PutRequest(key=key, value=b"forged")
+        drop = rpc.DeleteRangeRequest(key=key)
+        for method, request in (
+            (PUT, put),
+            (DELETE_RANGE, drop),
+            (TXN, rpc.TxnRequest(success=[rpc.RequestOp(request_put=put)])),
+            (TXN, rpc.TxnRequest(failure=[rpc.RequestOp(request_delete_range=drop)])),
+        ):
+            with pytest.raises(NotAllowed, match="permission denied"):
+                await client.call(method, request)
+    for start, end in (keys.log_cluster("east"), (keys.log_writer("east", "node.n1")[0], keys.log_writer("east", "node.n2")[1])):
+        with pytest.raises(NotAllowed, match="permission denied"):
+            await client.call(DELETE_RANGE, rpc.DeleteRangeRequest(key=start, range_end=end))
+    await client.close()
+    assert [kv for kv in await all_keys(etcd) if not kv.lease] == [kv for kv in before if not kv.lease]
+    reader = await connect(etcd, READER)
+    assert [record async for record in reader.read(Position(Revision(records[0].revision - 1), learns=True))] == records
+    await reader.close()
+
+
+async def test_what_an_agent_destroys_of_its_own_is_named(etcd):
+    """It deletes one of its records: who catches up through it is told which writer's, and from where on."""
+    await history(etcd)
+    client = Client((etcd.endpoint,), None, FAST, AGENT)
+    await client.call(DELETE_RANGE, rpc.DeleteRangeRequest(key=keys.log_key("east", "node.n1", 3)))
+    await client.close()
+    reader = await connect(etcd, READER)
+    low = (await reader.retention("east").segments()).low
+    with pytest.raises(SequenceGap) as gap:
+        [record async for record in reader.read(Position(Revision(low), learns=True))]
+    assert (gap.value.writer, gap.value.expected) == ("east/node.n1", 3)
+    await reader.close()
 
 
 async def test_a_spoilt_cursor_harms_its_own_writer_only(etcd):
-    """An agent writes rubbish where its cursor and a segment's marker are: readers go on with the others."""
-    agent, victim = await connect(etcd, AGENT), await connect(etcd, Login(ROLES[1].name, "secret"))
+    """An agent writes rubbish where its cursor and a record are: readers go on with the others."""
+    agent, victim = await connect(etcd, AGENT), await connect(etcd, VICTIM)
     await agent.append(await agent.open_session("east", "node.n1"), b"agent's")
     await victim.append(await victim.open_session("east", "node.n2"), b"victim's")
     client = Client((etcd.endpoint,), None, FAST, AGENT)
-    for key in (keys.cursor_key("east", "node.n1"), keys.SEGMENT + b"east/rubbish"):
+    for key in (keys.cursor_key("east", "node.n1"), keys.log_writer("east", "node.n1")[0] + b"rubbish"):
         await client.call(PUT, rpc.PutRequest(key=key, value=b"\xc1"))
     reader = await connect(etcd, READER)
     assert [record.payload async for record in reader.read(Position())] == [b"victim's"]
@@ -162,27 +210,23 @@ async def test_a_spoilt_cursor_harms_its_own_writer_only(etcd):
         await each.close()
 
 
-async def test_an_operator_keeps_the_history_with_the_least_role(etcd, monkeypatch):
-    """Duty, packing, truncation, checkpoints."""
-    monkeypatch.setattr("kvstore.append.SEGMENT_RECORDS_MAX", 5)
-    monkeypatch.setattr("kvstore.append.PROBE_RECORDS", 1)
-    log = await connect(etcd, OPERATOR)
+async def test_an_operator_keeps_the_history_with_the_least_role(etcd):
+    """Duty, sealing others' records, truncation, checkpoints."""
+    agent, log = await connect(etcd, AGENT), await connect(etcd, OPERATOR)
+    await agent.append(await agent.open_session("east", "node.n1"), b"agent's")
     session = await log.open_session("east", "operator")
     assert await log.acquire(session, "operator-east")
-    for n in range(20):
-        await log.append(session, b"%d" % n)
+    await log.append(session, b"operator's")
     keep = log.retention("east")
-    found = await keep.segments()
-    for number in found.unpacked:
-        assert await keep.pack(number, found.opened[number], 1)
-    found = await keep.segments()
-    await keep.truncate(found.packed[1], found.low_touched)
-    await keep.sweep(2)
+    sealed = await keep.seal(1)
+    assert sealed[0][0].records == 2
+    await keep.truncate(sealed[0][0], (await keep.segments()).low_touched)
     await log.put("checkpoint/east/1/0000", b"x")
     await log.put("manifest/east", b"x", session, lasting=True)
     await keep.drop_checkpoint(2)
     await log.put("retention/east", b"x")
     assert not (await keep.space()).is_full
+    await agent.close()
     await log.close()
 
 

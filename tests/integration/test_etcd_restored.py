@@ -126,17 +126,14 @@ async def test_a_restored_store_that_has_grown_again_is_noticed(store):
 
 async def test_a_restored_store_without_its_beginning_is_folded_from_its_checkpoint(store, monkeypatch):
     """The history in it does not begin at the first record: the checkpoint in the store is what there is."""
-    monkeypatch.setattr("kvstore.append.SEGMENT_RECORDS_MAX", 5)
-    monkeypatch.setattr("kvstore.append.PROBE_RECORDS", 1)
+    monkeypatch.setattr("kvstore.packed.SEGMENT_RECORDS_MAX", 5)
     part = await store.part("operator")
     async with part.running():
         await write(part, "kept", 20)
         await share_state(part.log, await part.writer.session(), part.follower.state, time.time_ns())
         keep = part.log.retention("east")
-        found = await keep.segments()
-        packed = await keep.pack(1, found.opened[1], 1)
-        assert packed is not None
-        await keep.truncate(packed[0], found.low_touched)
+        sealed = await keep.seal(1)
+        await keep.truncate(sealed[0][0], (await keep.segments()).low_touched)
         await store.keep()
         await write(part, "lost", 5)
         await store.put_back()

@@ -4,11 +4,11 @@ import asyncio
 import tempfile
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from kvstore import append as append_module
-from kvstore import keys
+from kvstore import keys, packed
 from kvstore import rpc_pb2 as rpc
 from kvstore.archive import Archive
 from kvstore.embedded import EmbeddedEtcd
@@ -39,9 +39,8 @@ async def etcd(folder: Path) -> AsyncIterator[EmbeddedEtcd]:
 
 @pytest.fixture
 async def log(etcd: EmbeddedEtcd, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[EtcdLog]:
-    """A log whose segments are full after ten records or so."""
-    monkeypatch.setattr(append_module, "SEGMENT_RECORDS_MAX", 10)
-    monkeypatch.setattr(append_module, "PROBE_RECORDS", 2)
+    """A log whose segments are full after ten records."""
+    monkeypatch.setattr(packed, "SEGMENT_RECORDS_MAX", 10)
     made = await EtcdLog.connect([etcd.endpoint], limits=FAST)
     yield made
     await made.close()
@@ -60,15 +59,15 @@ async def read_all(log: EtcdLog, after: Position | None = None) -> list[Record]:
 
 
 async def pack_all(log: EtcdLog, cluster: str, archive: Archive | None = None) -> int:
-    """Repack what is sealed, and archive it; the number of segments."""
-    keep = log.retention(cluster)
-    found = await keep.segments()
-    for number in found.unpacked:
-        done = await keep.pack(number, found.opened[number], 1)
-        assert done is not None
-        if archive is not None:
-            archive.keep(found.store_id, *done)
-    return len(found.unpacked)
+    """Seal what fills segments, and archive it; the number of segments."""
+    keep, count = log.retention(cluster), 0
+    while (found := await keep.segments()).is_full:
+        done = await keep.seal(1, 4, rest=False)
+        assert done
+        count += len(done)
+        for each in done if archive is not None else ():
+            archive.keep(found.store_id, *each)
+    return count
 
 
 async def truncate(log: EtcdLog, cluster: str, count: int) -> int:
@@ -107,27 +106,43 @@ async def test_repacked_segments_read_as_before(log):
 
 
 async def test_repacking_leaves_only_last_batches_loose(log, etcd):
-    """The records' keys go, but for those by which a writer may settle an append in doubt."""
+    """The records' keys go, but for those by which a writer may settle an append in doubt; and these with the next."""
     await fill(log)
-    await pack_all(log, "east")
-    found = await log.retention("east").segments()
     client = Client((etcd.endpoint,), None, Limits())
-    for number in found.packed:
-        first, end = keys.log_segment("east", number)
-        assert (await client.call(RANGE, rpc.RangeRequest(key=first, range_end=end, count_only=True))).count <= 2
+    first, end = keys.log_cluster("east")
+    for loose in (1, 2):
+        await log.retention("east").seal(1)
+        await log.append(await log.open_session("east", f"late{loose}"), b"x")
+    while await log.retention("east").seal(1):
+        pass
+    left = (await client.call(RANGE, rpc.RangeRequest(key=first, range_end=end, keys_only=True))).kvs
+    assert [keys.parse_log_key(kv.key).writer for kv in left] == ["late1", "late2", "n0", "n1"]
+    await fill(log, count=2)
+    await log.retention("east").seal(1)
+    assert (await client.call(RANGE, rpc.RangeRequest(key=first, range_end=end, count_only=True))).count == 4
     await client.close()
 
 
-async def test_two_packers_do_not_disturb_each_other(log):
-    """One of them repacks each segment, the other is told that there is nothing to do."""
+async def test_two_packers_do_not_disturb_each_other(log, monkeypatch):
+    """One of them makes each segment, the other is told that there is nothing to do, also if it saw fewer records."""
     await fill(log)
     before = await read_all(log)
     keep, other = log.retention("east"), log.retention("east")
-    found = await keep.segments()
-    for number in found.unpacked:
-        done = await asyncio.gather(*(each.pack(number, found.opened[number], 1) for each in (keep, other)))
-        assert sum(one is not None for one in done) == 1
+    while (await keep.segments()).is_full:
+        done = await asyncio.gather(*(each.seal(1) for each in (keep, other)))
+        assert sorted(len(one) for one in done) == [0, 1]
     assert await read_all(log) == before
+
+    async def show_late(*given: Any) -> int:
+        await log.append(await log.open_session("east", "late"), b"late")
+        assert await keep.seal(1)
+        return await real(*given)
+
+    await fill(log, count=3)
+    before, real = await read_all(log), other._show
+    monkeypatch.setattr(other, "_show", show_late)
+    assert not await other.seal(1)
+    assert (await read_all(log))[: len(before)] == before
 
 
 async def test_an_append_in_doubt_is_settled_after_the_packing(log, etcd):
@@ -189,28 +204,9 @@ async def test_a_damaged_archive_file_stops_only_those_who_need_it(log, etcd, fo
     reaching = await EtcdLog.connect([etcd.endpoint], limits=FAST, archive=archive.directory)
     with pytest.raises(ArchiveDamaged, match=r"00000002\.segment"):
         await read_all(reaching)
-    last = max(each.revision for each in before if each.segment == 2)
+    (last,) = (each.opened - 1 for each in archive.manifests(log.cluster_id) if each.segment == 3)
     assert await read_all(reaching, Position(last, learns=True)) == [each for each in before if each.revision > last]
     await reaching.close()
-
-
-async def test_last_batches_are_swept_when_their_writers_went_on(log):
-    """What stayed loose of segments that left goes with the writer's next batch, and not before."""
-    await fill(log, writers=1, count=12)
-    other = await log.open_session("east", "other")
-    await log.append(other, b"x")
-    await fill(log)
-    before = await read_all(log)
-    await pack_all(log, "east")
-    low = await truncate(log, "east", 3)
-    keep = log.retention("east")
-    oldest = min((await keep.segments()).opened)
-    await keep.sweep(oldest)
-    assert await keep.sweep(oldest) == 0
-    await log.append(other, b"y")
-    assert await keep.sweep(oldest) == 1
-    tail = [each for each in before if each.revision > low]
-    assert (await read_all(log, Position(low, learns=True)))[: len(tail)] == tail
 
 
 async def fill_up(log: EtcdLog) -> None:

@@ -26,7 +26,7 @@ from controlplane.runtime.telemetry import Counters
 from controlplane.runtime.warden import Warden
 from controlplane.runtime.writer import Writer
 from controlplane.settings import AgentSettings, OperatorSettings
-from kvstore import append as append_module
+from kvstore import packed
 from kvstore.archive import Archive
 from kvstore.embedded import EmbeddedEtcd
 from kvstore.errors import HistoryTruncated, LogFull
@@ -39,9 +39,8 @@ SEED = int(os.environ.get("MESHLOG_RETENTION_SEED", "7"))
 
 @pytest.fixture
 def folder(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A short path, and segments that are full after ten records or so."""
-    monkeypatch.setattr(append_module, "SEGMENT_RECORDS_MAX", 10)
-    monkeypatch.setattr(append_module, "PROBE_RECORDS", 2)
+    """A short path, and segments that are full after ten records."""
+    monkeypatch.setattr(packed, "SEGMENT_RECORDS_MAX", 10)
     with tempfile.TemporaryDirectory(prefix="mlo-") as path:
         yield Path(path)
 
@@ -89,7 +88,7 @@ async def test_history_leaves_etcd_behind_a_checkpoint_and_an_archive(folder):
 
             async def has_left() -> bool:
                 found = await plain.retention("east").segments()
-                return found.low > 0 and not found.unpacked and not found.packed
+                return found.low > 0 and not found.is_full and not found.packed
 
             await wait_until(has_left)
             with pytest.raises(HistoryTruncated):
@@ -210,12 +209,12 @@ async def test_a_resting_cluster_ages_too(folder):
 
             async def has_left() -> bool:
                 found = await keep.segments()
-                return found.low >= before[-1].revision and len(found.opened) == 1
+                return found.low >= before[-1].revision and not found.packed
 
             await wait_until(has_left)
-            opened = (await keep.segments()).opened
+            opened = (await keep.segments()).open_segment
             await asyncio.sleep(0.5)
-            assert (await keep.segments()).opened == opened
+            assert (await keep.segments()).open_segment == opened
             written = await warden.writer.submit(ApplyWorkload("shop", "late", {}))
             records = [record async for record in warden.log.read(Position())]
             assert records[: len(before)] == before and records[-1].revision == written.revision

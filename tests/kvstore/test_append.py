@@ -9,11 +9,11 @@ from kvstore import append, keys
 from kvstore.append import Again, Conflict, Cursor, Found, Landed, Lost, Place, attempt, settle, stored
 from kvstore.types import Claim, Revision, Want
 
-PLACE = Place(token=5, sequence=10, cursor_revision=77, segment=3, head_revision=40)
+PLACE = Place(token=5, sequence=10, cursor_revision=77, size=100)
 SENT = attempt(PLACE, "east", "n1", b"payload")
 UNCHANGED = Found(
-    session_token=5, segment=3, head_revision=40, cursor=Cursor(10, 3, 5), cursor_revision=77,
-    stored=b"", stored_revision=0, claims_touched=(),
+    session_token=5, cursor=Cursor(10, 5, 100), cursor_revision=77, stored=b"", stored_revision=0,
+    claims_touched=(),
 )  # fmt: skip
 
 
@@ -25,7 +25,7 @@ def found(**changes) -> Found:
 def test_a_copy_that_landed_is_known_by_its_bytes():
     """The record's own key holds what was sent: it landed at that revision, and the next sequence follows."""
     outcome = settle(
-        SENT, (), found(cursor=Cursor(11, 3, 5), cursor_revision=90, stored=SENT.value, stored_revision=90)
+        SENT, (), found(cursor=Cursor(11, 5, 107), cursor_revision=90, stored=SENT.value, stored_revision=90)
     )
     assert isinstance(outcome, Landed) and (outcome.revision, outcome.place.sequence) == (90, 11)
 
@@ -43,7 +43,7 @@ def test_a_successors_record_is_not_taken_for_ours():
         SENT,
         (),
         found(
-            session_token=99, cursor=Cursor(11, 3, 99), cursor_revision=90, stored=theirs, stored_revision=90
+            session_token=99, cursor=Cursor(11, 99, 107), cursor_revision=90, stored=theirs, stored_revision=90
         ),
     )
     assert isinstance(outcome, Lost)
@@ -54,19 +54,11 @@ def test_a_missing_session_fences():
     assert isinstance(settle(SENT, (), found(session_token=0)), Lost)
 
 
-def test_a_moved_head_is_followed():
-    """Another writer opened the next segment: try there, with the same sequence."""
-    outcome = settle(SENT, (), found(segment=4, head_revision=80))
-    assert isinstance(outcome, Again)
-    assert attempt(outcome.place, "east", "n1", b"payload").segment == 4
-    assert outcome.place.sequence == PLACE.sequence
-
-
 def test_an_earlier_append_in_doubt_that_landed_is_counted():
     """Another batch of ours has this sequence: one that was given up landed, so this one is next."""
     earlier = append.encode_batch(5, b"earlier")
     outcome = settle(
-        SENT, (), found(cursor=Cursor(11, 3, 5), cursor_revision=90, stored=earlier, stored_revision=90)
+        SENT, (), found(cursor=Cursor(11, 5, 107), cursor_revision=90, stored=earlier, stored_revision=90)
     )
     assert isinstance(outcome, Again) and outcome.place.sequence == 11
 
@@ -108,46 +100,23 @@ def test_claims_are_bounded_by_what_they_compare():
 def test_old_knowledge_is_refreshed_before_a_claim_is_judged():
     """If the cursor moved, the claim may be our own from a copy in doubt: look again first."""
     outcome = settle(
-        SENT, [Claim("x")], found(cursor=Cursor(11, 3, 5), cursor_revision=90, claims_touched=[9])
+        SENT, [Claim("x")], found(cursor=Cursor(11, 5, 107), cursor_revision=90, claims_touched=[9])
     )
     assert isinstance(outcome, Again)
 
 
-def test_a_full_segment_is_followed_by_a_new_one():
-    """After a probe that found the segment full the next batch opens a segment, and the head stands there."""
-    place = stored(SENT, 78, append.SEGMENT_RECORDS_MAX)
-    following = attempt(place, "east", "n1", b"payload")
-    assert following.opens_segment and following.segment == 4
-    after = stored(following, 79, None)
-    assert (after.segment, after.head_revision, after.segment_full) == (4, 79, False)
-
-
-@given(st.integers(1, 10**6), st.integers(1, 10**6), st.integers(1, 10**9))
-def test_a_segment_is_full_by_count_or_by_size(count, own_records, own_bytes):
-    """Over either bound it is full; well under both it is not."""
-    full = append.segment_is_full(count, own_records, own_bytes)
-    size = count * own_bytes / own_records
-    if count >= append.SEGMENT_RECORDS_MAX or size > append.SEGMENT_BYTES_MAX:
-        assert full
-    elif size < append.SEGMENT_BYTES_MAX:
-        assert not full
-
-
-def test_every_writer_probes_often():
-    """Among any PROBE_RECORDS batches in a row exactly one counts the segment, for every writer."""
-    for writer in ("n1", "n2", "operator"):
-        probes = [
-            attempt(Place(5, sequence, 1, 1, 1), "east", writer, b"").probes
-            for sequence in range(append.PROBE_RECORDS)
-        ]
-        assert sum(probes) == 1
+def test_the_next_place_follows_from_what_was_stored():
+    """Sequence, revision, and the bytes so far: the cursor that went with the batch."""
+    place = stored(SENT, 78)
+    assert place == Place(token=5, sequence=11, cursor_revision=78, size=107)
+    assert attempt(place, "east", "n1", b"more").cursor == Cursor(12, 5, 111)
 
 
 @given(st.integers(1, 2**62), st.binary(max_size=300))
 def test_a_record_reads_back(token, payload):
     """Key and value give the record that was appended."""
-    record = append.decode_record(keys.log_key("east", 3, "n1", 11), append.encode_batch(token, payload), 90)
-    assert (record.cluster, record.writer, record.segment, record.sequence) == ("east", "n1", 3, 11)
+    record = append.decode_record(keys.log_key("east", "n1", 11), append.encode_batch(token, payload), 90)
+    assert (record.cluster, record.writer, record.sequence) == ("east", "n1", 11)
     assert (record.token, record.payload, record.revision) == (token, payload, 90)
 
 
@@ -155,7 +124,7 @@ def test_a_record_reads_back(token, payload):
 def test_a_value_of_another_making_is_refused(value):
     """Bytes that are no batch raise ValueError and nothing else."""
     try:
-        append.decode_record(keys.log_key("east", 3, "n1", 11), value, 90)
+        append.decode_record(keys.log_key("east", "n1", 11), value, 90)
     except ValueError:
         return
 
@@ -164,4 +133,4 @@ def test_a_batch_of_a_newer_format_is_named():
     """The error says which format it is and which one this version reads."""
     value = msgspec.msgpack.encode((2, 5, b""))
     with pytest.raises(ValueError, match="format 2; this version reads 1"):
-        append.decode_record(keys.log_key("east", 3, "n1", 11), value, 90)
+        append.decode_record(keys.log_key("east", "n1", 11), value, 90)

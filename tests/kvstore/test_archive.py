@@ -16,7 +16,7 @@ STORE = 0xABC
 def segment(number: int) -> list[Record]:
     """Ten records."""
     first = number * 10
-    return [Record(Revision(first + n), "east", "n1", first + n, 5, number, b"x%d" % n) for n in range(10)]
+    return [Record(Revision(first + n), "east", "n1", first + n, 5, b"x%d" % n) for n in range(10)]
 
 
 @pytest.fixture
@@ -24,7 +24,7 @@ def archive(tmp_path: Path) -> Archive:
     """Three segments of one cluster."""
     made = Archive(tmp_path / "archive")
     for number in (1, 2, 3):
-        made.keep(STORE, *pack(segment(number), number * 10, number))
+        made.keep(STORE, *pack(segment(number), number, number * 10, number))
     return made
 
 
@@ -48,7 +48,7 @@ def test_keeping_again_changes_no_file(archive):
     """A segment is written once."""
     path = archive.path(STORE, "east", 2)
     before = path.stat()
-    archive.keep(STORE, *pack(segment(2), 20, 999))
+    archive.keep(STORE, *pack(segment(2), 2, 20, 999))
     assert (path.stat().st_ino, path.stat().st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
 
 
@@ -100,7 +100,7 @@ def test_scrubbing_finds_what_no_reader_has_met(archive):
         other.scrub(STORE, 100.0 + turn)
     assert [bool(each.reason) for each in other.held(STORE)] == [False, True, False]
     assert [each.segment for each in other.manifests(STORE)] == [1, 3]
-    other.keep(STORE, *pack(segment(2), 20, 2))
+    other.keep(STORE, *pack(segment(2), 2, 20, 2))
     assert [each.segment for each in other.manifests(STORE)] == [1, 2, 3]
 
 
@@ -122,7 +122,7 @@ def test_a_damaged_file_is_written_anew_and_kept_aside(archive):
     """Whoever has the segment still mends the archive; what was there is not thrown away."""
     path = archive.path(STORE, "east", 2)
     path.write_bytes(b"nonsense")
-    archive.keep(STORE, *pack(segment(2), 20, 2))
+    archive.keep(STORE, *pack(segment(2), 2, 20, 2))
     assert list(archive.records(STORE, "east", 2)) == segment(2)
     assert path.with_suffix(".damaged").read_bytes() == b"nonsense"
 

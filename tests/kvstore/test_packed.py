@@ -2,17 +2,24 @@
 
 import msgspec
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from kvstore.packed import (
     PART_BYTES,
+    Ended,
     Manifest,
     PackDamaged,
+    Sealed,
     covers,
     decode_manifest,
+    decode_sealed,
     due,
     encode_manifest,
+    encode_sealed,
     pack,
     parts,
+    sealed_after,
     unpack,
 )
 from kvstore.types import Record, Revision
@@ -20,10 +27,10 @@ from kvstore.types import Record, Revision
 DAY_NS = 86_400 * 10**9
 
 
-def records(segment: int = 2, first: int = 100, count: int = 5) -> list[Record]:
+def records(cluster: str = "east", first: int = 100, count: int = 5) -> list[Record]:
     """A segment's, of two writers in turn."""
     return [
-        Record(Revision(first + n), "east", f"n{n % 2}", 10 + n // 2, 7, segment, b"payload %d" % n)
+        Record(Revision(first + n), cluster, f"n{n % 2}", 10 + n // 2, 7, b"payload %d" % n)
         for n in range(count)
     ]
 
@@ -36,7 +43,7 @@ def manifest(segment: int, first: int, last: int, *, age_ns: int = 0, size: int 
 
 def test_what_is_packed_comes_back():
     """Every field of every record, in the order of the revisions, whatever order they were given in."""
-    about, packed = pack(records()[::-1], 99, 5)
+    about, packed = pack(records()[::-1], 2, 99, 5)
     assert list(unpack(about, packed)) == records()
     assert (about.opened, about.first_revision, about.last_revision, about.records) == (99, 100, 104, 5)
     assert about.sequences == {"n0": 12, "n1": 11}
@@ -44,19 +51,46 @@ def test_what_is_packed_comes_back():
 
 def test_the_same_records_pack_to_the_same_bytes():
     """Two packers that race put the same parts."""
-    assert pack(records(), 99, 5) == pack(records()[::-1], 99, 5)
+    assert pack(records(), 2, 99, 5) == pack(records()[::-1], 2, 99, 5)
 
 
-@pytest.mark.parametrize("wrong", [[], [*records(1), *records(2)]])
-def test_only_one_segment_is_packed(wrong):
+@pytest.mark.parametrize("wrong", [[], [*records("east"), *records("west")]])
+def test_only_one_clusters_records_are_packed(wrong):
     """Nothing, or records of two, is the caller's mistake."""
-    with pytest.raises(ValueError, match="one segment"):
-        pack(wrong, 1, 1)
+    with pytest.raises(ValueError, match="all of one cluster"):
+        pack(wrong, 1, 1, 1)
+
+
+@given(st.lists(st.tuples(st.sampled_from(["n1", "n2"]), st.binary(max_size=9)), min_size=1, max_size=30), st.data())
+def test_what_is_sealed_adds_up(written, data):
+    """However records are cut into segments: where each writer ended, and the bytes of all it wrote, are the same."""
+    rows, sequences = [], {}
+    for revision, (writer, payload) in enumerate(written, start=1):
+        sequences[writer] = sequences.get(writer, 0) + 1
+        rows.append(Record(Revision(revision), "east", writer, sequences[writer], 7, payload))
+    sealed = Sealed()
+    while rows:
+        cut = data.draw(st.integers(1, len(rows)))
+        about, _ = pack(rows[:cut], sealed.segment + 1, sealed.through + 1, 1)
+        sealed = decode_sealed(encode_sealed(sealed_after(sealed, about, rows[:cut])))
+        rows = rows[cut:]
+    assert sealed.through == len(written)
+    for writer, last in sequences.items():
+        size = sum(len(payload) for name, payload in written if name == writer)
+        assert sealed.ended(writer) == Ended(last, size)
+    assert sealed.ended("other") == Ended(0, 0)
+
+
+def test_nothing_is_sealed_where_nothing_is_said():
+    """An absent key; what cannot be read is told."""
+    assert decode_sealed(b"") == Sealed()
+    with pytest.raises(PackDamaged, match="how far"):
+        decode_sealed(b"\xc1")
 
 
 def test_any_changed_byte_is_noticed():
     """Of the packed records, wherever it is."""
-    about, packed = pack(records(), 99, 5)
+    about, packed = pack(records(), 2, 99, 5)
     for place in range(len(packed)):
         damaged = packed[:place] + bytes([packed[place] ^ 1]) + packed[place + 1 :]
         with pytest.raises(PackDamaged):
@@ -65,7 +99,7 @@ def test_any_changed_byte_is_noticed():
 
 def test_a_manifest_of_another_format_is_refused():
     """It says which format this version reads."""
-    about, _ = pack(records(), 99, 5)
+    about, _ = pack(records(), 2, 99, 5)
     assert decode_manifest(encode_manifest(about)) == about
     with pytest.raises(PackDamaged, match="format is 2"):
         decode_manifest(encode_manifest(msgspec.structs.replace(about, format=2)))

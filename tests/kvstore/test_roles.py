@@ -22,11 +22,9 @@ def test_an_agent_writes_its_own_keys_and_no_others():
     """Log, session, cursor, report and claims of its own; nothing of another node, cluster, or of the operator."""
     role = agent_role("east", "n1")
     own = (
-        keys.log_key("east", 1, "node.n1", 1),
+        keys.log_key("east", "node.n1", 1),
         keys.session_key("east", "node.n1"),
         keys.cursor_key("east", "node.n1"),
-        keys.segment_key("east", 2),
-        keys.head_key("east"),
         keys.side_key("report/east/n1"),
         keys.side_key("flow/east/n1"),
         keys.claim_key(cluster_claim(1)),
@@ -38,17 +36,22 @@ def test_an_agent_writes_its_own_keys_and_no_others():
         keys.claim_key(address_claim("east", "10.96.0.1")),
     )
     others = (
-        keys.log_key("west", 1, "node.n1", 1),
-        keys.log_key("east2", 1, "node.n1", 1),
+        keys.log_key("west", "node.n1", 1),
+        keys.log_key("east2", "node.n1", 1),
+        keys.log_key("east", "node.n10", 1),
+        keys.log_key("east", "operator", 1),
         keys.session_key("east", "node.n10"),
         keys.cursor_key("east", "operator"),
-        keys.head_key("west"),
         keys.low_key("east"),
         keys.duty_key("operator-east"),
         keys.side_key("report/east/n2"),
         keys.side_key("flow/east/n2"),
         keys.side_key("manifest/east"),
-        keys.pack_part_key("east", 1, 0),
+        keys.sealed_key("east"),
+        keys.segment_key("east", 1, 1, 9),
+        keys.pack_part_key("east", 1, b"digest", 0),
+        keys.side_key("checkpoint/east/1/0"),
+        keys.side_key("retention/east"),
         keys.claim_key(number_claim("west", 1)),
     )
     assert [key for key in own if not may_write(role, key)] == []
@@ -61,7 +64,10 @@ def test_an_operator_keeps_its_clusters_history():
     for cluster, right in (("east", True), ("west", False), ("east2", False)):
         for key in (
             keys.low_key(cluster),
-            keys.pack_manifest_key(cluster, 1),
+            keys.sealed_key(cluster),
+            keys.segment_key(cluster, 1, 1, 9),
+            keys.pack_part_key(cluster, 1, b"digest", 0),
+            keys.log_key(cluster, "node.n1", 1),
             keys.side_key(f"checkpoint/{cluster}/1/0"),
             keys.side_key(f"manifest/{cluster}"),
             keys.side_key(f"retention/{cluster}"),
@@ -75,7 +81,7 @@ def test_a_reader_writes_nothing():
     """All its grants are to read, and cover every key of ours."""
     (grant,) = reader_role().grants
     assert grant.kind == "read"
-    assert grant.key <= keys.log_key("east", 1, "n", 1) < grant.range_end
+    assert grant.key <= keys.log_key("east", "n", 1) < grant.range_end
 
 
 def test_commands_are_what_an_administrator_types():

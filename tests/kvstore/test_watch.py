@@ -1,6 +1,4 @@
-"""The reader's place: phases, verdicts, gaps, resumption, plan and merge."""
-
-import random
+"""The reader's place: phases, verdicts, gaps, resumption, where history begins."""
 
 import pytest
 from hypothesis import given
@@ -11,14 +9,12 @@ from kvstore.types import Position, Record, Revision
 from kvstore.watch import (
     RESUME_BY_WATCH_MAX,
     TRANSITIONS,
-    Merge,
     Phase,
     Reader,
     Tally,
     Turn,
     Verdict,
     beginnings,
-    plan_segments,
 )
 
 START = Position()
@@ -28,7 +24,7 @@ def record(
     revision: int, sequence: int, *, writer: str = "n1", token: int = 5, cluster: str = "east"
 ) -> Record:
     """A record with these marks."""
-    return Record(Revision(revision), cluster, writer, sequence, token, 1, b"")
+    return Record(Revision(revision), cluster, writer, sequence, token, b"")
 
 
 def watching(after: Position = START) -> Reader:
@@ -185,39 +181,6 @@ def test_no_writer_ahead_is_quiet():
     """Nothing is overdue, nothing is waited for."""
     reader = watching(Position(Revision(10), {"east/n1": 2}))
     assert not reader.overdue({"east/n1": 2}) and not reader.waiting
-
-
-def test_no_segments_no_plan():
-    """A log that nobody has written to is read by no page."""
-    assert plan_segments([], 0, 10) == []
-
-
-logs = st.lists(
-    st.tuples(st.sampled_from(["a", "b", "c"]), st.sampled_from(["n1", "n2"]), st.booleans()), max_size=60
-)
-
-
-@given(logs, st.integers(0, 70), st.integers(0, 70), st.randoms(use_true_random=False))
-def test_plan_and_merge_give_the_one_order(steps, after, through, chance: random.Random):
-    """Whatever clusters, rolls and bounds: planned pages, merged, are the records in bounds, in order."""
-    segments: dict[tuple[str, int], list[Record]] = {}
-    markers: list[tuple[str, int, int]] = []
-    numbers: dict[str, int] = {}
-    written: list[Record] = []
-    for revision, (cluster, writer, rolls) in enumerate(steps, start=1):
-        if rolls or cluster not in numbers:
-            numbers[cluster] = numbers.get(cluster, 0) + 1
-            markers.append((cluster, numbers[cluster], revision))
-        made = record(revision, revision, writer=writer, cluster=cluster)
-        segments.setdefault((cluster, numbers[cluster]), []).append(made)
-        written.append(made)
-    chance.shuffle(markers)
-    merge = Merge(after, through)
-    merged: list[Record] = []
-    for segment in plan_segments(markers, after, through):
-        page = segments[segment.cluster, segment.number]
-        merged += merge.add(chance.sample(page, len(page)), segment.settled_below)
-    assert merged == [each for each in written if after < each.revision <= through]
 
 
 @given(st.lists(st.sampled_from(["n1", "n2", "n3"]), max_size=40), st.data())

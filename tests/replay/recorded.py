@@ -127,7 +127,7 @@ def with_faults() -> Log:
 
 def _append(log: Log, cluster: str, writer: str, payload: bytes) -> None:
     sequence = 1 + sum((each.cluster, each.writer) == (cluster, writer) for each in log.records)
-    record = Record(Revision(len(log.records) * 3 + 2), cluster, writer, sequence, 1, 1, payload)
+    record = Record(Revision(len(log.records) * 3 + 2), cluster, writer, sequence, 1, payload)
     log.records.append(record)
     log.changes.append(log.state.apply(record))
 

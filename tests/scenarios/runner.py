@@ -89,7 +89,7 @@ class Scenario:
         refused = self._state.refused_count
         sequence = self._state.sequences.get(f"{cluster}/{writer}", 0) + 1
         payload = encode(Batch(1, 0, 0, events))
-        changes = self._state.apply(Record(Revision(self._revision), cluster, writer, sequence, 1, 1, payload))
+        changes = self._state.apply(Record(Revision(self._revision), cluster, writer, sequence, 1, payload))
         count = self._state.refused_count - refused
         lines = [
             f"refused: {each.reason}" for each in self._state.refused_events[len(self._state.refused_events) - count :]
