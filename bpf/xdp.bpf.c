@@ -2,9 +2,10 @@
 /*
  * North-south balancing at the underlay device, before the host stack has allocated anything: what from_network
  * (host.bpf.c) does with a packet for a backend on another node, and with that backend's answer, on the same maps. A
- * flow may change between the two with any packet. All else is passed on as it came, and with nothing written, to
- * from_network: backends of this node, direct server return, the tunnel, refusals, ICMP, fragments, packets at the end
- * of their hops, next hops that are not resolved, and what would leave by another device.
+ * flow may change between the two with any packet. All else is passed on to from_network as it came, with nothing
+ * written but the affinity that it would write alike: backends of this node, direct server return, the tunnel,
+ * refusals, ICMP, fragments, packets at the end of their hops, next hops that are not resolved, and what would leave by
+ * another device.
  */
 #include <linux/bpf.h>
 #include <bpf/bpf_helpers.h>

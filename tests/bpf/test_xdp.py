@@ -1,8 +1,10 @@
 """Balancing at the underlay device: what from_network does with the same packet on the same rows, or nothing at all."""
 
 import socket
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from random import Random
 from typing import NamedTuple
 
 import pytest
@@ -341,3 +343,47 @@ def test_flow_may_change_between_the_two(both: Both, steps: list[Step]) -> None:
             assert (at_device.retval, at_device.packet) == (PASS, raw)
             assert both.state(both.device)[:2] == before[:2]
             assert step.port not in (NODE_PORT, STICKY) or step.is_answer or behind.retval == SHOT
+
+
+MUTATED, AT_MOST = 700, 3
+SHARED_BYTES = 74
+"""Beyond Ethernet, IPv6 and TCP headers nothing is read."""
+
+
+def mutants(both: Both, chance: Random) -> Iterator[bytes]:
+    """Packets of every kind with some bytes changed, cut off or added; half of them behind the addresses only, so that
+    they are still for a frontend."""
+    kinds = list(passed_on(both).values())
+    asked = [both.ask(port, protocol) for port in (NODE_PORT, STICKY) for protocol in (packets.TCP, packets.UDP)]
+    ports = [packets.read(both.behind(raw).packet).source_port for raw in asked[:2]]
+    kinds += 4 * [*asked, *(both.answer(port, number) for port, number in zip(ports, (packets.TCP, packets.UDP), strict=True))]
+    l4 = 34 if both.wall.family == 4 else 54
+    for _ in range(MUTATED):
+        raw = bytearray(chance.choice(kinds))
+        begin = l4 if chance.random() < 0.5 else 0
+        for _ in range(chance.randrange(AT_MOST + 1)):
+            at = chance.randrange(min(begin, len(raw) - 1), min(SHARED_BYTES, len(raw)))
+            raw[at] = chance.choice((0, 1, 0x45, 0xFF, raw[at] ^ 1 << chance.randrange(8), chance.randrange(256)))
+        if chance.random() < 0.1:
+            raw = raw[: chance.randrange(packets.ETHERNET_BYTES + 1, len(raw) + 1)]
+        yield bytes(raw) + bytes(chance.choice((0, 0, 0, 6)))
+
+
+def test_packets_of_any_form_fare_as_without_the_device(both: Both) -> None:
+    """Broken ones, too: the device sends and writes what the programs behind would, or passes on what came and writes
+    no more than which backend the client is kept at, so that they do it themselves."""
+    chance, fared = Random(both.wall.family), Counter[str]()
+    for raw in mutants(both, chance):
+        before = both.state(both.wall)
+        both.share(both.wall, both.device)
+        at_device = both.at_device(raw)
+        if at_device.retval == PASS:
+            assert (at_device.packet, both.state(both.device)[:2]) == (raw, before[:2])
+            fared["passed on"] += 1
+            continue
+        behind = both.behind(raw)
+        assert (at_device.retval, behind.retval) == (TX, REDIRECT), raw.hex()
+        assert at_device.packet[packets.ETHERNET_BYTES :] == behind.packet[packets.ETHERNET_BYTES :], raw.hex()
+        assert both.state(both.device) == both.state(both.wall), raw.hex()
+        fared["sent"] += 1
+    assert fared["sent"] > MUTATED / 10 and fared["passed on"] > MUTATED / 10, fared
