@@ -1,4 +1,5 @@
-"""Whether the kernel still holds what was written into it: looked at now and then, table by table.
+"""Whether the kernel still holds what was written into it, and the pins are those of the maps that the programs use:
+looked at now and then, table by table.
 
 Belongs here: when it is looked at, and since when something is other. Does not belong here: the comparison
 (datapath/realization.py), writing it again, which a person decides (`meshlog verify --repair`).
@@ -28,6 +29,7 @@ class Inspection:
         self._clock = clock
         self._inspect_s = settings.inspect_s
         self._rows: dict[str, int] = {}
+        self._faults: dict[str, str] = {}
         self.since_ns: dict[str, int] = {}
         self._logger = structlog.get_logger()
 
@@ -46,24 +48,34 @@ class Inspection:
         """Those that differ. Rows that are known to be missing, as the kernel refused them, are told elsewhere."""
         found = [await self._reconciler.verify_table(table) for table in tables]
         unsettled = {row.table for row in self._reconciler.status().not_done}
-        return [each for each in found if _rows(each) and each.table not in unsettled]
+        return [each for each in found if each.error or (_rows(each) and each.table not in unsettled)]
 
     def note(self, differing: Sequence[TableVerification], seen_ns: int) -> None:
         """What a look at all tables found. Also of one that a person asked for."""
         self._rows = {each.table: _rows(each) for each in differing if _rows(each)}
-        new = self._rows.keys() - self.since_ns.keys()
-        self.since_ns = {table: self.since_ns.get(table, seen_ns) for table in self._rows}
+        self._faults = {each.table: each.error for each in differing if each.error}
+        wrong = sorted(self._rows.keys() | self._faults.keys())
+        new = [table for table in wrong if table not in self.since_ns]
+        self.since_ns = {table: self.since_ns.get(table, seen_ns) for table in wrong}
         if new:
-            self._logger.warning("the kernel holds other rows than it was given", tables=sorted(new))
+            self._logger.warning("the kernel holds other rows or pins than it was given", tables=new)
 
     def problems(self) -> list[str]:
         """In words: what, since when at the latest, and what to do."""
-        if not self._rows:
-            return []
-        since = datetime.fromtimestamp(min(self.since_ns.values()) / 1e9, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
-        tables = ", ".join(f"{table} ({count})" for table, count in sorted(self._rows.items()))
-        what = f"the kernel has other rows than the log says, seen since {since}: {tables}"
-        return [f"{what}; `meshlog verify` names them, with --repair it writes them"]
+        found = [
+            f"table {table} cannot be relied on, seen since {self._since(table)}: {fault}; "
+            "`meshlog verify --repair` pins again what the programs use"
+            for table, fault in sorted(self._faults.items())
+        ]
+        if self._rows:
+            tables = ", ".join(f"{table} ({count})" for table, count in sorted(self._rows.items()))
+            what = f"the kernel has other rows than the log says, seen since {self._since(*self._rows)}: {tables}"
+            found.append(f"{what}; `meshlog verify` names them, with --repair it writes them")
+        return found
+
+    def _since(self, *tables: str) -> str:
+        oldest_ns = min(self.since_ns[table] for table in tables)
+        return datetime.fromtimestamp(oldest_ns / 1e9, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
 
 
 def _rows(found: TableVerification) -> int:

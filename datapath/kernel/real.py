@@ -101,13 +101,16 @@ class RealKernel:
         self.objects.open(self._attached_ids(self._open_netlink))
         self._open_attachments = self._make_attachments(self._open_netlink)
         self._open_shapers = Shapers()
-        self._open_socket_hooks = SocketHooks(self._pin_root / "sockets", self._cgroup, self.objects.programs)
+        self._open_socket_hooks = self._make_socket_hooks()
         self._remove_unused_programs()
 
     def _attached_ids(self, netlink: Netlink) -> set[int]:
         """The programs of ours that run, whatever their version and the form of their attachment."""
         walked = (*Links(self._pin_root / "links").walk(), *Filters(netlink).walk(), *self._xdp_links().walk())
-        return {program_id for _, program_id in walked}
+        return {program_id for _, program_id in walked} | self._make_socket_hooks().program_ids()
+
+    def _make_socket_hooks(self) -> SocketHooks:
+        return SocketHooks(self._pin_root / "sockets", self._cgroup, self.objects.programs)
 
     def _make_attachments(self, netlink: Netlink) -> Attachments:
         links, filters = Links(self._pin_root / "links"), Filters(netlink)
@@ -141,7 +144,7 @@ class RealKernel:
         found = TABLES[table]
         if found.map:
             return self._map(found.map).put(rows)
-        if table == "attachments" and self.objects.has_unused:
+        if table in PROGRAM_TABLES and self.objects.has_unused:
             self.objects.catch_up()
         writers: Mapping[str, Callable[[Any, Any], int]] = {
             "attachments": self._put_attachment,

@@ -13,11 +13,13 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from msgspec import msgpack
 
 from datapath import codec, conntrack
 from datapath.abi import btf, structs, types
+from datapath.kernel import layouts
 from datapath.kernel.real import RealKernel
-from datapath.tables import RUNTIME_MAPS, TABLES
+from datapath.tables import RUNTIME_MAPS, TABLES, SocketHookKey, SocketHookRow
 from tests.bpf.node import FRONTEND, REMOTE
 from tests.bpf.test_wire import BACKEND_PORT, TIMEOUT_S, Wire, open_socket, received
 from tests.conftest import Namespace
@@ -72,18 +74,18 @@ class Versions:
     def maps_root(self) -> Path:
         return self._attached.pin_root / "maps"
 
-    def open(self) -> None:
-        """An agent of this version starts; the one before is gone."""
+    def open(self, cgroup: str = "") -> None:
+        """An agent of this version starts; the one before is gone. `cgroup`: whose sockets are translated."""
         self._attached.objects_dir = self._now
-        self._attached.open("tcx")
+        self._attached.open("tcx", cgroup=cgroup)
 
     @contextmanager
-    def as_former(self) -> Iterator[None]:
+    def as_former(self, cgroup: str = "") -> Iterator[None]:
         """An agent of the earlier version starts; within, its structs are those of this process."""
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(types, "STRUCTS", self._structs)
             self._attached.objects_dir = self._former
-            self._attached.open("tcx")
+            self._attached.open("tcx", cgroup=cgroup)
             yield
 
     def attach(self) -> None:
@@ -247,3 +249,21 @@ def test_a_start_that_was_cut_off_half_way_is_made_good(versions: Versions, fami
     assert versions.kernel.dump("services")[key] == row
     versions.attach()
     ask_service(versions.wire, family, b"it works")
+
+
+@pytest.mark.kernel("socket hooks of cgroups")
+def test_a_layout_that_only_sockets_use_is_the_one_to_take_rows_from(
+    versions: Versions, make_cgroup: Callable[[str], Path]
+) -> None:
+    """Not another that was made since and that nothing uses."""
+    cgroup = str(make_cgroup("one"))
+    key, row = SocketHookKey("connect4"), SocketHookRow("socket_connect4", cgroup)
+    hook = msgpack.encode(key), msgpack.encode(row)
+    with versions.as_former(cgroup):
+        versions.fill_former()
+        assert not versions.kernel.put("socket_hooks", [hook])
+    (versions.maps_root / ("0" * layouts.ID_CHARACTERS)).mkdir()
+    versions.open(cgroup)
+    assert versions.kernel.dump("services")
+    assert not versions.kernel.put("socket_hooks", [hook])
+    assert len(list(versions.maps_root.iterdir())) == 1

@@ -31,23 +31,27 @@ class Clock:
 
 
 class Kernel:
-    """A reconciler whose table "routes" lacks a row between two times."""
+    """A reconciler whose table "routes" lacks a row between two times, or has the fault that is given."""
 
-    def __init__(self, clock: Clock, from_s: float, to_s: float, refused: tuple[str, ...] = ()) -> None:
+    def __init__(self, clock: Clock, from_s: float, to_s: float, refused: tuple[str, ...] = (), fault: str = "") -> None:
         self.clock, self.from_s, self.to_s = clock, from_s, to_s
-        self.refused = refused
+        self.refused, self.fault = refused, fault
 
     async def verify_table(self, table: str) -> TableVerification:
         lost = int(table == "routes" and self.from_s <= self.clock.now_s < self.to_s)
+        if self.fault:
+            return TableVerification(table, "", "", "", 0, 0, 0, (), self.fault if lost else "")
         return TableVerification(table, "", "", "", lost, 0, 0, (), "")
 
     def status(self) -> Any:
         return SimpleNamespace(not_done=[SimpleNamespace(table=table) for table in self.refused])
 
 
-async def inspected(end_s: float, from_s: float, to_s: float, refused: tuple[str, ...] = ()) -> Inspection:
+async def inspected(
+    end_s: float, from_s: float, to_s: float, refused: tuple[str, ...] = (), fault: str = ""
+) -> Inspection:
     clock = Clock(end_s)
-    found = Inspection(Kernel(clock, from_s, to_s, refused), clock, SETTINGS)  # type: ignore[arg-type]
+    found = Inspection(Kernel(clock, from_s, to_s, refused, fault), clock, SETTINGS)  # type: ignore[arg-type]
     try:
         await found.run()
     except asyncio.CancelledError:
@@ -76,3 +80,11 @@ async def test_what_is_gone_for_a_moment_is_no_problem() -> None:
 async def test_rows_that_the_kernel_refused_are_told_once() -> None:
     """The status names them as failing already."""
     assert (await inspected(300, 50, 1000, refused=("routes",))).problems() == []
+
+
+async def test_a_pin_that_is_gone_is_a_problem_though_every_row_is_there() -> None:
+    """Also of a table with a row that the kernel refused; it ends when the pin is back."""
+    fault = "stray: no map is pinned at /sys/fs/bpf/x/routes and the programs use map 7"
+    (problem,) = (await inspected(300, 50, 1000, refused=("routes",), fault=fault)).problems()
+    assert "table routes" in problem and "since 1970-01-01 00:01:00 UTC" in problem and fault in problem
+    assert (await inspected(200, 50, 100, fault=fault)).problems() == []
