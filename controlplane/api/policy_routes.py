@@ -17,6 +17,7 @@ from controlplane.api.server import Refused, json_response, read_body
 from controlplane.api.submitting import submit
 from controlplane.api.views import endpoint_item
 from controlplane.commands.addresses import ChangeSettings, ExpireName, ResolveName
+from controlplane.desired.forwarding import settings_notes
 from controlplane.desired.policy_inputs import PolicyInputs
 from controlplane.desired.policy_mesh import mesh_of
 from controlplane.history.at import Moment
@@ -121,7 +122,8 @@ class _PolicyRoutes:
     async def settings(self, request: web.Request) -> web.Response:
         state, standing = await self._asked(request)
         text = state.policy_settings.get(self._mesh.cluster, "{}")
-        return json_response({"settings": msgspec.json.decode(text), **standing})
+        notes = settings_notes(state, self._mesh.cluster)
+        return json_response({"settings": msgspec.json.decode(text), "notes": notes, **standing})
 
     async def names(self, request: web.Request) -> web.Response:
         state, standing = await self._asked(request)

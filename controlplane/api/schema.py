@@ -119,6 +119,7 @@ class Status(msgspec.Struct, frozen=True):
     `bandwidth`: how limits of bandwidth are kept, and how many there are.
     `socket_lb`: whose sockets are translated, in words; "off" where none are.
     `acceleration`: how the underlay device balances by itself, in words; "off" where it does not.
+    `balancing`: how answers of backends on other nodes find the client, and how backends are chosen.
     """
 
     kind: str
@@ -145,6 +146,7 @@ class Status(msgspec.Struct, frozen=True):
     socket_lb: str = "off"
     bandwidth: str = ""
     acceleration: str = "off"
+    balancing: str = ""
 
 
 class ReportItem(msgspec.Struct, frozen=True):

@@ -90,10 +90,13 @@ def show_settings(arguments: argparse.Namespace) -> int:
             name, _, value = change.partition("=")
             settings = {key: held for key, held in settings.items() if key != name} | ({name: value} if value else {})
         ask(connect(arguments), "/v1/policy/settings", "POST", settings)
+        found = ask(connect(arguments), "/v1/policy/settings")
     if arguments.output in ("json", "yaml"):
         print_document(arguments.output, settings)
     else:
         print_table([("SETTING", "VALUE")], [[name, str(settings[name])] for name in sorted(settings)])
+    for note in found.get("notes", ()):
+        print(f"note: {note}", file=sys.stderr)
     return OK
 
 

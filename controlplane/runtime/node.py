@@ -17,6 +17,7 @@ from controlplane.api import schema
 from controlplane.api.kernel_views import metrics_rows
 from controlplane.commands.node import JoinNode
 from controlplane.commands.types import Rejection
+from controlplane.desired.forwarding import balancing_text
 from controlplane.history.at import Past
 from controlplane.history.flows import FlowSummary
 from controlplane.history.replay import EncodedRows, encoded_rows
@@ -226,6 +227,7 @@ class Node:
             bandwidth=status.bandwidth_text(state, self.where),
             socket_lb=socket_lb_text(parts.settings, own.cgroup if own else ""),
             acceleration=acceleration_text(own),
+            balancing=balancing_text(state, self.where),
         )
 
     # --- start ------------------------------------------------------------------------------------------------

@@ -38,7 +38,7 @@ def socket_constants(settings: AgentSettings, underlay: Underlay) -> dict[str, i
 def socket_lb_text(settings: AgentSettings, cgroup: str) -> str:
     """What `status` says; `cgroup` is the one that the log has for the node."""
     if not cgroup:
-        return OFF
+        return f"{OFF}: endpoints are served at their devices, and the node's own processes reach no cluster addresses"
     whose = "sockets of the node itself" if settings.bpf_lb_sock_hostns_only == "on" else "all sockets"
     return f"{whose} in {cgroup}"
 

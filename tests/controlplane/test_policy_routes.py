@@ -97,7 +97,7 @@ async def test_settings_that_the_kernel_cannot_hold_are_refused(served: Any) -> 
     assert (refused.status, "not in a running mesh" in await refused.text()) == (409, True)
     assert (await client.post("/v1/policy/settings", json={"enable-policy": "always"})).status == 200
     shown = await (await client.get("/v1/policy/settings")).json()
-    assert shown["settings"] == {"enable-policy": "always"}
+    assert (shown["settings"], shown["notes"]) == ({"enable-policy": "always"}, [])
 
 
 @pytest.mark.asyncio
