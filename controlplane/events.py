@@ -203,6 +203,20 @@ class LocalRedirectRemoved(Event, frozen=True):
     name: str
 
 
+class BalancerPoolApplied(Event, frozen=True):
+    """Services of type LoadBalancer may have these addresses; which one has which is told with the service."""
+
+    name: str
+    blocks: tuple[str, ...]
+    selector: dict[str, str] = {}
+    disabled: bool = False
+    edges: bool = True
+
+
+class BalancerPoolRemoved(Event, frozen=True):
+    name: str
+
+
 class PolicyApplied(Event, frozen=True):
     """A policy holds as its author wrote it (canonical JSON), understood by this version of the parser."""
 
@@ -280,6 +294,8 @@ EVENTS: tuple[type[Event], ...] = (
     BackendStateSet,
     LocalRedirectApplied,
     LocalRedirectRemoved,
+    BalancerPoolApplied,
+    BalancerPoolRemoved,
     PolicyApplied,
     PolicyRemoved,
     CIDRGroupApplied,

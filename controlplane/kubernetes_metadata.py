@@ -10,8 +10,9 @@ from typing import Any
 from controlplane.fields import Reading
 from controlplane.policy import cidr_groups
 from controlplane.policy.manifests import DEFAULT_NAMESPACE, WITHOUT_NAMESPACE
+from controlplane.projections.balancer_pools import KIND as POOL
 
-CLUSTER_SCOPED = ("Namespace", "Node", cidr_groups.KIND, *WITHOUT_NAMESPACE)
+CLUSTER_SCOPED = ("Namespace", "Node", cidr_groups.KIND, POOL, *WITHOUT_NAMESPACE)
 """Kinds without a namespace."""
 
 NAMESPACE_NAME_LABEL = "kubernetes.io/metadata.name"

@@ -1,14 +1,15 @@
 """Kubernetes manifests as commands: one document in, one command or everything that is wrong with it out. Pure.
 
 Belongs here: the kinds that Meshlog takes, Namespace and policies. Does not belong here: files and YAML
-(kubernetes.py), the other kinds (kubernetes_pods.py, _services.py, _slices.py, _redirects.py), the meaning of policies
-(policy/), the way back (kubernetes_views.py).
+(kubernetes.py), the other kinds (kubernetes_pods.py, _services.py, _slices.py, _redirects.py, _pools.py), the meaning
+of policies (policy/), the way back (kubernetes_views.py).
 """
 
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from controlplane.commands.addresses import ApplyCidrGroup, RemoveCidrGroup
+from controlplane.commands.balancer_pools import ApplyBalancerPool, RemoveBalancerPool
 from controlplane.commands.namespace import ApplyNamespace, RemoveNamespace
 from controlplane.commands.policy import ApplyPolicy, RemovePolicy
 from controlplane.commands.redirect import ApplyLocalRedirect, RemoveLocalRedirect
@@ -17,6 +18,8 @@ from controlplane.commands.workload import ApplyWorkload, RemoveWorkload
 from controlplane.fields import Reading, Refusal
 from controlplane.kubernetes_metadata import CLUSTER_SCOPED, NAMESPACE_NAME_LABEL, Metadata
 from controlplane.kubernetes_pods import read_pod
+from controlplane.kubernetes_pools import API_VERSIONS as POOL_VERSIONS
+from controlplane.kubernetes_pools import read_pool
 from controlplane.kubernetes_redirects import read_redirect
 from controlplane.kubernetes_services import read_service
 from controlplane.kubernetes_slices import read_backends
@@ -28,6 +31,7 @@ from controlplane.policy.manifests import (
     canonical,
     parse,
 )
+from controlplane.projections.balancer_pools import KIND as POOL
 from controlplane.projections.redirects import KIND as REDIRECT
 
 Command = (
@@ -45,6 +49,8 @@ Command = (
     | RemoveCidrGroup
     | ApplyLocalRedirect
     | RemoveLocalRedirect
+    | ApplyBalancerPool
+    | RemoveBalancerPool
 )
 
 KINDS = {
@@ -55,6 +61,7 @@ KINDS = {
     REDIRECT: "cilium.io/v2",
     **API_VERSIONS,
     cidr_groups.KIND: cidr_groups.API_VERSIONS[0],
+    POOL: POOL_VERSIONS[0],
 }
 """Every kind that is taken, with its apiVersion."""
 
@@ -78,7 +85,7 @@ def _kind_of(document: Any, reading: Reading) -> str:
             right = f"{kind} is not understood; Meshlog takes {', '.join(KINDS)}"
             reading.refuse("kind", kind, NOT_APPLIED.get(kind, right))
         return ""
-    older = cidr_groups.API_VERSIONS if kind == cidr_groups.KIND else ()
+    older = {cidr_groups.KIND: cidr_groups.API_VERSIONS, POOL: POOL_VERSIONS}.get(kind, ())
     if document.get("apiVersion") not in (KINDS[kind], *older):
         reading.refuse("apiVersion", document.get("apiVersion"), f"must be {KINDS[kind]} for kind {kind}")
     return str(kind)
@@ -119,6 +126,8 @@ def removal_of(document: Any) -> Command | tuple[Refusal, ...]:
         return RemoveLocalRedirect(namespace, name)
     if kind == cidr_groups.KIND:
         return RemoveCidrGroup(name)
+    if kind == POOL:
+        return RemoveBalancerPool(name)
     return RemovePolicy(kind, namespace, name)
 
 
@@ -179,6 +188,10 @@ def _cidr_group(reading: Reading, metadata: Metadata, document: dict[str, Any]) 
     return ApplyCidrGroup(found.name, found.prefixes, found.labels)
 
 
+def _balancer_pool(reading: Reading, metadata: Metadata, document: dict[str, Any]) -> Command:
+    return read_pool(reading, metadata, document)
+
+
 _READERS: Mapping[str, Callable[[Reading, Metadata, dict[str, Any]], Command]] = {
     "Namespace": _namespace,
     "Pod": _pod,
@@ -186,4 +199,5 @@ _READERS: Mapping[str, Callable[[Reading, Metadata, dict[str, Any]], Command]] =
     "EndpointSlice": _endpoint_slice,
     REDIRECT: _local_redirect,
     cidr_groups.KIND: _cidr_group,
+    POOL: _balancer_pool,
 }

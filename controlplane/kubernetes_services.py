@@ -11,6 +11,7 @@ from typing import Any
 from controlplane.balancing import GLOBAL_ANNOTATIONS, SHARED_ANNOTATIONS, annotation_fault
 from controlplane.commands.service import FAMILY_POLICIES, SINGLE_STACK, ApplyService
 from controlplane.fields import Reading, path_of
+from controlplane.kubernetes_pools import pool_annotation_fault
 from controlplane.kubernetes_slices import IP_FAMILIES, Named, read_address
 from controlplane.model import Exposure, ServicePort
 from controlplane.policy.rules import PORT_MAX
@@ -238,7 +239,8 @@ def _families(
 def _sharing(reading: Reading, annotations: Mapping[str, str]) -> tuple[bool, bool]:
     """(global, shared). An annotation of Cilium's that is not understood is refused: it would change the balancing."""
     for key, value in annotations.items():
-        fault = annotation_fault(key, value)
+        fault = pool_annotation_fault(key, value)
+        fault = annotation_fault(key, value) if fault is None else fault
         if fault:
             reading.refuse(f"metadata.annotations[{key}]", value, fault)
 

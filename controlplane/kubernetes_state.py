@@ -13,6 +13,7 @@ import msgspec
 
 from controlplane.addresses import family_of, is_address, service_addresses
 from controlplane.commands.addresses import ApplyCidrGroup
+from controlplane.commands.balancer_pools import ApplyBalancerPool, with_balancer_addresses
 from controlplane.commands.namespace import ApplyNamespace
 from controlplane.commands.node import sourced_labels
 from controlplane.commands.node_ports import decide_node_ports
@@ -31,6 +32,7 @@ from controlplane.model import (
     IDENTITY_N_MIN,
     BackendSlice,
     BackendState,
+    BalancerPool,
     CidrGroup,
     Cluster,
     Device,
@@ -47,6 +49,7 @@ from controlplane.model import (
 )
 from controlplane.policy.identity_labels import identity_labels
 from controlplane.policy.settings import settings_in_force
+from controlplane.projections.balancer_pools import pool_key
 from controlplane.projections.exposures import EXTERNAL_NAME
 from controlplane.projections.redirects import ACTIVE, QUARANTINED, STATES
 from controlplane.projections.services import hold_service, service_key
@@ -129,7 +132,7 @@ class StateReader:
             nouns.clusters.append(Cluster(cluster, number, (), (), ()))
         for key, (_, command) in sorted(self._commands.items()):
             self._put(nouns, key, command)
-        nouns.services += self._services()
+        nouns.services += self._services(nouns.balancer_pools)
         self._add_endpoints(nouns, settings)
         nouns.nodes += [self._nodes[key] for key in sorted(self._nodes)]
         nouns.backend_states += _judged(nouns, where.cluster, health)
@@ -148,10 +151,13 @@ class StateReader:
             nouns.cidr_groups.append(CidrGroup(key.cluster, *msgspec.structs.astuple(command)))
         elif isinstance(command, ApplyLocalRedirect):
             nouns.local_redirects.append(LocalRedirect(key.cluster, *msgspec.structs.astuple(command)))
+        elif isinstance(command, ApplyBalancerPool):
+            nouns.balancer_pools.append(BalancerPool(key.cluster, *msgspec.structs.astuple(command)))
 
-    def _services(self) -> list[Service]:
+    def _services(self, pools: list[BalancerPool]) -> list[Service]:
         """With everything decided: what is asked for comes first, so that nothing that is chosen is in its way."""
         held = State()
+        held.balancer_pools = {pool_key(pool.cluster, pool.name): pool for pool in pools}
         asked: list[tuple[bool, ObjectKey, str, ApplyService]] = []
         for key, (source, command) in self._commands.items():
             if isinstance(command, ApplyService):
@@ -168,8 +174,9 @@ class StateReader:
                 refusal = Refusal(decided.field, "", decided.reason)
                 self.refused.append(Refused(source, (refusal,)))
                 continue
-            event = applied(command, addresses, *decided)
-            hold_service(held, own, Service(key.cluster, *msgspec.structs.astuple(event)))
+            service = Service(key.cluster, *msgspec.structs.astuple(applied(command, addresses, *decided)))
+            exposure = with_balancer_addresses(held, service)
+            hold_service(held, own, msgspec.structs.replace(service, exposure=exposure))
         return [held.services[key] for key in sorted(held.services)]
 
     def _add_endpoints(self, nouns: Nouns, settings: Mapping[str, str]) -> None:

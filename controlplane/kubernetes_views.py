@@ -10,11 +10,13 @@ import msgspec
 
 from controlplane.balancing import GLOBAL_ANNOTATIONS, SHARED_ANNOTATIONS, WEIGHT_ANNOTATION
 from controlplane.kubernetes_pods import EGRESS_BANDWIDTH, INGRESS_BANDWIDTH
+from controlplane.kubernetes_pools import API_VERSIONS as POOL_VERSIONS
 from controlplane.kubernetes_services import CLIENT_IP, HEADLESS
 from controlplane.kubernetes_slices import SERVICE_NAME_LABEL
 from controlplane.model import (
     Backend,
     BackendSlice,
+    BalancerPool,
     CidrGroup,
     Exposure,
     HostPort,
@@ -28,6 +30,7 @@ from controlplane.model import (
 )
 from controlplane.policy.cidr_groups import API_VERSIONS as CIDR_GROUP_VERSIONS
 from controlplane.policy.cidr_groups import KIND as CIDR_GROUP
+from controlplane.projections.balancer_pools import KIND as POOL
 from controlplane.projections.exposures import CLUSTER
 from controlplane.projections.redirects import KIND as REDIRECT
 
@@ -197,6 +200,15 @@ def _local_redirect(found: LocalRedirect) -> dict[str, Any]:
     }
 
 
+def _balancer_pool(found: BalancerPool) -> dict[str, Any]:
+    spec: dict[str, Any] = {"blocks": [{"cidr": block} for block in found.blocks], "disabled": found.disabled}
+    if found.selector:
+        spec["serviceSelector"] = {"matchLabels": dict(found.selector)}
+    if not found.edges:
+        spec["allowFirstLastIPs"] = "No"
+    return {"apiVersion": POOL_VERSIONS[0], "kind": POOL, "metadata": _metadata(found.name), "spec": spec}
+
+
 def _node(found: Node) -> dict[str, Any]:
     spec: dict[str, Any] = {}
     if blocks := [block for block in found.blocks if block]:
@@ -242,5 +254,6 @@ _VIEWS: Mapping[str, Callable[[Any], dict[str, Any]]] = {
     "CiliumNetworkPolicy": _policy,
     "CiliumClusterwideNetworkPolicy": _policy,
     CIDR_GROUP: _cidr_group,
+    POOL: _balancer_pool,
 }
 VIEWS = tuple(_VIEWS)

@@ -194,7 +194,7 @@ class Exposure(msgspec.Struct, frozen=True, array_like=True, gc=False):
     `external_policy`, `internal_policy`: "Cluster" or "Local", for what comes from the network and for what comes from
     the mesh. `affinity_s`: for how long a client keeps its backend; 0: not at all. `distribution`: which backends are
     preferred, "PreferSameZone" or "PreferSameNode"; "": none. `health_check_port`: of each node, where its local ready
-    backends are asked for.
+    backends are asked for. `load_balancer_chosen`: its addresses came from a pool.
     """
 
     type: str = "ClusterIP"
@@ -210,6 +210,7 @@ class Exposure(msgspec.Struct, frozen=True, array_like=True, gc=False):
     distribution: str = ""
     health_check_port: int = 0
     external_name: str = ""
+    load_balancer_chosen: bool = False
 
 
 class Service(msgspec.Struct, frozen=True, array_like=True, gc=False):
@@ -294,6 +295,18 @@ class Policy(msgspec.Struct, frozen=True, array_like=True, gc=False):
     name: str
     manifest: str
     parser: int = 1
+
+
+class BalancerPool(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """Prefixes of addresses for services of type LoadBalancer. `selector`: labels of the services that it is for, {}:
+    all. `edges`: the first and the last address of a prefix are given out too."""
+
+    cluster: str
+    name: str
+    blocks: tuple[str, ...]
+    selector: dict[str, str] = {}
+    disabled: bool = False
+    edges: bool = True
 
 
 class CidrGroup(msgspec.Struct, frozen=True, array_like=True, gc=False):

@@ -19,12 +19,14 @@ ALIASES = {
     "no": "Node",
     "netpol": "NetworkPolicy",
     "clrp": "CiliumLocalRedirectPolicy",
+    "ippool": "CiliumLoadBalancerIPPool",
+    "lbippool": "CiliumLoadBalancerIPPool",
     "cnp": "CiliumNetworkPolicy",
     "ccnp": "CiliumClusterwideNetworkPolicy",
 }
 KINDS = (
     "Namespace", "Node", "Pod", "Service", "EndpointSlice", "NetworkPolicy", "CiliumNetworkPolicy",
-    "CiliumClusterwideNetworkPolicy", "CiliumCIDRGroup", "CiliumLocalRedirectPolicy",
+    "CiliumClusterwideNetworkPolicy", "CiliumCIDRGroup", "CiliumLocalRedirectPolicy", "CiliumLoadBalancerIPPool",
 )  # fmt: skip
 POLICY_KINDS = ("NetworkPolicy", "CiliumNetworkPolicy", "CiliumClusterwideNetworkPolicy")
 
@@ -71,6 +73,7 @@ def _nouns(state: State, kind: str) -> Iterable[Any]:
         "Service": state.services.values(),
         "EndpointSlice": state.backend_slices.values(),
         "CiliumLocalRedirectPolicy": state.local_redirects.values(),
+        "CiliumLoadBalancerIPPool": state.balancer_pools.values(),
         "CiliumCIDRGroup": state.cidr_groups.values(),
     }
     return collections[kind]

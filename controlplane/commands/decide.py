@@ -6,6 +6,7 @@ from typing import Any
 from controlplane.commands import (
     addresses,
     announcing,
+    balancer_pools,
     cluster,
     endpoint,
     identity,
@@ -37,6 +38,9 @@ DECISIONS: Mapping[type[Any], Callable[[State, Author, Any], Decision | Rejectio
     redirect.ApplyLocalRedirect: redirect.apply_local_redirect,
     redirect.RemoveLocalRedirect: redirect.remove_local_redirect,
     redirect.SetBackendState: redirect.set_backend_state,
+    balancer_pools.ApplyBalancerPool: balancer_pools.apply_balancer_pool,
+    balancer_pools.RemoveBalancerPool: balancer_pools.remove_balancer_pool,
+    balancer_pools.AssignBalancerAddresses: balancer_pools.assign_balancer_addresses,
     service.ApplyService: service.apply_service,
     service.RemoveService: service.remove_service,
     service.ReportBackends: service.report_backends,

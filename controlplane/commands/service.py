@@ -3,6 +3,7 @@
 import msgspec
 
 from controlplane.addresses import family_of, is_address, is_within, service_addresses
+from controlplane.commands.balancer_pools import balancer_claims, with_balancer_addresses
 from controlplane.commands.cluster import cluster_claim
 from controlplane.commands.node_ports import decide_node_ports, freed_port_claims, port_claims
 from controlplane.commands.types import Author, Decision, Rejection
@@ -81,9 +82,10 @@ def apply_service(state: State, author: Author, command: ApplyService) -> Decisi
     reached = decide_node_ports(state, key, command.ports, command.exposure, known)
     if isinstance(reached, Rejection):
         return reached
-    event = applied(command, addresses, *reached)
+    new = Service(author.cluster, *msgspec.structs.astuple(applied(command, addresses, *reached)))
     had = known.cluster_ips if known else ()
-    new = Service(author.cluster, *msgspec.structs.astuple(event))
+    new = msgspec.structs.replace(new, exposure=with_balancer_addresses(state, new, known.exposure if known else None))
+    event = ServiceApplied(*msgspec.structs.astuple(new)[1:])
     if known == new:
         return Decision()
     own = name_claim(author.cluster, command.namespace, command.name)
@@ -94,6 +96,7 @@ def apply_service(state: State, author: Author, command: ApplyService) -> Decisi
     claims += [Claim(address_claim(author.cluster, each)) for each in addresses if each not in had]
     claims += [Claim(address_claim(author.cluster, each), Want.FREED) for each in had if each not in addresses]
     claims += port_claims(author.cluster, known, new)
+    claims += balancer_claims(author.cluster, known, new)
     return Decision((event,), tuple(claims))
 
 
@@ -171,7 +174,8 @@ def remove_service(state: State, author: Author, command: RemoveService) -> Deci
     name = name_claim(author.cluster, command.namespace, command.name)
     own = Claim(name, Want.FREED, untouched_since=state.revision)
     addresses = (Claim(address_claim(author.cluster, each), Want.FREED) for each in known.cluster_ips)
-    claims = (own, *addresses, *freed_port_claims(author.cluster, node_ports(known)))
+    balancer = balancer_claims(author.cluster, known, None)
+    claims = (own, *addresses, *freed_port_claims(author.cluster, node_ports(known)), *balancer)
     return Decision((ServiceRemoved(command.namespace, command.name),), claims)
 
 

@@ -6,12 +6,16 @@ Belongs here: what is due. Does not belong here: when to look, or submitting. Pu
 from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
+from controlplane.commands.balancer_pools import AssignBalancerAddresses, due_assignments
 from controlplane.commands.endpoint import RelabelEndpoint, wanted_labels
 from controlplane.commands.identity import ReleaseIdentity
 from controlplane.commands.node import AssignAddressBlock, RemoveNode
-from controlplane.model import Endpoint, EndpointKey, NodeKey
+from controlplane.model import BalancerPool, Endpoint, EndpointKey, NodeKey, ObjectKey
 from controlplane.projections.change import Change
 from controlplane.projections.state import State
+
+POOLS_ROUND_S = 10.0
+"""Pause between two looks at all services for addresses, while no pool changes."""
 
 
 def node_upkeep(state: State, key: NodeKey, changes: Iterable[Change] | None = None) -> tuple[RelabelEndpoint, ...]:
@@ -58,6 +62,9 @@ class Upkeep:
         self.blocks: dict[str, tuple[str, ...]] = {}
         """By node, the blocks that its endpoints live in, by its own word or by a log that was lost."""
         self.blocks_until_s = 0.0
+        self.pools: dict[ObjectKey, BalancerPool] = {}
+        """Those by which every service had what it is to have."""
+        self.pools_due_s = 0.0
 
     def remember_blocks(self, lost: State, until_s: float) -> None:
         """What a log had assigned that was put back to a backup since; nobody else gets it before `until_s`."""
@@ -73,15 +80,27 @@ class Upkeep:
 def due_commands(
     upkeep: Upkeep, state: State, alive: Collection[str], realized: Mapping[NodeKey, int], now_s: float
 ) -> tuple[Any, ...]:
-    """Blocks for new nodes, dead nodes removed, identities released. `alive`: writers with a session; `realized`: by
-    node, of every cluster, the revision that it last reported."""
+    """Blocks for new nodes, dead nodes removed, identities released, addresses for balancers. `alive`: writers with a
+    session; `realized`: by node, of every cluster, the revision that it last reported."""
     nodes = sorted(key.node for key in state.nodes if key.cluster == upkeep.cluster)
     blocks = [_assignment(upkeep, name) for name in nodes if not state.nodes[NodeKey(upkeep.cluster, name)].blocks]
     dead = _dead_nodes(upkeep, nodes, alive, now_s)
     removed = [RemoveNode(name, f"no session for {upkeep.node_dead_s:g} s") for name in dead]
     living = [key for key in state.nodes if key.cluster != upkeep.cluster or key.node not in dead]
     released = [ReleaseIdentity(number) for number in _unused(upkeep, state, living, realized, now_s)]
-    return (*blocks, *removed, *released)
+    return (*blocks, *removed, *released, *_assigned(upkeep, state, now_s))
+
+
+def _assigned(upkeep: Upkeep, state: State, now_s: float) -> list[AssignBalancerAddresses]:
+    """At once where pools have changed, since services that are applied later choose by themselves; now and then beside
+    that, for services that wait for an address to become free."""
+    pools = {key: pool for key, pool in state.balancer_pools.items() if key.cluster == upkeep.cluster}
+    if pools == upkeep.pools and now_s < upkeep.pools_due_s:
+        return []
+    due = due_assignments(state, upkeep.cluster)
+    if not due:
+        upkeep.pools, upkeep.pools_due_s = pools, now_s + POOLS_ROUND_S
+    return due
 
 
 def _assignment(upkeep: Upkeep, node: str) -> AssignAddressBlock:

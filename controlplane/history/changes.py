@@ -19,7 +19,7 @@ KINDS: Mapping[str, str] = {
     "cluster": "clusters", "node": "nodes", "namespace": "namespaces", "workload": "workloads",
     "identity": "identities", "endpoint": "endpoints", "service": "services", "backends": "backend_slices",
     "policy": "policies", "cidr_group": "cidr_groups", "name": "resolved_names", "settings": "policy_settings",
-    "local_redirect": "local_redirects", "backend_state": "backend_states",
+    "local_redirect": "local_redirects", "backend_state": "backend_states", "balancer_pool": "balancer_pools",
 }  # fmt: skip
 """Kind of thing -> the state's dict that holds it."""
 ADDED, REMOVED, CHANGED = "added", "removed", "changed"

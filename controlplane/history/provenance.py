@@ -31,6 +31,7 @@ EVENT_PREFIXES: Mapping[str, tuple[str, ...]] = {
     "backends": ("Backends",),
     "backend_state": ("BackendStateSet",),
     "local_redirect": ("LocalRedirect",),
+    "balancer_pool": ("BalancerPool",),
     "policy": ("Policy",),
     "cidr_group": ("CIDRGroup",),
     "name": ("NameResolved", "NameExpired"),

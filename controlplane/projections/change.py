@@ -5,7 +5,7 @@ from typing import Any, Literal
 import msgspec
 
 Kind = Literal["cluster", "node", "namespace", "workload", "identity", "endpoint", "service", "backends", "policy",
-    "cidr_group", "name", "settings", "local_redirect", "backend_state",]
+    "cidr_group", "name", "settings", "local_redirect", "backend_state", "balancer_pool",]
 
 
 class Change(msgspec.Struct, frozen=True, gc=False):

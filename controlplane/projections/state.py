@@ -23,6 +23,7 @@ from controlplane.model import (
     API_SERVER_SERVICE,
     BackendSlice,
     BackendState,
+    BalancerPool,
     CidrGroup,
     Cluster,
     Endpoint,
@@ -40,6 +41,7 @@ from controlplane.model import (
 )
 from controlplane.projections import (
     addresses,
+    balancer_pools,
     clusters,
     endpoints,
     identities,
@@ -84,6 +86,8 @@ PROJECTIONS: Mapping[type[Any], Projection] = {
     e.BackendStateSet: redirects.backend_state_set,
     e.LocalRedirectApplied: redirects.local_redirect_applied,
     e.LocalRedirectRemoved: redirects.local_redirect_removed,
+    e.BalancerPoolApplied: balancer_pools.pool_applied,
+    e.BalancerPoolRemoved: balancer_pools.pool_removed,
     e.PolicyApplied: policies.policy_applied,
     e.PolicyRemoved: policies.policy_removed,
     e.CIDRGroupApplied: addresses.cidr_group_applied,
@@ -129,6 +133,7 @@ class Nouns(msgspec.Struct, array_like=True):
     policy_settings: list[tuple[str, str]] = []
     local_redirects: list[LocalRedirect] = []
     backend_states: list[BackendState] = []
+    balancer_pools: list[BalancerPool] = []
 
 
 def no_nouns() -> Nouns:
@@ -186,6 +191,7 @@ class State:
         self.local_redirects: dict[ObjectKey, LocalRedirect] = {}
         self.backend_states: dict[ObjectKey, BackendState] = {}
         """Only those that are not active."""
+        self.balancer_pools: dict[ObjectKey, BalancerPool] = {}
 
         self.last_created: dict[NodeKey, tuple[str, str]] = {}
         """For each node, ipv4 and ipv6 of the endpoint created last, or "": where the search for free ones goes on."""
@@ -319,6 +325,7 @@ class State:
         self.policy_revisions = {key: held for key, held in self.policy_revisions.items() if key.cluster != cluster}
         self._forget("local_redirect", self.local_redirects, cluster, changes)
         self._forget("backend_state", self.backend_states, cluster, changes)
+        self._forget("balancer_pool", self.balancer_pools, cluster, changes)
         self._forget("cidr_group", self.cidr_groups, cluster, changes)
         self._forget("name", self.resolved_names, cluster, changes)
         settings = self.policy_settings.pop(cluster, None)
@@ -387,6 +394,7 @@ class State:
             sorted(self.policy_settings.items()),
             values(self.local_redirects),
             values(self.backend_states),
+            values(self.balancer_pools),
         )
 
     @classmethod
@@ -458,6 +466,8 @@ class State:
             self.local_redirects[redirects.redirect_key(redirect.cluster, redirect.namespace, redirect.name)] = redirect
         for judged in content.backend_states:
             self.backend_states[redirects.backend_key(*astuple(judged)[:4])] = judged
+        for pool in content.balancer_pools:
+            self.balancer_pools[balancer_pools.pool_key(pool.cluster, pool.name)] = pool
 
     def _hold_node(self, key: NodeKey, node: Node) -> None:
         self.nodes[key] = node

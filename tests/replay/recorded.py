@@ -28,6 +28,7 @@ from controlplane.commands.addresses import (
     RemoveCidrGroup,
     ResolveName,
 )
+from controlplane.commands.balancer_pools import ApplyBalancerPool, RemoveBalancerPool
 from controlplane.commands.cluster import LeaveCluster
 from controlplane.commands.endpoint import DeleteEndpoint, RelabelEndpoint
 from controlplane.commands.identity import ReleaseIdentity
@@ -44,7 +45,7 @@ from controlplane.history.changes import KINDS
 from controlplane.history.exporting import export
 from controlplane.history.replay import encoded_rows
 from controlplane.history.rows import thing_fields, thing_name
-from controlplane.model import Backend, ServicePort
+from controlplane.model import Backend, Exposure, ServicePort
 from controlplane.policy.manifests import canonical
 from controlplane.projections.state import State
 from kvstore.types import Record, Revision
@@ -91,6 +92,10 @@ def every_event() -> Log:
     accept(log, OPERATOR, ChangeSettings('{"enable-policy":"default"}'))
     for name in ("cache", "gone"):
         accept(log, OPERATOR, ApplyLocalRedirect("shop", name, "169.254.20.10", "", (PORT,), {"app": "cart"}))
+    for name, block in (("public", "192.0.2.128/25"), ("gone", "192.0.2.0/25")):
+        accept(log, OPERATOR, ApplyBalancerPool(name, (block,)))
+    balanced = Exposure("LoadBalancer")
+    accept(log, OPERATOR, ApplyService("shop", "front", (), (PORT,), {"app": "front"}, exposure=balanced))
     accept(log, OPERATOR, SetBackendState("198.51.100.1", 80, "TCP", "quarantined"))
     gone = next(each for each in log.state.endpoints.values() if each.workload == "gone")
     front = next(each for each in log.state.endpoints.values() if each.workload == "front")
@@ -101,6 +106,7 @@ def every_event() -> Log:
         ReleaseIdentity(gone.identity), RemoveWorkload("shop", "gone"), RemoveNamespace("gone"),
         RemoveLocalRedirect("shop", "gone"), RemoveService("shop", "gone"), WithdrawBackends("shop", "s2"),
         RemovePolicy("NetworkPolicy", "shop", "gone"), RemoveCidrGroup("gone"),
+        RemoveBalancerPool("gone"),
         ExpireName("gone.example.com", ("203.0.113.2",)), RemoveNode("n2", "dead"),
     ):  # fmt: skip
         accept(log, OPERATOR, command)
