@@ -23,6 +23,7 @@ from controlplane.projections.state import State
 from controlplane.runtime import place
 from controlplane.runtime.acceleration import acceleration
 from controlplane.runtime.announced import OwnFile
+from controlplane.runtime.archivist import Archivist
 from controlplane.runtime.checkpoints import Checkpoints
 from controlplane.runtime.clock import Clock, SystemClock
 from controlplane.runtime.connection import connect_log
@@ -55,7 +56,9 @@ from datapath.kernel.real import RealKernel
 from datapath.masquerade import masquerade_constants, node_constants, spare_ports
 from datapath.reconciler import KernelWorker, Reconciler
 from kvstore.api import EventLog
+from kvstore.archive import Archive
 from kvstore.errors import LogError
+from kvstore.etcd import EtcdLog
 
 PROGRAM = "meshlog agent"
 CONNTRACK_CHUNK = 4096
@@ -74,6 +77,7 @@ HELPS = {
     "etcd_user": "user of etcd, where it asks for a password",
     "etcd_password_file": "file with the password of --etcd-user",
     "archive_dir": "directory of the archived history, read where etcd has no more; none if not given",
+    "archive_keep": "on: keep a copy of the history of all clusters there, and answer for any point of the past",
     "runtime_dir": "directory of the API socket; /run/meshlog/<node> if none",
     "state_dir": "directory of the checkpoint; /var/lib/meshlog/<node> if none",
     "bpffs": "where a bpffs is mounted; pins are made in <bpffs>/meshlog/<node>",
@@ -135,7 +139,7 @@ async def run_agent(settings: AgentSettings, underlay: Underlay, stop: asyncio.E
         settings,
         underlay,
         SystemClock(),
-        await connect_log(settings, archive=Path(settings.archive_dir) if settings.archive_dir else None),
+        await connect_log(settings, archive=archive_dir(settings)),
         kernel,
         devices,
         kernel.read_notifications,
@@ -161,6 +165,23 @@ async def run_node(node: Node, api: AbstractAsyncContextManager[None], stop: asy
 
 
 # --- one part each ----------------------------------------------------------------------------------------------
+
+
+def archive_dir(settings: AgentSettings) -> Path | None:
+    """Where history is read that etcd has no more, and kept if it is to be."""
+    if settings.archive_keep == "on" and not settings.archive_dir:
+        return place.state_dir(settings.state_dir, settings.node) / "archive"
+    return Path(settings.archive_dir) if settings.archive_dir else None
+
+
+def build_archivist(
+    settings: AgentSettings, log: EventLog, follower: Follower, clock: Clock, counters: Counters
+) -> Archivist | None:
+    """None where no copy is to be kept. A log in memory forgets nothing."""
+    directory = archive_dir(settings)
+    if settings.archive_keep == "off" or directory is None or not isinstance(log, EtcdLog):
+        return None
+    return Archivist(log, Archive(directory), follower, clock, settings, counters)
 
 
 def build_node(
@@ -193,6 +214,7 @@ def build_node(
     )
     flows = FlowRecorder(directory, log, writer, follower, clock, settings, counters)
     inspection = Inspection(reconciler, clock, settings)
+    archivist = build_archivist(settings, log, follower, clock, counters)
     parts = NodeParts(
         settings=settings,
         underlay=underlay,
@@ -212,11 +234,12 @@ def build_node(
         overlay=overlay,
         settling=Settling(kernel, reconciler.worker, endpoints, clock, settings),
         inspection=inspection,
-        reporter=Reporter(log, writer, follower, reconciler, inspection, clock, settings, own),
+        reporter=Reporter(log, writer, follower, reconciler, inspection, clock, settings, own, archivist),
         monitor=Monitor(settings.monitor_queue_max, settings.monitor_recent_max, counters, flows.take),
         flows=flows,
         collector=build_collector(settings, clock, kernel, reconciler),
         open_ring=open_ring,
+        archivist=archivist,
         losses=Losses(directory, follower),
         own=own,
         recovery=Recovery(where, own, follower, writer, reconciler, devices, clock, settings, counters),

@@ -19,6 +19,7 @@ from controlplane.commands.cluster import JoinCluster
 from controlplane.commands.types import Author
 from controlplane.projections.state import State
 from controlplane.runtime import place
+from controlplane.runtime.archivist import Archivist
 from controlplane.runtime.checkpoints import Checkpoints
 from controlplane.runtime.clock import SystemClock
 from controlplane.runtime.connection import connect_log
@@ -60,6 +61,7 @@ HELPS = {
     "runtime_dir": "directory of the API socket; /run/meshlog/operator-<cluster> if none",
     "state_dir": "directory of the checkpoint; /var/lib/meshlog/operator-<cluster> if none",
     "archive_dir": "directory of the archived history; archive in the state directory if none",
+    "archive_keep": "on: keep the history of all clusters there; off: of this one",
     "retention_s": "seconds that history stays in etcd",
     "retention_bytes_max": "bytes that a cluster's packed history may take in etcd",
     "log_format": "console or json",
@@ -137,11 +139,18 @@ def build_operator(settings: OperatorSettings, log: EtcdLog) -> Warden:
         return await checkpoints.refold(log, error)
 
     follower = Follower(log, checkpoints.load() or State(), clock, settings, counters, refold)
+    losses = Losses(directory, follower)
     writer = Writer(log, follower, Author(settings.cluster, WRITER), clock, settings, counters)
     duties = Duties(log, follower, writer, clock, settings, counters, (build_wish(settings),))
-    retention = Retention(log, Archive(archive_dir(settings)), follower, writer, duties, clock, settings, counters)
-    losses = Losses(directory, follower)
-    return Warden(settings, clock, counters, log, checkpoints, follower, writer, duties, retention, losses)
+    kept, archivist = archive_dir(settings), None
+    if settings.archive_keep == "on":
+        archivist = Archivist(log, Archive(kept), follower, clock, settings, counters)
+    retention = Retention(
+        log, Archive(kept), archivist, follower, writer, duties, clock, settings, counters
+    )
+    return Warden(
+        settings, clock, counters, log, checkpoints, follower, writer, duties, retention, losses, archivist
+    )
 
 
 def build_wish(settings: OperatorSettings) -> JoinCluster:

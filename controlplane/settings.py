@@ -40,7 +40,10 @@ class CommonSettings(msgspec.Struct, frozen=True, kw_only=True):
     etcd_password_file: str = ""
     archive_dir: str = ""
     """Where segments of the history are when they have left etcd. An operator writes those of its cluster there, "" for
-    "archive" in its state directory; to read what all clusters wrote, give all one directory. An agent only reads."""
+    "archive" in its state directory. An agent reads there, and writes if `archive_keep` is "on". Several processes may
+    share a directory."""
+    archive_round_s: Seconds = 15.0
+    """Pause between two looks for sealed segments to copy: small beside `retention_s`, after which they leave etcd."""
     runtime_dir: str = ""
     state_dir: str = ""
     log_format: Annotated[str, Meta(pattern="^(console|json)$")] = "console"
@@ -83,6 +86,9 @@ class AgentSettings(CommonSettings, frozen=True, kw_only=True):
     objects_dir: str = ""
     labels: tuple[str, ...] = ()
     """Labels of the node, "key=value"."""
+    archive_keep: Annotated[str, Meta(pattern="^(on|off)$")] = "off"
+    """Whether this agent keeps a copy of the history of all clusters in `archive_dir` ("" then: "archive" in its state
+    directory), so that it answers for any point of the past by itself. It costs disk, and reads each segment once."""
     mtu_bytes: Annotated[int, Meta(ge=0, le=65535)] = 0
     """MTU of endpoint devices; 0 takes the underlay device's, less what a tunnel adds where the cluster has one."""
 
@@ -177,6 +183,11 @@ class OperatorSettings(CommonSettings, frozen=True, kw_only=True):
     segment_age_s: Seconds = 3600.0
     """An open segment with records is sealed when it is older than this or than `retention_s`, so that the history of a
     mesh that rests is packed, archived and taken out by age too."""
+    archive_keep: Annotated[str, Meta(pattern="^(on|off)$")] = "on"
+    """Whether this operator keeps the history of the other clusters too; "off": that of its own cluster only."""
+    archive_wait_s: Seconds = 3600.0
+    """How long what is due stays in etcd for the copies of agents and of other operators; they take seconds, unless
+    their disk is full."""
     retention_round_s: Seconds = 5.0
     """Pause between two looks at what is to be packed, archived and taken out."""
     shared_checkpoint_s: Seconds = 300.0

@@ -12,6 +12,7 @@ loses its own segment and no other.
 
 import hashlib
 import os
+import threading
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -25,6 +26,8 @@ from kvstore.types import Record
 MAGIC = b"meshlog archive segment 1\n"
 SUFFIX = ".segment"
 DAMAGED_SUFFIX = ".damaged"
+LOST_SUFFIX = ".lost"
+"""Of a file whose segment was sealed in a log that was put back to a backup, and is another one now."""
 _LENGTH = 4
 _DIGEST = 32
 HEADER_BYTES_MAX = 16 * 1024 * 1024
@@ -68,20 +71,24 @@ class Archive:
         return self.directory / f"{store_id:016x}" / cluster / f"{segment:08x}{SUFFIX}"
 
     def keep(self, store_id: int, manifest: Manifest, packed: bytes) -> Path:
-        """Write a segment's file, durably, and read it back; one that is there and whole stays as it is.
+        """Write a segment's file, durably, and read it back; one that is there and whole stays as it is. One of another
+        history, of a log that was put back to a backup since, gives way and stays beside it. Several processes, also of
+        several machines, may keep segments in one directory.
 
         Raises OSError; ArchiveDamaged if what was written does not read back.
         """
         path = self.path(store_id, manifest.cluster, manifest.segment)
         if path.exists():
             try:
-                self._read(path)
-                return path
+                present = self._read(path)[0]
+                if present.digest == manifest.digest:
+                    return path
+                os.replace(path, path.with_suffix(f".{present.digest.hex()[:8]}{LOST_SUFFIX}"))
             except ArchiveDamaged:
                 os.replace(path, path.with_suffix(DAMAGED_SUFFIX))
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         header = encode_manifest(manifest)
-        fresh = path.with_name(f".{path.name}.{os.getpid()}")
+        fresh = path.with_name(f".{path.name}.{os.uname().nodename}.{os.getpid()}.{threading.get_ident()}")
         try:
             with open(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600), "wb") as file:
                 file.write(MAGIC + len(header).to_bytes(_LENGTH, "big") + header + _digest(header))

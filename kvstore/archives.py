@@ -7,7 +7,7 @@ A found directory counts for the cluster only whose operator recorded it: nobody
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 
 from kvstore.archive import Archive
@@ -35,15 +35,15 @@ class Archives:
                 self._found[cluster, directory] = Archive(directory)
         return len(self._found) > before
 
-    def manifests(self, store_id: int) -> Sequence[Manifest]:
-        """Each segment once. Raises OSError."""
+    def manifests(self, store_id: int, lows: Mapping[str, int]) -> Sequence[Manifest]:
+        """Each segment of the clusters in `lows` once, if it ends at or below the revision there, behind which the
+        store's own history begins: what ends above it was sealed in a log that was put back to a backup since. Raises
+        OSError."""
         kept: dict[tuple[str, int], Manifest] = {}
-        for archive in self._any:
+        given = [(None, archive) for archive in self._any]
+        for named, archive in [*given, *((name, archive) for (name, _), archive in self._found.items())]:
             for each in archive.manifests(store_id):
-                kept.setdefault((each.cluster, each.segment), each)
-        for (cluster, _), archive in self._found.items():
-            for each in archive.manifests(store_id):
-                if each.cluster == cluster:
+                if named in (None, each.cluster) and each.last_revision <= lows.get(each.cluster, 0):
                     kept.setdefault((each.cluster, each.segment), each)
         return list(kept.values())
 

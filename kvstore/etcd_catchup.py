@@ -202,7 +202,7 @@ class Shelf:
         return list(missing.values())
 
     async def _missing(self, after: int, wanted: Mapping[str, int]) -> Mapping[str, int]:
-        self._manifests = await asyncio.to_thread(self._archive.manifests, self._store_id)
+        self._manifests = await asyncio.to_thread(self._archive.manifests, self._store_id, wanted)
         return {
             cluster: low
             for cluster, low in wanted.items()

@@ -7,6 +7,7 @@ Belongs here: reading what the operators published, and how it reads. Does not b
 import argparse
 import asyncio
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
@@ -15,8 +16,10 @@ from controlplane.cli.errors import OK, CommandFailed
 from controlplane.cli.output import print_document, print_table
 from controlplane.cli.replay import with_log
 from controlplane.cli.target import ask, connect
-from controlplane.runtime.archives import kept_of
-from controlplane.runtime.retention import Kept
+from controlplane.runtime.archives import copies_of
+from controlplane.runtime.archivist import ArchiveReport
+from controlplane.runtime.retention import Kept, kept_of
+from kvstore.etcd import EtcdLog
 
 HEADER = ("CLUSTER", "WHERE", "SEGMENTS", "RECORDS", "SIZE", "FROM", "SINCE", "AT")
 
@@ -24,17 +27,48 @@ HEADER = ("CLUSTER", "WHERE", "SEGMENTS", "RECORDS", "SIZE", "FROM", "SINCE", "A
 def run_retention(arguments: argparse.Namespace) -> int:
     """One line for each place; exit status 1 if an archive is damaged."""
     endpoints = arguments.etcd or ask(connect(arguments), "/v1/status")["log"]["endpoints"]
-    found = asyncio.run(with_log(arguments, endpoints, kept_of))
+    found, copies = asyncio.run(with_log(arguments, endpoints, _published))
     if not found:
         raise CommandFailed("no operator has published what it keeps yet; it does within seconds of holding its duty")
     if arguments.output in ("json", "yaml"):
-        print_document(arguments.output, [msgspec.to_builtins(each) for each in found])
+        told = [{**msgspec.to_builtins(each), "copies": _copies_of(each.cluster, copies)} for each in found]
+        print_document(arguments.output, told)
     else:
-        print_table([HEADER], [row for each in found for row in _rows(each)])
+        print_table([HEADER], [row for each in found for row in (*_rows(each), *_copy_rows(each.cluster, copies))])
+    for each in found:
+        for text in each.waits:
+            print(f"history of {each.cluster} stays in etcd for a copy: {text}")
     damaged = [reason for each in found for reason in each.damaged]
     for reason in damaged:
         print(f"damaged: {reason}")
     return 1 if damaged else OK
+
+
+Copies = Sequence[tuple[str, ArchiveReport]]
+
+
+async def _published(log: EtcdLog) -> tuple[Sequence[Kept], Copies]:
+    return await kept_of(log), await copies_of(log)
+
+
+def _copies_of(cluster: str, copies: Copies) -> list[dict[str, Any]]:
+    return [
+        {"keeper": name, "host": copy.host, "directory": copy.directory, "error": copy.error}
+        | msgspec.to_builtins(each)
+        for name, copy in copies
+        for each in copy.holdings
+        if each.cluster == cluster
+    ]
+
+
+def _copy_rows(cluster: str, copies: Copies) -> list[list[Any]]:
+    """One line for each, but for what the cluster's own operator has, which has its line."""
+    return [
+        [cluster, f"copy of {each['keeper']}", each["segments"], "-", _size(each["size"]), each["first_revision"], "-",
+         f"{each['host']}:{each['directory']}{' rests: ' + each['error'] if each['error'] else ''}"]
+        for each in _copies_of(cluster, copies)
+        if each["keeper"] != f"operator {cluster}"
+    ]  # fmt: skip
 
 
 def _rows(kept: Kept) -> list[list[Any]]:

@@ -26,6 +26,7 @@ from controlplane.runtime import status
 from controlplane.runtime.acceleration import acceleration, acceleration_text
 from controlplane.runtime.announced import OwnFile
 from controlplane.runtime.archives import reaching, whereabouts
+from controlplane.runtime.archivist import Archivist
 from controlplane.runtime.checkpoints import Checkpoints
 from controlplane.runtime.clock import Clock
 from controlplane.runtime.devices import Devices
@@ -84,6 +85,7 @@ class NodeParts(msgspec.Struct, frozen=True):
     collector: ConntrackCollector
     open_ring: Callable[[], Ring] | None
     losses: Losses
+    archivist: Archivist | None
     own: OwnFile
     recovery: Recovery
     start_source: str
@@ -123,6 +125,7 @@ class Node:
         """What runs for as long as the node does."""
         parts = self.parts
         return [
+            *((parts.archivist.run(),) if parts.archivist else ()),
             parts.follower.run(),
             parts.writer.run(),
             parts.reconciler.run(),
@@ -199,6 +202,7 @@ class Node:
         problems = status.log_problems(connection, follower.in_sync) + status.state_problems(state)
         own = state.nodes.get(self.where)
         problems += status.node_problems(own, kernel) + parts.overlay.problems()
+        problems += parts.archivist.problems() if parts.archivist else []
         problems += parts.recovery.problems() + parts.losses.problems() + parts.inspection.problems()
         problems += status.collector_problems(parts.collector)
         problems += status.bounds_problems(parts.feed.deriver, parts.reconciler.status())

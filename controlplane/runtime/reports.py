@@ -11,6 +11,7 @@ import structlog
 
 from controlplane.history.at import ReadableLog
 from controlplane.runtime.announced import OwnFile
+from controlplane.runtime.archivist import ArchiveReport, Archivist
 from controlplane.runtime.clock import Clock
 from controlplane.runtime.follower import Follower
 from controlplane.runtime.inspection import Inspection
@@ -35,6 +36,8 @@ class NodeReport(msgspec.Struct, frozen=True):
     """Tables of which the kernel itself was seen to hold other rows than were written."""
     blocks: tuple[str, ...] = ()
     """What this node's endpoints live in: a log that was put back to a backup may not say so."""
+    archive: ArchiveReport | None = None
+    """The copy of the history that this node keeps; None: it keeps none."""
 
 
 def report_key(cluster: str, node: str) -> str:
@@ -66,6 +69,7 @@ class Reporter:
         clock: Clock,
         settings: AgentSettings,
         own: OwnFile,
+        archivist: Archivist | None,
     ) -> None:
         self._log = log
         self._writer = writer
@@ -75,6 +79,7 @@ class Reporter:
         self._clock = clock
         self._settings = settings
         self._own = own
+        self._archivist = archivist
         self._logger = structlog.get_logger()
 
     async def run(self) -> None:
@@ -100,6 +105,7 @@ class Reporter:
             digests=dict(realized.digests),
             differing=tuple(sorted(self._inspection.since_ns)),
             blocks=self._own.blocks(),
+            archive=self._archivist.report if self._archivist else None,
         )
         key = report_key(self._settings.cluster, self._settings.node)
         try:

@@ -12,9 +12,12 @@ from collections.abc import Sequence
 import msgspec
 import structlog
 
+from controlplane.history.at import ReadableLog
+from controlplane.runtime.archivist import ArchiveReport, Archivist, behind
 from controlplane.runtime.clock import Clock
 from controlplane.runtime.duties import Duties
 from controlplane.runtime.follower import Follower
+from controlplane.runtime.reports import read_all_reports
 from controlplane.runtime.shared_checkpoint import share_state
 from controlplane.runtime.telemetry import Counters
 from controlplane.runtime.writer import Writer
@@ -28,6 +31,8 @@ from kvstore.packed import Manifest, due, is_full
 
 SEGMENTS_MAX = 16
 """Segments sealed in one round: about 100 ms of work each, and others want etcd too."""
+COPY_BYTES_SHARE_MAX = 2
+"""Packed history that waits for copies may take so many times the bound of what stays in etcd."""
 PUBLISH_NS = 60 * 10**9
 """How old what is published may be while nothing changes but etcd's size."""
 
@@ -66,6 +71,10 @@ class Kept(msgspec.Struct, frozen=True):
     loose_records: int = 0
     loose_bytes: int = 0
     """Of the open segment: what is not sealed yet."""
+    copy: ArchiveReport | None = None
+    """What the same operator keeps of all clusters; None: of its own only."""
+    waits: list[str] = []
+    """Copies of others for which what is due stays in etcd."""
 
 
 def _faults(own: Sequence[Held], found: Segments) -> list[str]:
@@ -75,6 +84,24 @@ def _faults(own: Sequence[Held], found: Segments) -> list[str]:
     if last < found.low_segment:
         faults.append(f"segments {last + 1} to {found.low_segment} have left etcd, and are not in the archive")
     return faults
+
+
+def _is_of(found: Segments, archived: Manifest) -> bool:
+    """Whether the archive has what etcd has, or what had to leave it in haste: a log that was put back to a backup has
+    other segments under the numbers that were sealed since."""
+    packed = found.packed.get(archived.segment)
+    return packed.digest == archived.digest if packed else archived.segment < found.oldest
+
+
+async def kept_of(log: ReadableLog) -> Sequence[Kept]:
+    """What each cluster's operator published last. Raises LogError."""
+    found = []
+    for stored in await log.list("retention/"):
+        try:
+            found.append(msgspec.json.decode(stored.value, type=Kept))
+        except msgspec.MsgspecError:
+            continue  # of another version
+    return found
 
 
 def retention_key(cluster: str) -> str:
@@ -89,6 +116,7 @@ class Retention:
         self,
         log: EtcdLog,
         archive: Archive,
+        archivist: Archivist | None,
         follower: Follower,
         writer: Writer,
         duties: Duties,
@@ -99,6 +127,9 @@ class Retention:
         self.last_error = ""
         self._log = log
         self._archive = archive
+        self._archivist = archivist
+        self._waits: Sequence[str] = ()
+        self._waits_since_s: float | None = None
         self._follower = follower
         self._writer = writer
         self._duties = duties
@@ -111,6 +142,10 @@ class Retention:
         self._open = (0, 0)
         """The number of the open segment, and since when it was seen to be."""
         self._logger = structlog.get_logger()
+
+    def problems(self) -> list[str]:
+        """What holds history up in etcd, in words."""
+        return [f"history stays in etcd for a copy of it: {each}" for each in self._waits]
 
     async def run(self) -> None:
         """Round after round, for ever."""
@@ -185,7 +220,7 @@ class Retention:
         """
         held = await asyncio.to_thread(self._archive.manifests, found.store_id)
         own = (each for each in held if each.cluster == self._keep.cluster)
-        archived = {each.segment: each for each in own if each.segment > found.low_segment}
+        archived = {each.segment: each for each in own if each.segment > found.low_segment and _is_of(found, each)}
         for number in sorted(set(found.packed) - set(archived)):
             manifest, packed = await self._keep.fetch(number)
             await asyncio.to_thread(self._archive.keep, found.store_id, manifest, packed)
@@ -228,7 +263,7 @@ class Retention:
     async def _take_out(self, found: Segments, archived: dict[int, Manifest], through: int) -> None:
         # A full etcd was relieved of those before its oldest, and could not be told then where history begins.
         gone = {number for number in archived if number < found.oldest}
-        leaving = gone.union(each.segment for each in self._due(archived, through))
+        leaving = gone.union(await self._copied(found, [each.segment for each in self._due(archived, through)]))
         touched, next_segment = found.low_touched, found.low_segment + 1
         for manifest in (archived[number] for number in sorted(leaving)):
             if manifest.segment != next_segment:
@@ -242,6 +277,38 @@ class Retention:
             next_segment += 1
             self._counters.add("log_segments_truncated_total")
             self._logger.info("history left etcd", segment=manifest.segment, through=manifest.last_revision)
+
+    async def _copied(self, found: Segments, due: list[int]) -> list[int]:
+        """Those that are due, once the copies of agents and other operators have them, or have had the time."""
+        copies = await self._copies() if due else {}
+        self._waits = behind(copies, self._keep.cluster, due)
+        if not self._waits:
+            self._waits_since_s = None
+            return due
+        now_s = self._clock.monotonic_s()
+        if self._waits_since_s is None:
+            self._waits_since_s = now_s
+            self._logger.warning("history stays in etcd for copies of it", copies=self._waits)
+        size = sum(each.size for each in found.packed.values())
+        has_room = size <= COPY_BYTES_SHARE_MAX * self._settings.retention_bytes_max
+        if now_s - self._waits_since_s < self._settings.archive_wait_s and has_room:
+            least = min(each.through(self._keep.cluster) for each in copies.values())
+            return [number for number in due if number <= least]
+        self._counters.add("log_copies_left_behind_total", len(self._waits))
+        return due
+
+    async def _copies(self) -> dict[str, ArchiveReport]:
+        """Of nodes and of other clusters' operators whose sessions hold."""
+        copies = {
+            f"node {each.cluster}/{each.node}": each.archive
+            for each in await read_all_reports(self._log)
+            if each.archive is not None
+        }
+        alive = {each.key for each in await self._log.list("session/")}
+        for each in await kept_of(self._log):
+            if each.copy and each.cluster != self._keep.cluster and f"session/{each.cluster}/operator" in alive:
+                copies[f"the operator of {each.cluster}"] = each.copy
+        return copies
 
     async def _relieve(self) -> None:
         space = await self.relieve()
@@ -273,7 +340,7 @@ class Retention:
         oldest = sorted(found.packed)
         for number in oldest[: -(-len(oldest) // 2)]:
             manifest = archived.get(number)
-            if manifest is None or manifest.last_revision > through:
+            if manifest is None or not _is_of(found, manifest) or manifest.last_revision > through:
                 break
             await asyncio.to_thread(self._archive.records, found.store_id, manifest.cluster, number)
             await self._keep.drop_packed(number)
@@ -317,6 +384,8 @@ class Retention:
             archived_from=min((each.first_revision for each in archived), default=0),
             loose_records=found.loose_records,
             loose_bytes=found.loose_bytes,
+            copy=self._archivist.report if self._archivist else None,
+            waits=list(self._waits),
         )
         steady = msgspec.structs.replace(
             kept, time_ns=0, revision=0, etcd_file_bytes=0, etcd_used_bytes=0, loose_records=0, loose_bytes=0

@@ -15,6 +15,7 @@ from controlplane.history.at import Past
 from controlplane.history.flows import FlowSummary
 from controlplane.runtime import status
 from controlplane.runtime.archives import reaching, whereabouts
+from controlplane.runtime.archivist import Archivist
 from controlplane.runtime.checkpoints import Checkpoints
 from controlplane.runtime.clock import Clock
 from controlplane.runtime.duties import Duties
@@ -48,6 +49,7 @@ class Warden:
         duties: Duties,
         retention: Retention,
         losses: Losses,
+        archivist: Archivist | None,
     ) -> None:
         self.settings = settings
         self.cluster = settings.cluster
@@ -67,12 +69,14 @@ class Warden:
         self._checkpoints = checkpoints
         self._duties = duties
         self._retention = retention
+        self._archivist = archivist
         self._started_s = clock.monotonic_s()
 
     def tasks(self) -> list[Coroutine[Any, Any, None]]:
         """What runs for as long as the operator does."""
         own = [self._duties.run(), self._retention.run(), self._save_checkpoints(), self._empty_flows()]
-        return [self.follower.run(), self.writer.run(), *own]
+        copying = [self._archivist.run()] if self._archivist else []
+        return [self.follower.run(), self.writer.run(), *own, *copying]
 
     async def close(self) -> None:
         """The writer's place and the duty are free at once."""
@@ -106,7 +110,8 @@ class Warden:
         state = self.follower.state
         connection = status.log_connection(self.log, self.follower)
         problems = status.log_problems(connection, self.follower.in_sync) + status.state_problems(state)
-        problems += self.losses.problems()
+        problems += self.losses.problems() + self._retention.problems()
+        problems += self._archivist.problems() if self._archivist else []
         if self._duties.last_error and connection.connected:
             problems.append(f"duties rest: {self._duties.last_error}")
         if self._retention.last_error and connection.connected:

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from kvstore.archive import SCRUB_S, Archive
+from kvstore.archives import Archives
 from kvstore.errors import ArchiveDamaged
 from kvstore.packed import pack
 from kvstore.types import Record, Revision
@@ -50,6 +51,23 @@ def test_keeping_again_changes_no_file(archive):
     before = path.stat()
     archive.keep(STORE, *pack(segment(2), 2, 20, 999))
     assert (path.stat().st_ino, path.stat().st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
+
+
+def test_a_segment_of_another_history_gives_way(archive):
+    """The log was put back to a backup: its second segment is another one now, and the first one's file stays beside."""
+    other = [*segment(2)[:5], *(Record(each.revision, "east", "n2", each.sequence, 6, b"y") for each in segment(2)[5:])]
+    archive.keep(STORE, *pack(other, 20, 2))
+    assert list(archive.records(STORE, "east", 2)) == other
+    assert [each.segment for each in archive.held(STORE)] == [1, 2, 3] and archive.verify(STORE) == []
+    (lost,) = archive.path(STORE, "east", 2).parent.glob("*.lost")
+    assert lost.stat().st_size > 0
+
+
+def test_what_a_lost_log_has_sealed_is_no_history(archive):
+    """Of the archive counts what ends before the store's own history begins, of the clusters that are asked for."""
+    archives = Archives(archive.directory)
+    assert [each.segment for each in archives.manifests(STORE, {"east": 29})] == [1, 2]
+    assert archives.manifests(STORE, {"west": 99}) == []
 
 
 def test_no_changed_byte_goes_unnoticed(archive):
