@@ -51,11 +51,11 @@ def _verb(verbs: Any, name: str, text: str, example: str, run: Any) -> argparse.
     parser: argparse.ArgumentParser = verbs.add_parser(
         name, help=text, description=text[0].upper() + text[1:] + ".", epilog=f"Example: {example}", allow_abbrev=False
     )
-    parser.set_defaults(run=_with_system_programs(run))
+    parser.set_defaults(run=with_system_programs(run))
     return parser
 
 
-def _with_system_programs(run: Callable[[argparse.Namespace], int]) -> Callable[[argparse.Namespace], int]:
+def with_system_programs(run: Callable[[argparse.Namespace], int]) -> Callable[[argparse.Namespace], int]:
     """`su` without a login shell leaves root without /usr/sbin, where ip, ethtool and sysctl are."""
 
     def prepared(arguments: argparse.Namespace) -> int:

@@ -23,6 +23,7 @@ GROUPS: dict[str, dict[str, tuple[str, str]]] = {
     "Ask": {
         "status": ("status", "is it healthy, is it in sync"),
         "mesh": ("mesh", "how far every node is: revision, lag, digests"),
+        "connectivity": ("connectivity", "who reaches whom, by real packets between pods of its own"),
         "verify": ("verify", "compare what the kernel holds with what the log says"),
         "monitor": ("monitor", "drops and verdicts as they happen"),
         "observe": ("observe", "flows of all nodes here, as `hubble observe` shows them"),
@@ -58,7 +59,7 @@ COMMANDS = {name: entry for group in GROUPS.values() for name, entry in group.it
 AT_ENVIRONMENT = "MESHLOG_AT"
 """The point in the history that commands answer about, where --at says nothing."""
 POINT_FLAGS = ("--at", "--since", "--until")
-OF_NOW = ("status", "mesh", "verify", "monitor", "observe", "sysdump", "apply", "delete")
+OF_NOW = ("status", "mesh", "verify", "monitor", "observe", "connectivity", "sysdump", "apply", "delete")
 """Commands without a past: under MESHLOG_AT they refuse, instead of answering about another time than was asked."""
 GLOBAL_FLAGS = ("--node", "--socket", "-o", "--output")
 _EPILOG = """Which agent is asked: --node NAME, --socket PATH or MESHLOG_SOCKET; otherwise the only one on this machine.

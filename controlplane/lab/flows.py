@@ -14,7 +14,7 @@ from typing import Any
 import msgspec
 
 from controlplane.lab import machine, topology
-from controlplane.lab.topology import LabPod
+from controlplane.lab.topology import LabNode, LabPod
 
 CLIENT = str(Path(__file__).with_name("shop_client.py"))
 POD_PORT = 8080
@@ -97,6 +97,18 @@ def client(pod: LabPod, *words: str) -> list[str]:
 def request(pod: LabPod, address: str, port: int) -> dict[str, Any]:
     """One HTTP request from inside the pod; the client's verdict. Raises LabFailure."""
     return _verdict(client(pod, "http", address, str(port)), pod.title)
+
+
+def request_host(node: LabNode, address: str, port: int) -> dict[str, Any]:
+    """One HTTP request by the host of a node; its verdict. Raises LabFailure."""
+    words = (sys.executable, "-I", "-S", CLIENT, "http", address, str(port))
+    cgroup = machine.ensure_cgroup(f"{node.cgroup}/node")
+    return _verdict(machine.in_cgroup(cgroup, machine.in_netns(node.netns, *words)), node.name)
+
+
+def address_text(address: str, port: int) -> str:
+    """10.1.0.5:80 or [fd00::5]:80."""
+    return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
 
 
 def request_outside(address: str, port: int) -> dict[str, Any]:

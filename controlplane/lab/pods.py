@@ -1,11 +1,12 @@
 """The lab's pods: what a kubelet would do. A namespace, one call of the CNI plugin, a process.
 
-Belongs here: the Pods of the manifests, made and found. Does not belong here: their networking, which the agent does.
+Belongs here: Pods, made, found and removed. Does not belong here: their networking, which the agent does.
 """
 
 import hashlib
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Iterable
@@ -66,6 +67,15 @@ def ensure_pod(pod: LabPod) -> bool:
     env = {"SHOP_NAME": pod.name, "SHOP_NAMESPACE": pod.namespace, "SHOP_CLUSTER": pod.cluster, "SHOP_NODE": pod.node}
     processes.start(process_name(pod), argv, pod.netns, pod.cgroup, env)
     return True
+
+
+def remove_pod(pod: LabPod) -> None:
+    """Its process, its endpoint, its namespace; what is gone already is no failure. Raises LabFailure."""
+    processes.stop(process_name(pod), signal.SIGKILL)
+    call_plugin("DEL", pod, topology.node_named(pod.node))
+    machine.kill_cgroup(machine.cgroup_root() / pod.cgroup)
+    machine.remove_netns(pod.netns)
+    machine.remove_cgroup(machine.cgroup_root() / pod.cgroup)
 
 
 def call_plugin(command: str, pod: LabPod, node: LabNode) -> dict[str, Any]:
