@@ -63,6 +63,7 @@ struct endpoint_key {
 enum endpoint_flag {
 	ENDPOINT_HOST = 1,   /* an address of this node: hand the packet to the host stack */
 	ENDPOINT_SHAPED = 2, /* what it receives passes the queue of the host side of its device */
+	ENDPOINT_AUDITED = 4, /* what its policies would deny passes, and is told */
 };
 
 struct endpoint_row {
@@ -83,6 +84,7 @@ struct device_key {
 enum device_flag {
 	DEVICE_SHAPED_EGRESS = 1,  /* what the endpoint sends out of the node has a limit */
 	DEVICE_SHAPED_INGRESS = 2, /* what it receives has one */
+	DEVICE_AUDITED = 4,        /* what its policies would deny passes, and is told */
 };
 
 enum shaper {

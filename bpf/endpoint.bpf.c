@@ -66,7 +66,7 @@ static __always_inline void target_identify(struct packet *packet, struct target
 	if (target->local) {
 		packet->dest_identity = target->local->identity;
 		packet->dest_endpoint_id = (__u16)target->local->endpoint_id;
-		packet->dest_side = target->local->flags & ENDPOINT_HOST ? SIDE_HOST : SIDE_ENDPOINT;
+		packet->dest_side = endpoint_side(target->local);
 		return;
 	}
 	target->remote = ipcache_find(&packet->dest);
@@ -181,7 +181,7 @@ static __always_inline int outbound(struct __sk_buff *skb, struct packet *packet
 	if (device->flags & DEVICE_SHAPED_EGRESS)
 		skb->priority = shaper_class(device->endpoint_id);
 	packet->source_identity = device->identity;
-	packet->source_side = SIDE_ENDPOINT;
+	packet->source_side = device_side(device);
 	packet->endpoint_id = packet->source_endpoint_id = (__u16)device->endpoint_id;
 	result = parse_l3(skb, packet);
 	if (result < 0)
@@ -263,6 +263,7 @@ static __always_inline int deliver(struct __sk_buff *skb, struct packet *packet)
 	packet->source_identity = stack_source_identity(packet);
 	if (packet->source_identity == IDENTITY_HOST)
 		packet->source_side = SIDE_HOST;
+	packet->dest_side = device_side(device);
 	result = inbound_admit(skb, packet, device->endpoint_id);
 	return result ? result : TC_ACT_OK;
 }

@@ -132,6 +132,14 @@ class EndpointRelabelled(Event, frozen=True):
     identity: int
 
 
+class EndpointConfigured(Event, frozen=True):
+    """Somebody said of one endpoint whether what its policies would deny passes and is told (audit)."""
+
+    node: str
+    endpoint_id: int
+    is_audited: bool
+
+
 class EndpointDeleted(Event, frozen=True):
     """The attachment is gone; its address may be given out again."""
 
@@ -286,6 +294,7 @@ EVENTS: tuple[type[Event], ...] = (
     IdentityReleased,
     EndpointCreated,
     EndpointRelabelled,
+    EndpointConfigured,
     EndpointDeleted,
     ServiceApplied,
     ServiceRemoved,

@@ -115,7 +115,8 @@ class Node(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
 
 class Endpoint(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """One workload attachment on one node. `ipv4` or `ipv6` is "" where the endpoint has none."""
+    """One workload attachment on one node. `ipv4` or `ipv6` is "" where the endpoint has none. `is_audited`: what its
+    policies would deny passes."""
 
     cluster: str
     node: str
@@ -130,6 +131,7 @@ class Endpoint(msgspec.Struct, frozen=True, array_like=True, gc=False):
     container_id: str
     interface: str
     netns: str = ""
+    is_audited: bool = False
 
 
 class Identity(msgspec.Struct, frozen=True, array_like=True, gc=False):

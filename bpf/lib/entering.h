@@ -36,6 +36,7 @@ static __always_inline int admit(struct __sk_buff *skb, struct packet *packet, c
 	/* Nobody on the network is this node. */
 	if (packet->source_identity == IDENTITY_HOST)
 		return DROP(packet, FILE_HOST, INVALID_SOURCE_IP);
+	packet->dest_side = endpoint_side(row);
 	result = inbound_admit(skb, packet, row->endpoint_id);
 	if (result)
 		return result;

@@ -62,7 +62,7 @@ static __always_inline int inbound_create(struct __sk_buff *skb, struct packet *
 
 /*
  * Conntrack and policy of a packet to the endpoint whose identity is packet->dest_identity.
- * packet->source_identity and source_side are already known. 0: deliver; or a drop.
+ * packet->source_identity, source_side and dest_side are already known. 0: deliver; or a drop.
  */
 static __always_inline int inbound_admit(struct __sk_buff *skb, struct packet *packet, __u32 endpoint_id)
 {
@@ -70,7 +70,6 @@ static __always_inline int inbound_admit(struct __sk_buff *skb, struct packet *p
 	struct conntrack_row *entry;
 	int result;
 
-	packet->dest_side = SIDE_ENDPOINT;
 	packet->dest_endpoint_id = (__u16)endpoint_id;
 	if (source_is_hairpin(packet))
 		return DROP(packet, FILE_CONNTRACK, INVALID_SOURCE_IP);

@@ -54,9 +54,7 @@ static __always_inline int nodeport_judge(struct __sk_buff *skb, struct packet *
 					  const struct endpoint_row *row, const struct tracking *tracking,
 					  struct conntrack_row *entry)
 {
-	int is_host = row->flags & ENDPOINT_HOST;
-
-	packet->dest_side = is_host ? SIDE_HOST : SIDE_ENDPOINT;
+	packet->dest_side = endpoint_side(row);
 	packet->dest_identity = row->identity;
 	packet->dest_endpoint_id = (__u16)row->endpoint_id;
 	source_identify(packet);
@@ -239,6 +237,7 @@ static __always_inline int endpoint_answered(struct __sk_buff *skb, struct packe
 	source_identify(packet);
 	if (packet->source_identity == IDENTITY_HOST)
 		return DROP(packet, FILE_NODEPORT, INVALID_SOURCE_IP);
+	packet->dest_side = endpoint_side(row);
 	result = inbound_admit(skb, packet, row->endpoint_id);
 	return result ? result : forward_to_endpoint(skb, packet, row);
 }

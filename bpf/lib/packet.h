@@ -29,6 +29,7 @@ enum side {
 	SIDE_ELSEWHERE = 0, /* nothing: whose end it is has been asked, or is asked there */
 	SIDE_ENDPOINT = 1,  /* its policy, by its identity */
 	SIDE_HOST = 2,      /* host policies, where they are in force */
+	SIDE_ENDPOINT_AUDITED = 3, /* that of an endpoint, and what it would deny passes */
 };
 
 /* Whether a packet leaves with the node's address. */
@@ -37,6 +38,18 @@ enum masquerade {
 	MASQUERADE_ENDPOINT = 1, /* an endpoint, out of the mesh */
 	MASQUERADE_CLIENT = 2,	 /* the client of a service, to a backend that is not here */
 };
+
+static __always_inline __u8 endpoint_side(const struct endpoint_row *row)
+{
+	if (row->flags & ENDPOINT_HOST)
+		return SIDE_HOST;
+	return row->flags & ENDPOINT_AUDITED ? SIDE_ENDPOINT_AUDITED : SIDE_ENDPOINT;
+}
+
+static __always_inline __u8 device_side(const struct device_row *row)
+{
+	return row->flags & DEVICE_AUDITED ? SIDE_ENDPOINT_AUDITED : SIDE_ENDPOINT;
+}
 
 /* What the sender of a packet that is dropped is told. */
 enum reject {

@@ -105,7 +105,7 @@ STEP policy_judge(struct __sk_buff *skb, struct packet *packet, __u32 direction,
 	struct policy_subject_key key = {.identity = IDENTITY_HOST};
 	struct policy_subject_row *subject;
 	__u32 own, remote, side, reason;
-	int result, is_localhost;
+	int result, is_localhost, is_endpoint;
 
 	if (!packet)
 		return 0;
@@ -117,10 +117,11 @@ STEP policy_judge(struct __sk_buff *skb, struct packet *packet, __u32 direction,
 	packet->policy_direction = (__u8)direction;
 	packet->endpoint_id = direction == POLICY_INGRESS ? packet->dest_endpoint_id : packet->source_endpoint_id;
 	packet->match = POLICY_MATCH_NONE;
-	if (side == SIDE_ENDPOINT)
+	is_endpoint = side == SIDE_ENDPOINT || side == SIDE_ENDPOINT_AUDITED;
+	if (is_endpoint)
 		key.identity = own;
 	/* The host may talk to its endpoints unless a row denies it: probes and the agents of the node live there. */
-	is_localhost = side == SIDE_ENDPOINT && direction == POLICY_INGRESS && remote == IDENTITY_HOST;
+	is_localhost = is_endpoint && direction == POLICY_INGRESS && remote == IDENTITY_HOST;
 	subject = bpf_map_lookup_elem(&policy_subjects, &key);
 	if (!subject) {
 		if (side == SIDE_HOST || is_localhost)
@@ -131,7 +132,7 @@ STEP policy_judge(struct __sk_buff *skb, struct packet *packet, __u32 direction,
 		is_localhost = 0;
 	result = policy_ask(packet, subject, key.identity, remote, is_localhost);
 	reason = (__u32)-result;
-	if (result && subject->flags & POLICY_SUBJECT_AUDIT) {
+	if (result && (side == SIDE_ENDPOINT_AUDITED || subject->flags & POLICY_SUBJECT_AUDIT)) {
 		packet->audited = 1;
 		result = 0;
 	}

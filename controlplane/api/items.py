@@ -23,7 +23,8 @@ class NodeItem(msgspec.Struct, frozen=True):
 
 class EndpointItem(msgspec.Struct, frozen=True):
     """`state`: "ready", "pending" or "error" on this node, "remote" elsewhere; "recorded" on this node in the past.
-    Enforcement is of the identity."""
+    Enforcement is of the identity. `audited`: what policies would deny passes, by the endpoint's own configuration
+    (`configured_audit`) or by the cluster's settings."""
 
     cluster: str
     node: str
@@ -40,6 +41,8 @@ class EndpointItem(msgspec.Struct, frozen=True):
     container_id: str
     interface: str
     state: str
+    audited: bool = False
+    configured_audit: bool = False
 
 
 class IdentityItem(msgspec.Struct, frozen=True):

@@ -17,11 +17,13 @@ from controlplane.api.server import Refused, json_response, read_body
 from controlplane.api.submitting import submit
 from controlplane.api.views import endpoint_item
 from controlplane.commands.addresses import ChangeSettings, ExpireName, ResolveName
+from controlplane.commands.endpoint import ConfigureEndpoint
 from controlplane.desired.forwarding import settings_notes
 from controlplane.desired.policy_inputs import PolicyInputs
 from controlplane.desired.policy_mesh import mesh_of
 from controlplane.history.at import Moment
 from controlplane.history.records import time_text
+from controlplane.model import Endpoint
 from controlplane.policy.answers import answer
 from controlplane.policy.lint import findings
 from controlplane.policy.manifests import canonical
@@ -44,6 +46,13 @@ class NameAsked(msgspec.Struct, frozen=True):
     name: str
     addresses: list[str] = []
     expired: bool = False
+
+
+class Options(msgspec.Struct, frozen=True):
+    """Of an endpoint; what is absent stays as it is."""
+
+    endpoint: str
+    PolicyAuditMode: bool | None = None
 
 
 class Writing(Readable, Protocol):
@@ -69,7 +78,11 @@ def reading_routes(mesh: Readable) -> list[web.RouteDef]:
 def changing_routes(mesh: Writing) -> list[web.RouteDef]:
     """Of an agent or an operator."""
     serve = _ChangingRoutes(mesh)
-    return [web.post("/v1/names", serve.change_name), web.post("/v1/policy/settings", serve.change_settings)]
+    return [
+        web.post("/v1/names", serve.change_name),
+        web.post("/v1/policy/settings", serve.change_settings),
+        web.post("/v1/policy/endpoint", serve.configure_endpoint),
+    ]
 
 
 class _PolicyRoutes:
@@ -105,11 +118,7 @@ class _PolicyRoutes:
 
     async def endpoint(self, request: web.Request) -> web.Response:
         state, standing = await self._asked(request)
-        asked = request.query.get("endpoint", "")
-        found = find_endpoints(state.endpoints.values(), asked, self._mesh.where)
-        if not found:
-            right = "right is a number of this node, NS/POD, CLUSTER:NS/POD or an address"
-            raise Refused(404, f"no endpoint {asked!r}; {right}", "endpoint")
+        found = _found(state, request.query.get("endpoint", ""), self._mesh.where)
         items = [
             {
                 "endpoint": endpoint_item(state, each, self._mesh.row_state),
@@ -141,9 +150,31 @@ class _ChangingRoutes:
         command = (ExpireName if body.expired else ResolveName)(body.name, tuple(body.addresses))
         return await submit(self._mesh.writer, command)
 
+    async def configure_endpoint(self, request: web.Request) -> web.Response:
+        body = await read_body(request, Options)
+        state, cluster = self._mesh.follower.state, self._mesh.cluster
+        found = _found(state, body.endpoint, self._mesh.where)
+        own = [each for each in found if each.cluster == cluster]
+        if len(own) != 1:
+            where = ", ".join(f"number {each.endpoint_id} of node {each.node} in {each.cluster}" for each in found)
+            right = f"name one of cluster {cluster}; others are for an agent of theirs to ask"
+            raise Refused(409, f"{body.endpoint!r} is {where}; {right}", "endpoint")
+        endpoint = own[0]
+        is_audited = endpoint.is_audited if body.PolicyAuditMode is None else body.PolicyAuditMode
+        return await submit(self._mesh.writer, ConfigureEndpoint(endpoint.node, endpoint.endpoint_id, is_audited))
+
     async def change_settings(self, request: web.Request) -> web.Response:
         body = await read_body(request, dict[str, Any])
         return await submit(self._mesh.writer, ChangeSettings(canonical(body)))
+
+
+def _found(state: State, text: str, where: tuple[str, str] | None) -> list[Endpoint]:
+    """Raises Refused where there is none."""
+    found = find_endpoints(state.endpoints.values(), text, where)
+    if not found:
+        right = "right is a number of this node, NS/POD, CLUSTER:NS/POD or an address"
+        raise Refused(404, f"no endpoint {text!r}; {right}", "endpoint")
+    return found
 
 
 def _selectors(state: State, cluster: str) -> list[dict[str, Any]]:

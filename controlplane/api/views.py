@@ -95,6 +95,8 @@ def _endpoint(endpoint: Endpoint, policies: Policies, row_state: RowState) -> it
         container_id=endpoint.container_id,
         interface=endpoint.interface,
         state=row_state(endpoint.cluster, endpoint.node, endpoint.endpoint_id),
+        configured_audit=endpoint.is_audited,
+        audited=endpoint.is_audited or policies.of_cluster(endpoint.cluster).settings.audit,
     )
 
 

@@ -15,7 +15,7 @@ from controlplane.commands.identity import identity_for
 from controlplane.commands.namespace import ApplyNamespace
 from controlplane.commands.types import Author, Decision, Rejection
 from controlplane.commands.workload import ApplyWorkload
-from controlplane.events import EndpointCreated
+from controlplane.events import EndpointConfigured, EndpointCreated
 from controlplane.model import Endpoint, EndpointKey, Namespace, NodeKey, Workload
 from controlplane.projections.endpoints import attachment_fault
 from controlplane.projections.namespaces import namespace_key
@@ -113,7 +113,8 @@ def announce_endpoint(state: State, author: Author, command: AnnounceEndpoint) -
         command.node, lived.endpoint_id, lived.namespace, lived.workload, lived.labels, identity, lived.ipv4,
         lived.ipv6, lived.device, lived.container_id, lived.interface, lived.netns,
     )  # fmt: skip
-    return Decision((*decision.events, created), decision.claims)
+    configured = (EndpointConfigured(command.node, lived.endpoint_id, True),) if lived.is_audited else ()
+    return Decision((*decision.events, created, *configured), decision.claims)
 
 
 def _is_same(known: Endpoint, lived: Endpoint) -> bool:

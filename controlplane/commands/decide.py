@@ -33,6 +33,7 @@ DECISIONS: Mapping[type[Any], Callable[[State, Author, Any], Decision | Rejectio
     endpoint.CreateEndpoint: endpoint.create_endpoint,
     endpoint.RelabelEndpoint: endpoint.relabel_endpoint,
     announcing.AnnounceEndpoint: announcing.announce_endpoint,
+    endpoint.ConfigureEndpoint: endpoint.configure_endpoint,
     endpoint.DeleteEndpoint: endpoint.delete_endpoint,
     identity.ReleaseIdentity: identity.release_identity,
     redirect.ApplyLocalRedirect: redirect.apply_local_redirect,

@@ -1,4 +1,4 @@
-"""Commands about endpoints: what one gets when it is created, and when its labels change. Pure.
+"""Commands about endpoints: what one gets when it is created, when its labels change, and what is asked of it. Pure.
 
 Belongs here: choosing the id, the addresses and the identity, from the state alone. Does not belong here: devices,
 rows, or waiting until the kernel has them.
@@ -9,7 +9,7 @@ import msgspec
 from controlplane.addresses import block_of_family, next_free, offset_in
 from controlplane.commands.identity import identity_for
 from controlplane.commands.types import Author, Decision, Rejection
-from controlplane.events import EndpointCreated, EndpointDeleted, EndpointRelabelled
+from controlplane.events import EndpointConfigured, EndpointCreated, EndpointDeleted, EndpointRelabelled
 from controlplane.model import Device, EndpointKey, Labels, Node, NodeKey
 from controlplane.policy.identity_labels import identity_labels
 from controlplane.policy.settings import settings_in_force
@@ -38,6 +38,14 @@ class RelabelEndpoint(msgspec.Struct, frozen=True):
 
     node: str
     endpoint_id: int
+
+
+class ConfigureEndpoint(msgspec.Struct, frozen=True):
+    """Whether what the endpoint's policies would deny passes. Anybody of the cluster may ask for it."""
+
+    node: str
+    endpoint_id: int
+    is_audited: bool
 
 
 class DeleteEndpoint(msgspec.Struct, frozen=True):
@@ -132,6 +140,16 @@ def relabel_endpoint(state: State, author: Author, command: RelabelEndpoint) -> 
     identity, decision = found
     relabelled = EndpointRelabelled(command.node, command.endpoint_id, labels, identity)
     return Decision((*decision.events, relabelled), decision.claims)
+
+
+def configure_endpoint(state: State, author: Author, command: ConfigureEndpoint) -> Decision | Rejection:
+    """Nothing to do where it is so already."""
+    endpoint = state.endpoints.get(EndpointKey(author.cluster, command.node, command.endpoint_id))
+    if endpoint is None:
+        return Rejection(f"node {command.node} of {author.cluster} has no endpoint {command.endpoint_id}", "endpoint")
+    if endpoint.is_audited == command.is_audited:
+        return Decision()
+    return Decision((EndpointConfigured(command.node, command.endpoint_id, command.is_audited),))
 
 
 def delete_endpoint(state: State, author: Author, command: DeleteEndpoint) -> Decision | Rejection:

@@ -11,7 +11,14 @@ from controlplane.desired.underlay import mac_bytes
 from controlplane.model import Endpoint, EndpointKey, Node, NodeKey
 from controlplane.projections.state import State
 from datapath import tables as t
-from datapath.abi.types import DEVICE_SHAPED_INGRESS, ENDPOINT_HOST, ENDPOINT_SHAPED, IDENTITY_HOST
+from datapath.abi.types import (
+    DEVICE_AUDITED,
+    DEVICE_SHAPED_INGRESS,
+    ENDPOINT_AUDITED,
+    ENDPOINT_HOST,
+    ENDPOINT_SHAPED,
+    IDENTITY_HOST,
+)
 from datapath.codec import address_bytes
 
 HOOKS = ("ingress", "egress")
@@ -68,25 +75,26 @@ def endpoint_row(state: State, node: NodeKey, address: str) -> t.EndpointRow | N
         return None
     endpoint = state.endpoints[holder]
     device = endpoint.device
+    flags = ENDPOINT_SHAPED * bool(shaped(state, endpoint) & DEVICE_SHAPED_INGRESS)
     return t.EndpointRow(
         device.ifindex,
         endpoint.identity,
         endpoint.endpoint_id,
-        ENDPOINT_SHAPED if shaped(state, endpoint) & DEVICE_SHAPED_INGRESS else 0,
+        flags | ENDPOINT_AUDITED * endpoint.is_audited,
         mac_bytes(device.mac),
         mac_bytes(device.host_mac),
     )
 
 
 def device_row(endpoint: Endpoint, flags: int = 0) -> t.DeviceRow:
-    """Whose device it is; `flags`: of the ABI's device_flag."""
+    """Whose device it is; `flags`: of the ABI's device_flag, those that the endpoint does not tell itself."""
     return t.DeviceRow(
         address_bytes(endpoint.ipv4) if endpoint.ipv4 else t.NO_ADDRESS,
         address_bytes(endpoint.ipv6) if endpoint.ipv6 else t.NO_ADDRESS,
         endpoint.identity,
         endpoint.endpoint_id,
         mac_bytes(endpoint.device.mac),
-        flags,
+        flags | DEVICE_AUDITED * endpoint.is_audited,
     )
 
 

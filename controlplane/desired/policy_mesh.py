@@ -45,7 +45,9 @@ def _endpoint(state: State, found: Endpoint) -> MeshEndpoint:
     workload = state.workloads.get(workload_key(found.cluster, found.namespace, found.workload))
     addresses = tuple(address for address in (found.ipv4, found.ipv6) if address)
     ports = workload.ports if workload else {}
-    return MeshEndpoint(found.cluster, found.namespace, found.workload, found.labels, addresses, ports, found.node)
+    return MeshEndpoint(
+        found.cluster, found.namespace, found.workload, found.labels, addresses, ports, found.node, found.is_audited
+    )
 
 
 def mesh_node(found: Node) -> MeshNode:

@@ -150,6 +150,8 @@ def _judged(mesh: Mesh, source: End, target: End, protocol: int, port: int, foun
             continue
         seen = mesh.seen(own, remote, 6 if protocol == ICMPV6 or ":" in own.address else 4)
         settings = mesh.inputs(own.cluster).settings
+        if isinstance(own.key, EndpointKey) and mesh.state.endpoints[own.key].is_audited:
+            settings = msgspec.structs.replace(settings, audit=True)
         side = judge_side(direction, about, seen, protocol, port, names[0], settings=settings, denied_ports=names[1])
         reasons = _side_reasons(mesh, direction, own, seen, about, side, protocol, port, names, found)
         is_closed = side.denies or found.sides[-1].verdict == REDIRECT

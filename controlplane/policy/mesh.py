@@ -35,7 +35,7 @@ class FlowFault(ValueError):
 
 
 class MeshEndpoint(msgspec.Struct, frozen=True):
-    """`labels`: of its identity."""
+    """`labels`: of its identity. `is_audited`: what its policies would deny passes."""
 
     cluster: str
     namespace: str
@@ -44,6 +44,7 @@ class MeshEndpoint(msgspec.Struct, frozen=True):
     addresses: tuple[str, ...] = ()
     ports: NamedPorts = {}
     node: str = ""
+    is_audited: bool = False
 
 
 class MeshNode(msgspec.Struct, frozen=True):
@@ -193,6 +194,8 @@ class Judge:
         if of_nodes and not settings.host_firewall:
             return None
         labels = host_labels(own) if isinstance(own, MeshNode) else own.labels
+        if isinstance(own, MeshEndpoint) and own.is_audited:
+            settings = msgspec.structs.replace(settings, audit=True)
         key = (own.cluster, labels, of_nodes)
         if key not in self._about:
             self._about[key] = policies_of(labels, self._policies[own.cluster], of_nodes)

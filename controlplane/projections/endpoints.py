@@ -1,6 +1,6 @@
 """Endpoints: what is attached where, under which address and identity. Pure.
 
-Belongs here: their three events and every index over endpoints. Does not belong here: choosing (commands/endpoint.py).
+Belongs here: their events and every index over endpoints. Does not belong here: choosing (commands/endpoint.py).
 """
 
 import re
@@ -9,10 +9,10 @@ from itertools import repeat
 from sys import intern
 from typing import TYPE_CHECKING, Any
 
-from msgspec.structs import astuple
+from msgspec.structs import astuple, replace
 
 from controlplane.addresses import packed_address
-from controlplane.events import EndpointCreated, EndpointDeleted, EndpointRelabelled
+from controlplane.events import EndpointConfigured, EndpointCreated, EndpointDeleted, EndpointRelabelled
 from controlplane.model import Device, Endpoint, EndpointKey, Identity, Labels, NodeKey
 from controlplane.projections.change import Change
 from controlplane.projections.identities import drop_identity, use_identity
@@ -43,7 +43,8 @@ def endpoint_created(state: "State", record: Record, event: EndpointCreated, cha
     )  # fmt: skip
     old = state.endpoints.get(key)
     if old is not None:
-        return "" if old == new else f"endpoint {event.endpoint_id} of {node} exists already"
+        is_same = replace(old, is_audited=False) == new
+        return "" if is_same else f"endpoint {event.endpoint_id} of {node} exists already"
     held = state.node_endpoints.get((cluster, node))  # type: ignore[call-overload]
     if held is None:
         return f"node {node} has not joined"
@@ -246,14 +247,22 @@ def endpoint_relabelled(state: "State", record: Record, event: EndpointRelabelle
         return fault
     if old.identity == event.identity:
         return ""
-    new = Endpoint(
-        old.cluster, old.node, old.endpoint_id, old.namespace, old.workload, event.labels, event.identity, old.ipv4,
-        old.ipv6, old.device, old.container_id, old.interface, old.netns,
-    )  # fmt: skip
+    new = replace(old, labels=event.labels, identity=event.identity)
     state.endpoints[key] = new
     drop_identity(state, record, old.identity)
     use_identity(state, new.identity)
     changes.append(Change("endpoint", key, old, new))
+    return ""
+
+
+def endpoint_configured(state: "State", record: Record, event: EndpointConfigured, changes: list[Change]) -> str:
+    key = EndpointKey(record.cluster, event.node, event.endpoint_id)
+    old = state.endpoints.get(key)
+    if old is None:
+        return f"endpoint {event.endpoint_id} of {event.node} does not exist"
+    if old.is_audited != event.is_audited:
+        new = state.endpoints[key] = replace(old, is_audited=event.is_audited)
+        changes.append(Change("endpoint", key, old, new))
     return ""
 
 

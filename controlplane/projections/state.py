@@ -78,6 +78,7 @@ PROJECTIONS: Mapping[type[Any], Projection] = {
     e.IdentityReleased: identities.identity_released,
     e.EndpointCreated: endpoints.endpoint_created,
     e.EndpointRelabelled: endpoints.endpoint_relabelled,
+    e.EndpointConfigured: endpoints.endpoint_configured,
     e.EndpointDeleted: endpoints.endpoint_deleted,
     e.ServiceApplied: services.service_applied,
     e.ServiceRemoved: services.service_removed,

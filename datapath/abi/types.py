@@ -44,6 +44,7 @@ CONNTRACK_LIFETIME_OTHER = 60
 # enum device_flag
 DEVICE_SHAPED_EGRESS = 1
 DEVICE_SHAPED_INGRESS = 2
+DEVICE_AUDITED = 4
 
 # enum drop_reason
 FORWARDED = 0
@@ -83,6 +84,7 @@ DROP_EP_NOT_READY = 203
 # enum endpoint_flag
 ENDPOINT_HOST = 1
 ENDPOINT_SHAPED = 2
+ENDPOINT_AUDITED = 4
 
 # enum identity
 IDENTITY_UNKNOWN = 0
@@ -237,6 +239,7 @@ ENUMS: Mapping[str, Mapping[str, int]] = {
     "device_flag": {
         "DEVICE_SHAPED_EGRESS": DEVICE_SHAPED_EGRESS,
         "DEVICE_SHAPED_INGRESS": DEVICE_SHAPED_INGRESS,
+        "DEVICE_AUDITED": DEVICE_AUDITED,
     },
     "drop_reason": {
         "FORWARDED": FORWARDED,
@@ -276,6 +279,7 @@ ENUMS: Mapping[str, Mapping[str, int]] = {
     "endpoint_flag": {
         "ENDPOINT_HOST": ENDPOINT_HOST,
         "ENDPOINT_SHAPED": ENDPOINT_SHAPED,
+        "ENDPOINT_AUDITED": ENDPOINT_AUDITED,
     },
     "identity": {
         "IDENTITY_UNKNOWN": IDENTITY_UNKNOWN,

@@ -91,6 +91,8 @@ class Node:
         self._loaded = loaded
         self.maps = loaded.maps
         self.programs = tuple(loaded.programs)
+        self.audited: list[Endpoint] = []
+        """Whose own configuration is audit."""
         self.family = 4
         self.protocol = packets.TCP
 
@@ -101,9 +103,9 @@ class Node:
 
     def settle(self) -> None:
         """The rows of the node: endpoints, ipcache, and no policy enforced."""
+        self.audited.clear()
         for each in LOCAL:
-            row = EndpointRow(each.ifindex, each.identity, each.endpoint_id, 0, each.mac, each.host_mac)
-            self.put("endpoints", {EndpointKey(_bytes(address)): row for address in (each.ipv4, each.ipv6)})
+            self.endpoint(each)
             self.subject(each)
         host = EndpointRow(0, abi.IDENTITY_HOST, 0, abi.ENDPOINT_HOST, bytes(6), bytes(6))
         self.put("endpoints", {EndpointKey(_bytes(address)): host for address in (HOST.ipv4, HOST.ipv6)})
@@ -115,6 +117,20 @@ class Node:
             for each in LOCAL:
                 self.ipcache(each.address(family), IpcacheRow(NO_ADDRESS, each.identity, 0))
         self.epoch(1)
+
+    def endpoint(self, endpoint: Endpoint) -> None:
+        """Its addresses lead to it."""
+        flags = abi.ENDPOINT_AUDITED if endpoint in self.audited else 0
+        found = EndpointRow(
+            endpoint.ifindex, endpoint.identity, endpoint.endpoint_id, flags, endpoint.mac, endpoint.host_mac
+        )
+        self.put("endpoints", {EndpointKey(_bytes(address)): found for address in (endpoint.ipv4, endpoint.ipv6)})
+
+    def audit(self, *endpoints: Endpoint) -> None:
+        """What the policies of these would deny passes, and of no others."""
+        self.audited[:] = endpoints
+        for each in LOCAL:
+            self.endpoint(each)
 
     def ipcache(self, prefix: str, row: IpcacheRow) -> None:
         self.put("ipcache", {IpcacheKey(*codec.prefix_bytes(prefix)): row})
@@ -130,6 +146,7 @@ class Node:
             endpoint.identity,
             endpoint.endpoint_id,
             endpoint.mac,
+            abi.DEVICE_AUDITED if endpoint in self.audited else 0,
         )
         self.put("devices", {DeviceKey(LOOPBACK): row})
 

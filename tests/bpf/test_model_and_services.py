@@ -16,6 +16,7 @@ import pytest
 
 from controlplane import events as e
 from controlplane.commands.addresses import ChangeSettings
+from controlplane.commands.endpoint import ConfigureEndpoint
 from controlplane.commands.policy import ApplyPolicy
 from controlplane.commands.service import ApplyService, ReportBackends
 from controlplane.commands.types import Author
@@ -102,6 +103,9 @@ def meshed(chance: Random) -> Meshed:
     }
     for cluster in ("east", "west"):
         accept(log, Author(cluster, "operator"), ChangeSettings(canonical(settings)))
+    for key in sorted(log.state.endpoints):
+        if chance.random() < 0.1:
+            accept(log, Author(key.cluster, "operator"), ConfigureEndpoint(key.node, key.endpoint_id, True))
     if chance.random() < 0.4:
         for place, addresses in UNDERLAY.items():
             joined = e.NodeJoined(place[1], addresses, underlay_device(*place), tunnel=Tunnel("vxlan", 8472, device(3)))

@@ -222,11 +222,21 @@ def test_longest_prefix_of_the_ipcache_wins(node: Node) -> None:
 AUDIT = abi.POLICY_SUBJECT_AUDIT
 
 
+BY_WHOM = pytest.mark.parametrize("own", [False, True], ids=["identity", "endpoint"])
+
+
+def audit(node: Node, subject: Endpoint, own: bool) -> int:
+    """By the endpoint's own configuration, or else the flags for its subject row."""
+    node.audit(*([subject] if own else []))
+    return 0 if own else AUDIT
+
+
+@BY_WHOM
 @pytest.mark.parametrize("subject", [CLIENT, SERVER], ids=["egress", "ingress"])
 @pytest.mark.parametrize("reason", [abi.POLICY_DENIED, abi.POLICY_DENY], ids=["default", "explicit"])
-def test_audit_lets_pass_what_would_be_denied(node: Node, subject: Endpoint, reason: int) -> None:
+def test_audit_lets_pass_what_would_be_denied(node: Node, subject: Endpoint, reason: int, own: bool) -> None:
     """The verdict says audit and why; the entry says it too; the other end is asked as ever."""
-    node.subject(subject, egress=True, ingress=True, shapes=L3_SHAPE, flags=AUDIT)
+    node.subject(subject, egress=True, ingress=True, shapes=L3_SHAPE, flags=audit(node, subject, own))
     if reason == abi.POLICY_DENY:
         node.policy(subject, EGRESS if subject is CLIENT else INGRESS, 0, verdict=DENY)
     run = node.send(CLIENT, node.frame(CLIENT, SERVER, packets.tcp(1000, 80)))
@@ -240,17 +250,39 @@ def test_audit_lets_pass_what_would_be_denied(node: Node, subject: Endpoint, rea
     assert node.entries()[0].row.flags & abi.CONNTRACK_AUDITED
 
 
-def test_audit_of_one_end_does_not_open_the_other(node: Node) -> None:
+@BY_WHOM
+def test_audit_of_one_end_does_not_open_the_other(node: Node, own: bool) -> None:
     """Only what its own policy would deny passes."""
-    node.subject(CLIENT, egress=True, flags=AUDIT)
+    node.subject(CLIENT, egress=True, flags=audit(node, CLIENT, own))
     node.subject(SERVER, ingress=True)
     assert try_port(node) == abi.POLICY_DENIED
 
 
-def test_end_of_audit_cuts_what_it_let_pass(node: Node) -> None:
+@BY_WHOM
+@pytest.mark.parametrize("arrives", [False, True], ids=["sent", "received"])
+def test_audit_of_what_comes_from_elsewhere_and_of_answers(node: Node, own: bool, arrives: bool) -> None:
+    """To an endpoint from another node; and an answer that is judged again, by the policy of who began."""
+    node.subject(SERVER, ingress=True, flags=audit(node, SERVER, own))
+    asked = packets.tcp(1000, 80)
+    if arrives:
+        assert node.deliver(SERVER, node.frame(REMOTE, SERVER, asked)).retval == OK
+        return
+    assert node.send(CLIENT, node.frame(CLIENT, SERVER, asked)).retval == REDIRECT
+    node.epoch(2)
+    answer = packets.tcp(80, 1000, packets.SYN | packets.ACK)
+    assert node.send(SERVER, node.frame(SERVER, CLIENT, answer)).retval == REDIRECT
+    node.audit()
+    node.subject(SERVER, ingress=True)
+    node.epoch(3)
+    assert node.send(SERVER, node.frame(SERVER, CLIENT, answer)).retval == 2
+
+
+@BY_WHOM
+def test_end_of_audit_cuts_what_it_let_pass(node: Node, own: bool) -> None:
     """With the next packet; what a row allows goes on, and is no longer marked."""
-    node.subject(CLIENT, egress=True, shapes=PORT_SHAPE, flags=AUDIT)
+    node.subject(CLIENT, egress=True, shapes=PORT_SHAPE, flags=audit(node, CLIENT, own))
     assert (try_port(node, 80), try_port(node, 81)) == (0, 0)
+    node.audit()
     node.subject(CLIENT, egress=True, shapes=PORT_SHAPE)
     node.policy(CLIENT, EGRESS, 0, protocol=6, port=80, prefix=16)
     node.epoch(2)

@@ -14,7 +14,7 @@ from controlplane.codec import encode
 from controlplane.commands.addresses import ChangeSettings
 from controlplane.commands.cluster import JoinCluster
 from controlplane.commands.decide import Author, decide
-from controlplane.commands.endpoint import CreateEndpoint, DeleteEndpoint, RelabelEndpoint
+from controlplane.commands.endpoint import ConfigureEndpoint, CreateEndpoint, DeleteEndpoint, RelabelEndpoint
 from controlplane.commands.identity import ReleaseIdentity
 from controlplane.commands.namespace import ApplyNamespace, RemoveNamespace
 from controlplane.commands.node import AssignAddressBlock, JoinNode, RemoveNode
@@ -35,7 +35,7 @@ APPS = ("web", "db")
 
 LEAVE = 22
 """The wish that takes a cluster out of the mesh."""
-LAST = 31
+LAST = 32
 ZONE = "topology.kubernetes.io/zone"
 
 Step = tuple[int, int, int, int]
@@ -118,6 +118,7 @@ def wish(step: Step) -> tuple[Author, Any]:
         21: (operator, AssignAddressBlock(node)),
         LEAVE: (operator, e.ClusterLeft()) if (b, c) == (0, 0) else (operator, ApplyNamespace(namespace, {})),
         **_exposed(operator, namespace, app, workload, node, b, c),
+        32: (operator, ConfigureEndpoint(node, a + 1, b > 1)),
         30: (agent, msgspec.structs.replace(_join(cluster, node, 0), labels=(f"{ZONE}={'ab'[c % 2]}",))),
     }  # fmt: skip
     return wishes.get(kind, (agent, create))

@@ -3,16 +3,20 @@
 import msgspec
 
 from controlplane import events as e
+from controlplane.commands.endpoint import ConfigureEndpoint, RelabelEndpoint
 from controlplane.commands.service import ApplyService, ReportBackends
 from controlplane.commands.types import Author
+from controlplane.commands.workload import ApplyWorkload
 from controlplane.desired.derive import Deriver
 from controlplane.model import Backend, NodeKey, ServicePort
 from controlplane.projections.state import State
 from controlplane.projections.workloads import workload_key
 from datapath import tables as t
 from datapath.abi.types import (
+    DEVICE_AUDITED,
     DEVICE_SHAPED_EGRESS,
     DEVICE_SHAPED_INGRESS,
+    ENDPOINT_AUDITED,
     ENDPOINT_HOST,
     ENDPOINT_SHAPED,
     IPCACHE_REMOTE_ENDPOINT,
@@ -53,6 +57,21 @@ def test_local_endpoint_rows() -> None:
             packed(endpoint.ipv4), packed(endpoint.ipv6), endpoint.identity, endpoint.endpoint_id, mac
         )
     }
+
+
+def test_audit_of_an_endpoint_is_in_its_rows_alone() -> None:
+    """Of its addresses and of its device, also when it takes other labels; not of another of the same identity."""
+    log = mesh()
+    audited = add_endpoint(log, "east", "n1", "web", 11, app="web")
+    add_endpoint(log, "east", "n1", "twin", 12, app="web")
+    accept(log, EAST, ConfigureEndpoint("n1", audited.endpoint_id, True))
+    accept(log, EAST, ApplyWorkload("shop", "web", {"app": "other"}))
+    accept(log, Author("east", "node.n1"), RelabelEndpoint("n1", audited.endpoint_id))
+    devices = table(log, "devices")
+    assert [devices[t.DeviceKey(ifindex)].flags for ifindex in (11, 12)] == [DEVICE_AUDITED, 0]
+    assert table(log, "endpoints")[t.EndpointKey(packed(audited.ipv4))].flags == ENDPOINT_AUDITED
+    accept(log, EAST, ConfigureEndpoint("n1", audited.endpoint_id, False))
+    assert table(log, "devices")[t.DeviceKey(11)].flags == 0
 
 
 def test_the_node_is_an_endpoint_of_its_own() -> None:

@@ -19,6 +19,7 @@ from controlplane.desired.policy_problems import policy_problems
 from controlplane.policy.manifests import canonical
 from controlplane.projections.state import State
 from controlplane.runtime.writer import Written
+from tests.controlplane import small_mesh
 from tests.controlplane.policy.worlds import cilium_policy
 from tests.controlplane.random_mesh import Log
 from tests.controlplane.small_mesh import accept
@@ -98,6 +99,24 @@ async def test_settings_that_the_kernel_cannot_hold_are_refused(served: Any) -> 
     assert (await client.post("/v1/policy/settings", json={"enable-policy": "always"})).status == 200
     shown = await (await client.get("/v1/policy/settings")).json()
     assert (shown["settings"], shown["notes"]) == ({"enable-policy": "always"}, [])
+
+
+@pytest.mark.asyncio
+async def test_an_endpoint_is_configured_by_name(served: Any) -> None:
+    """As Cilium words it; a later look shows it; of nobody, or of another cluster's, it is refused."""
+    mesh, client = served
+    mesh.log = small_mesh.mesh()
+    mesh.where = None
+    for cluster, name in (("east", "cart"), ("west", "db")):
+        small_mesh.add_endpoint(mesh.log, cluster, "n1", name, 11)
+    mesh.row_state = lambda *_: "ready"
+    body = {"endpoint": "shop/cart", "PolicyAuditMode": True}
+    assert (await client.post("/v1/policy/endpoint", json=body)).status == 200
+    shown = await (await client.get("/v1/policy/endpoint?endpoint=shop/cart")).json()
+    assert [(each["endpoint"]["audited"], each["endpoint"]["configured_audit"]) for each in shown["items"]] == [(True, True)]
+    assert [each.is_audited for each in mesh.log.state.endpoints.values()] == [True, False]
+    for endpoint, status in (("shop/none", 404), ("shop/db", 409)):
+        assert (await client.post("/v1/policy/endpoint", json={**body, "endpoint": endpoint})).status == status
 
 
 @pytest.mark.asyncio

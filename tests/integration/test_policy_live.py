@@ -110,6 +110,11 @@ class Site:
         body = {name.replace("_", "-"): value for name, value in settings.items()}
         self._wait(self.machine.ask("POST", "/v1/policy/settings", body)["revision"])
 
+    def audit(self, endpoint: str, is_on: bool) -> None:
+        """Whether what the endpoint's policies deny passes."""
+        body = {"endpoint": endpoint, "PolicyAuditMode": is_on}
+        self._wait(self.machine.ask("POST", "/v1/policy/endpoint", body)["revision"])
+
     def filter_labels(self, patterns: str) -> None:
         """Identities are of these labels, and until the kernel holds what comes of it."""
         self.set(labels=patterns)
@@ -366,10 +371,17 @@ def test_datagrams_while_it_changes(site: Site, name: str) -> None:
     })  # fmt: skip
 
 
-def test_datagrams_while_audit_is_switched(site: Site) -> None:
+AUDITS: dict[str, tuple[Change, Change]] = {
+    "of the cluster": (lambda site: site.set(policy_audit_mode=True), lambda site: site.set()),
+    "of the endpoint": (lambda site: site.audit("shop/server", True), lambda site: site.audit("shop/server", False)),
+}
+
+
+@pytest.mark.parametrize("name", AUDITS)
+def test_datagrams_while_audit_is_switched(site: Site, name: str) -> None:
     """Under audit what is denied passes, and stops with it; what is allowed never notices."""
     site.apply(admitting("one", BEFORE))
-    run, spans = under_traffic(site, lambda site: site.set(policy_audit_mode=True), lambda site: site.set())
+    run, spans = under_traffic(site, *AUDITS[name])
     denied = (False, True, False)
     check(run, spans, {KEPT: (True,) * 3, REVOKED: (True,) * 3, CLOSED: denied, GRANTED: denied})
 

@@ -30,7 +30,7 @@ from controlplane.commands.addresses import (
 )
 from controlplane.commands.balancer_pools import ApplyBalancerPool, RemoveBalancerPool
 from controlplane.commands.cluster import LeaveCluster
-from controlplane.commands.endpoint import DeleteEndpoint, RelabelEndpoint
+from controlplane.commands.endpoint import ConfigureEndpoint, DeleteEndpoint, RelabelEndpoint
 from controlplane.commands.identity import ReleaseIdentity
 from controlplane.commands.namespace import ApplyNamespace, RemoveNamespace
 from controlplane.commands.node import RemoveNode
@@ -101,6 +101,7 @@ def every_event() -> Log:
     front = next(each for each in log.state.endpoints.values() if each.workload == "front")
     accept(log, OPERATOR, ApplyWorkload("shop", "front", {"app": "front", "tier": "web"}, True, "", {}, "n1"))
     accept(log, Author("east", "node.n1"), RelabelEndpoint("n1", front.endpoint_id))
+    accept(log, OPERATOR, ConfigureEndpoint("n1", front.endpoint_id, True))
     accept(log, Author("east", "node.n2"), DeleteEndpoint("n2", gone.endpoint_id, "asked for"))
     for command in (
         ReleaseIdentity(gone.identity), RemoveWorkload("shop", "gone"), RemoveNamespace("gone"),

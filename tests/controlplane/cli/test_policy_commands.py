@@ -97,6 +97,22 @@ def test_lint_asks_the_running_mesh(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert "selects no endpoint" in capsys.readouterr().out
 
 
+def test_endpoint_config_changes_and_shows(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """`endpoint config ID PolicyAuditMode=Enabled`; what is no option is refused with those that are."""
+    item = {"cluster": "east", "namespace": "shop", "workload": "x", "configured_audit": True}
+    agent = FakeAgent(tmp_path / "agent.sock")
+    try:
+        agent.answers["GET", "/v1/policy/endpoint"] = (200, {"revision": 3, "items": [{"endpoint": item}]})
+        agent.answers["POST", "/v1/policy/endpoint"] = (200, {"revision": 4, "changed": True})
+        words, where = ["endpoint", "config", "shop/x"], ["--socket", str(agent.path)]
+        assert main([*words, "PolicyAuditMode=Enabled", *where]) == 0
+        assert capsys.readouterr().out.splitlines()[-1].split() == ["east:shop/x", "Enabled"]
+        assert main([*words, "PolicyAudit=Enabled", *where]) == 2
+        assert "PolicyAuditMode, =Enabled or =Disabled" in capsys.readouterr().err
+    finally:
+        agent.close()
+
+
 def test_endpoint_get_shows_rules_and_rows(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The endpoint's line, then a line for each rule; a rule without rows says so."""
     item = {

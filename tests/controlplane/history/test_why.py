@@ -9,12 +9,13 @@ from hypothesis import strategies as st
 
 from controlplane import events as e
 from controlplane.commands.addresses import ChangeSettings
-from controlplane.commands.endpoint import DeleteEndpoint
+from controlplane.commands.endpoint import ConfigureEndpoint, DeleteEndpoint
 from controlplane.commands.policy import ApplyPolicy
 from controlplane.commands.service import ApplyService
 from controlplane.commands.types import Author
 from controlplane.commands.workload import ApplyWorkload
 from controlplane.desired.derive import Deriver
+from controlplane.desired.policy_mesh import mesh_of as policy_mesh
 from controlplane.history.ends import End, Mesh, NoSuchEnd
 from controlplane.history.nearest import differences, nearest_rule
 from controlplane.history.provenance import Origins
@@ -23,6 +24,7 @@ from controlplane.history.why import PortError, explain, read_port
 from controlplane.history.why_row import NoSuchRow, explain_row
 from controlplane.model import NodeKey, Policy, ServicePort
 from controlplane.policy.manifests import canonical
+from controlplane.policy.mesh import Judge, Question
 from controlplane.policy.rules import ICMPV6
 from controlplane.policy.selectors import index_labels
 from controlplane.policy.verdict import DENY, Flow, judge, policies_of
@@ -258,6 +260,21 @@ async def test_a_denial_by_a_port_name_is_cited_for_each_number_that_the_identit
             (side,) = [each for each in answer.sides if each.direction == "ingress"]
             assert (answer.verdict, side.verdict) == ("deny", verdict)
             assert side.rules == (["spec.ingressDeny[0] of CiliumNetworkPolicy/shop/named"] if other else [])
+
+
+async def test_audit_of_one_endpoint_is_told() -> None:
+    """The flow passes, and the side says audit; of another endpoint under the same policy it does not."""
+    log = shop()
+    apply_policy(log, "{podSelector: {}, policyTypes: [Ingress]}")
+    db = next(each for each in log.state.endpoints.values() if each.workload == "db")
+    accept(log, OPERATOR, ConfigureEndpoint("n1", db.endpoint_id, True))
+    mesh = await mesh_of(log)
+    judge = Judge(policy_mesh(mesh.state, "east"))
+    for target, verdict, side in (("shop/db", "allow", "audit"), ("shop/front", "deny", "deny-default")):
+        told = explain(mesh, mesh.end("shop/cart"), mesh.end(target), 6, 80)
+        model = judge.answer(Question("shop/cart", target, "TCP/80"))
+        assert model.ingress is not None and told.verdict == model.verdict == verdict
+        assert [each.verdict for each in told.sides if each.direction == "ingress"] == [model.ingress.verdict] == [side]
 
 
 async def test_the_world_is_that_of_the_packets_version() -> None:
