@@ -98,9 +98,10 @@ def _of_programs(arguments: argparse.Namespace, query: dict[str, str], answer: d
     if "error" in found or "error" in found["datapath"]:
         return {"datapath": {"error": found.get("error") or found["datapath"]["error"]}}
     # Of a service without such a port nothing is explained that programs could do otherwise.
-    is_compared = answer["verdict"] != MIXED and (answer["sides"] or "backend" in found["datapath"])
-    agrees = found["agrees"] and (not is_compared or answer["verdict"] == found["datapath"]["verdict"])
-    return {"datapath": found["datapath"], "agrees": agrees}
+    is_compared = answer["target"]["what"] != "service" or bool(answer["sides"]) or found["verdict"] == "deny"
+    differs = answer["verdict"] not in (MIXED, found["datapath"]["verdict"])
+    agrees = found["agrees"] and not (is_compared and differs)
+    return {"datapath": found["datapath"], "agrees": agrees, "compared": is_compared}
 
 
 def _as_of_flow(text: str, end: dict[str, Any]) -> str:
@@ -114,7 +115,8 @@ def _print_programs(answer: dict[str, Any]) -> None:
         print(f"Programs: not asked: {found['error']}")
         return
     verdict = coloured(found["verdict"].capitalize(), COLOURS.get(found["verdict"], YELLOW))
-    agreed = "as explained" if answer["agrees"] else coloured("NOT as explained", RED)
+    same = "as explained" if answer["compared"] else "untranslated"
+    agreed = same if answer["agrees"] else coloured("NOT as explained", RED)
     print(f"Programs: {verdict}, {agreed}")
     sides = [f"{side} {found[side]}" for side in ("egress", "ingress") if side in found]
     backend = [f"backend {found['backend']}"] if "backend" in found else []

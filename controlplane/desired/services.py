@@ -109,6 +109,11 @@ class ServiceCompiler:
         """Whose frontend a key is."""
         return self._holder(key)
 
+    def has_backends(self, key: ServiceKey) -> bool:
+        """Whether there is such a frontend, and new flows may go somewhere."""
+        frontend = self._won.get(key)
+        return frontend is not None and bool(frontend.choice.count)
+
     def health_checks(self) -> list[tuple[ObjectKey, int]]:
         """Services of the own cluster whose local backends are asked for, and the port of the node for that."""
         return sorted(self._index.health_checks.items())

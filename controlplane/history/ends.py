@@ -187,7 +187,11 @@ class Mesh:
         key = NodeKey(cluster or self.cluster, name)
         if key not in self.state.nodes:
             raise NoSuchEnd(f"there was no node {name!r} in cluster {key.cluster}{self._gone('node', key)}")
-        return msgspec.structs.replace(self.at_address(self.state.nodes[key].addresses[0]), text=text)
+        return msgspec.structs.replace(self.of_node(key), text=text)
+
+    def of_node(self, key: NodeKey) -> End:
+        """By its first address."""
+        return self.at_address(self.state.nodes[key].addresses[0])
 
     def _entity(self, name: str, text: str) -> End:
         if name not in RESERVED_IDENTITIES:

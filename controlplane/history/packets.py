@@ -77,6 +77,9 @@ class PacketWays:
         there = self._node_of(to_address) or self._asked_node(to_address, protocol, port)
         origin = self._state.addresses.get(address_text(from_address))
         if isinstance(origin, NodeKey):
+            asked = ServiceKey(to_address, port, protocol, abi.SERVICE_SCOPE_INTERNAL)
+            if origin != there and self._services_at(origin).unit_of(asked) is not None:
+                raise NoPacket("a node's own processes ask for frontends at their sockets, before there is a packet")
             return self._from_node(origin, there, receiver, frame)
         if there is None:
             raise NoPacket("neither end is a workload, a node or a frontend of the mesh, so that no program meets it")
@@ -134,10 +137,13 @@ class PacketWays:
         return holder if holder is None or isinstance(holder, NodeKey) else NodeKey(holder.cluster, holder.node)
 
     def _asked_node(self, address: bytes, protocol: int, port: int) -> NodeKey | None:
-        """A node of the own cluster, or else of another, that answers for a frontend: any may be asked."""
+        """A node of the own cluster, or else of another, that answers for a frontend: any may be asked. One that has
+        backends for those who come from the network goes before one without."""
         key = ServiceKey(address, port, protocol, abi.SERVICE_SCOPE_EXTERNAL)
         nodes = sorted(self._state.nodes, key=lambda node: (node.cluster != self._cluster, node))
-        return next((node for node in nodes if self._services_at(node).unit_of(key) is not None), None)
+        answering = [node for node in nodes if self._services_at(node).unit_of(key) is not None]
+        able = (node for node in answering if self._services_at(node).has_backends(key))
+        return next(able, next(iter(answering), None))
 
     def _endpoint(self, end: End) -> Endpoint | None:
         if not isinstance(end, MeshEndpoint):

@@ -4,7 +4,8 @@ Belongs here: the verdict of both ends, what decided it, which records made that
 by an end (ends.py), the rule that came closest (nearest.py), rows of a kernel (why_row.py).
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from ipaddress import ip_address, ip_network
 from typing import Any
 
@@ -13,7 +14,8 @@ import msgspec
 from controlplane.api.schema import EndView, Evidence, Explanation, SideView
 from controlplane.desired.backends import PROTOCOL_NUMBERS
 from controlplane.desired.services import ServiceCompiler
-from controlplane.history.ends import ENDPOINT, SERVICE, End, Mesh
+from controlplane.history.ends import ENDPOINT, ENTITY, NODE, SERVICE, WORLD, End, Mesh
+from controlplane.history.exposed import Exposed, exposed_frontend
 from controlplane.history.nearest import nearest_rule, port_text
 from controlplane.history.records import time_text
 from controlplane.history.rows import thing_name
@@ -66,7 +68,12 @@ def explain(
     found = _Found()
     for end in (source, target):
         _gather_end(mesh, end, found)
-    if target.what == SERVICE:
+    exposed = None
+    if target.what in (WORLD, NODE) or (target.what == SERVICE and source.what in (WORLD, ENTITY)):
+        exposed = exposed_frontend(mesh.state, mesh.cluster, source, target.address, protocol, port)
+    if exposed is not None:
+        verdict = _through_exposed(mesh, source, target, exposed, protocol, port, found)
+    elif target.what == SERVICE:
         verdict = _through_service(mesh, source, target, protocol, port, found)
     else:
         verdict = _judged(mesh, source, target, protocol, port, found)
@@ -139,13 +146,16 @@ def _gather_address(mesh: Mesh, address: str, found: _Found) -> None:
 # --- policies -----------------------------------------------------------------------------------------------------
 
 
-def _judged(mesh: Mesh, source: End, target: End, protocol: int, port: int, found: _Found) -> str:
-    """Both sides; the first that denies decides."""
+def _judged(
+    mesh: Mesh, source: End, target: End, protocol: int, port: int, found: _Found,
+    directions: Sequence[int] = (POLICY_EGRESS, POLICY_INGRESS),
+) -> str:  # fmt: skip
+    """Both sides, or those named; the first that denies decides."""
     names = mesh.named_ports(target, protocol, port)
     denied: list[str] = []
     allowed: list[str] = []
     for direction, own, remote in ((POLICY_EGRESS, source, target), (POLICY_INGRESS, target, source)):
-        about = mesh.about_end(own)
+        about = mesh.about_end(own) if direction in directions else None
         if about is None:
             continue
         seen = mesh.seen(own, remote, 6 if protocol == ICMPV6 or ":" in own.address else 4)
@@ -248,6 +258,9 @@ def _through_service(mesh: Mesh, source: End, target: End, protocol: int, port: 
     if service.headless:
         found.reasons.append(f"{name} is headless: it has no address, and its name leads to its pods themselves")
         return DENY
+    if source.what == WORLD or source.text == "entity:world":
+        found.reasons.append(f"{name}: its cluster addresses are for the mesh, and the network does not reach them")
+        return DENY
     asked_on = source.key if isinstance(source.key, (EndpointKey, NodeKey)) else NodeKey("", "")
     where = NodeKey(cluster, asked_on.node if asked_on.cluster == cluster else "")
     row = _frontend(mesh, service, where, target.address, protocol, port)
@@ -259,18 +272,61 @@ def _through_service(mesh: Mesh, source: End, target: End, protocol: int, port: 
         found.reasons.append(f"{name} has no ready backend for {port_text(protocol, port)}")
         found.reasons += _why_no_backend(mesh, service)
         return DENY
-    return _through_backends(mesh, source, name, row, protocol, found)
+    return _through_backends(mesh, name, row, found, partial(_judge_backend, mesh, source, protocol))
+
+
+def _judge_backend(mesh: Mesh, source: End, protocol: int, backend: End, port: int, found: _Found) -> str:
+    if source.what == ENDPOINT and backend.key == source.key:
+        found.reasons.append(f"{backend.name} asks itself, which no policy is asked about")
+        return ALLOW
+    return _judged(mesh, source, backend, protocol, port, found)
+
+
+def _through_exposed(
+    mesh: Mesh, source: End, target: End, exposed: Exposed, protocol: int, port: int, found: _Found
+) -> str:
+    """A node port, or an address of a balancer or outside: by the node that is asked."""
+    service, node = mesh.state.services[exposed.service], mesh.of_node(exposed.node)
+    found.things["service", exposed.service] = None
+    _gather_backing(mesh, service, exposed.service, found)
+    asked = f"{target.address} {port_text(protocol, port)} of service {thing_name('service', exposed.service)}"
+    name = f"{asked}, asked at node {'/'.join(exposed.node)}"
+    if source.address and not exposed.is_inside and exposed.refuses(source.address):
+        found.reasons.append(f"{name}: {source.address} is kept out by loadBalancerSourceRanges")
+        return DENY
+    if not exposed.backends:
+        found.reasons.append(f"{name}: there is no backend for who asks there")
+        found.reasons += _why_no_backend(mesh, service)
+        return DENY
+
+    def judge(backend: End, backend_port: int, part: _Found) -> str:
+        if exposed.is_inside:
+            return _judge_backend(mesh, source, protocol, backend, backend_port, part)
+        sent = _judged(mesh, source, node, protocol, port, part, (POLICY_EGRESS,)) if source.what == ENDPOINT else ALLOW
+        keeps = exposed.keeps_client(mesh.state, source, backend.address)
+        if not keeps:
+            part.notes.append(f"{backend.address} is asked in the name of node {'/'.join(exposed.node)}")
+        met = _judged(mesh, source if keeps else node, backend, protocol, backend_port, part, (POLICY_INGRESS,))
+        return DENY if DENY in (sent, met) else ALLOW
+
+    verdict = _through_backends(mesh, name, exposed.backends, found, judge)
+    found.notes.append(name)
+    return verdict
 
 
 def _through_backends(
-    mesh: Mesh, source: End, name: str, row: Sequence[tuple[str, int]], protocol: int, found: _Found
+    mesh: Mesh,
+    name: str,
+    row: Sequence[tuple[str, int]],
+    found: _Found,
+    judge: Callable[[End, int, _Found], str],
 ) -> str:
     verdicts: dict[str, None] = {}
     kept = _Found()
     for address, port in row:
         backend, part = mesh.at_address(address), _Found()
         _gather_end(mesh, backend, part)
-        verdict = _judged(mesh, source, backend, protocol, port, part)
+        verdict = judge(backend, port, part)
         found.paths.append(f"{address}:{port} {backend.text}: {verdict}; {part.reasons[0]}")
         if verdict not in verdicts and (DENY not in verdicts):
             kept = part

@@ -21,6 +21,9 @@ from controlplane.commands.policy import ApplyPolicy
 from controlplane.commands.service import ApplyService, ReportBackends
 from controlplane.commands.types import Author
 from controlplane.commands.workload import ApplyWorkload
+from controlplane.history.ends import Mesh
+from controlplane.history.provenance import Origins
+from controlplane.history.why import explain, read_port
 from controlplane.model import Backend, Exposure, ServicePort, Tunnel
 from controlplane.policy.manifests import canonical
 from controlplane.runtime.rehearsing import rehearse_on
@@ -272,6 +275,16 @@ def _address(end: str) -> str:
     return end.removeprefix("ip:") if end.startswith("ip:") else ""
 
 
+def check_explanation(mesh: Mesh, flow: dict[str, str], packet: dict[str, Any]) -> str:
+    """What `why` says of the flow, which is what the programs did; "mixed": that depends on the backend."""
+    protocol, _, port = flow["l4"].partition("/")
+    answer = explain(mesh, mesh.end(flow["from"]), mesh.end(flow["to"]), *read_port(f"{port}/{protocol}"))
+    if any("has no port" in reason for reason in answer.reasons):
+        return "untranslated"
+    assert answer.verdict in ("mixed", packet["verdict"]), (flow, packet, answer.reasons, answer.paths)
+    return answer.verdict
+
+
 # --- the tests ----------------------------------------------------------------------------------------------------
 
 
@@ -281,12 +294,15 @@ def play(copy: Rehearsal, seed: int) -> Counter[str]:
     made = meshed(chance)
     asked = flows(chance, made)
     counted: Counter[str] = Counter()
+    mesh = Mesh(made.log.state, Origins(), "east")
     for flow, found in zip(asked, rehearse_on(copy, made.log.state, "east", asked), strict=True):
         assert found.get("agrees", True), (seed, flow, found)
         packet = found.get("datapath", found)
         if "error" in packet:
             counted["error"] += 1
             continue
+        explained = check_explanation(mesh, flow, packet)
+        counted[f"explained {explained}"] += 1
         done = check_service(made, flow, packet)
         counted.update([packet["verdict"], f"service {done}" * bool(done)])
         counted.update({step.split()[1] for step in packet["way"]})

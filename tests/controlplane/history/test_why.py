@@ -1,6 +1,7 @@
 """Explanations: every denial has one that is true, and the records behind it are named."""
 
 from collections import Counter
+from typing import Any
 
 import pytest
 import yaml
@@ -22,7 +23,7 @@ from controlplane.history.provenance import Origins
 from controlplane.history.rows import row_name
 from controlplane.history.why import PortError, explain, read_port
 from controlplane.history.why_row import NoSuchRow, explain_row
-from controlplane.model import NodeKey, Policy, ServicePort
+from controlplane.model import Exposure, NodeKey, Policy, ServicePort
 from controlplane.policy.manifests import canonical
 from controlplane.policy.mesh import Judge, Question
 from controlplane.policy.rules import ICMPV6
@@ -42,6 +43,7 @@ from tests.controlplane.policy.worlds import (
 )
 from tests.controlplane.random_mesh import Log
 from tests.controlplane.small_mesh import accept, add_endpoint
+from tests.controlplane.small_mesh import mesh as mesh_log
 
 OPERATOR = Author("east", "operator")
 CART_TO_DB = ("shop/cart", "shop/db")
@@ -338,3 +340,45 @@ async def test_a_row_that_is_not_there_is_refused() -> None:
     """With the names that there are."""
     with pytest.raises(NoSuchRow, match="there are"):
         explain_row(await mesh_of(shop()), NodeKey("east", "n1"), "ipcache", "192.0.2.77/32")
+
+
+def exposed(**exposure: Any) -> Log:
+    """Service shop/db with a node port and a balancer's address, one backend on each of two nodes, closed to the world."""
+    log = mesh_log()
+    add_endpoint(log, "east", "n1", "cart", 20)
+    for number, node in enumerate(("n1", "n2")):
+        add_endpoint(log, "east", node, f"db-{node}", 21 + number, app="db")
+    ports = (ServicePort("http", 80, "TCP", 8080, 30080),)
+    asked = Exposure(**{"type": "LoadBalancer", "load_balancer_ips": ("203.0.113.9",), **exposure})
+    accept(log, OPERATOR, ApplyService("shop", "db", (), ports, {"app": "db"}, exposure=asked))
+    apply_policy(log, "{podSelector: {matchLabels: {app: db}}, ingress: [{from: [{podSelector: {}}, {ipBlock: "
+                      "{cidr: 198.51.100.0/24}}]}]}")  # fmt: skip
+    return log
+
+
+@pytest.mark.parametrize(
+    ("source", "target", "port", "exposure", "verdict", "said"),
+    [
+        # A backend elsewhere is asked in the node's name, which the policy does not let in.
+        ("ip:198.51.100.7", "ip:203.0.113.9", 80, {}, "mixed", "asked at node east/n1"),
+        ("ip:198.51.100.7", "ip:203.0.113.9", 80, {"external_policy": "Local"}, "allow", "asked at node east/n1"),
+        ("ip:192.0.2.7", "ip:203.0.113.9", 80, {}, "deny", "deny-default"),
+        ("ip:192.0.2.7", "ip:203.0.113.9", 80, {"source_ranges": ("198.51.100.0/24",)}, "deny", "is kept out by"),
+        ("ip:198.51.100.7", "node:n2", 30080, {"external_policy": "Local"}, "allow", "asked at node east/n2"),
+        ("ip:198.51.100.7", "node:n2", 30081, {}, "allow", "no policy is about this flow"),
+        ("shop/cart", "ip:203.0.113.9", 80, {}, "allow", ""),
+        ("shop/cart", "ip:192.168.0.2", 30080, {"external_policy": "Local"}, "allow", ""),
+    ],
+)
+async def test_frontends_that_the_network_reaches_are_explained(
+    source: str, target: str, port: int, exposure: dict[str, Any], verdict: str, said: str
+) -> None:
+    """By the node that is asked, its backends for who asks there, and in whose name they are asked."""
+    log = exposed(**exposure)
+    mesh = await mesh_of(log)
+    answer = explain(mesh, mesh.end(source), mesh.end(target), 6, port)
+    assert answer.verdict == verdict, (answer.reasons, answer.paths)
+    told = [*answer.reasons, *answer.paths, *answer.notes]
+    assert any(said in each for each in told) or not said, told
+    if verdict == "mixed":
+        assert [note for note in answer.notes if note.endswith("is asked in the name of node east/n1")]
