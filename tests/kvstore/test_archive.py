@@ -56,7 +56,7 @@ def test_keeping_again_changes_no_file(archive):
 def test_a_segment_of_another_history_gives_way(archive):
     """The log was put back to a backup: its second segment is another one now, and the first one's file stays beside."""
     other = [*segment(2)[:5], *(Record(each.revision, "east", "n2", each.sequence, 6, b"y") for each in segment(2)[5:])]
-    archive.keep(STORE, *pack(other, 20, 2))
+    archive.keep(STORE, *pack(other, 2, 20, 2))
     assert list(archive.records(STORE, "east", 2)) == other
     assert [each.segment for each in archive.held(STORE)] == [1, 2, 3] and archive.verify(STORE) == []
     (lost,) = archive.path(STORE, "east", 2).parent.glob("*.lost")
