@@ -6,7 +6,7 @@ a record means for the reader's place (watch.py).
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncGenerator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import aclosing, suppress
 from typing import Any
 
@@ -19,10 +19,10 @@ from kvstore.archives import Archives
 from kvstore.errors import ArchiveDamaged, HistoryTruncated, SequenceGap
 from kvstore.etcd_client import RANGE, TXN, Client
 from kvstore.etcd_writer import first, get
-from kvstore.lanes import Lane, Lanes, Loose, Page, Segment, Tail, needed
+from kvstore.lanes import RANGES_MAX, Lane, Lanes, Loose, Page, Segment, Tail, needed
 from kvstore.packed import Manifest, PackDamaged, Sealed, covers, decode_manifest, decode_sealed, unpack
 from kvstore.types import Position, Record, Revision
-from kvstore.watch import Reader, Tally, Verdict, beginnings, require_history
+from kvstore.watch import Reader, Tally, Verdict, beginnings, not_there, require_history
 
 
 class Survey(msgspec.Struct, frozen=True):
@@ -113,10 +113,13 @@ async def catch_up(
 ) -> AsyncGenerator[Sequence[Record], None]:
     """What is above the reader's place, up to the head of now or `through`, a page at a time."""
     while True:
+        held = await held_revisions(client, reader)
         found = await survey(client)
+        confirm(reader, held, found)
         last = found.revision if through is None else min(found.revision, through)
         try:
-            async with aclosing(_pass(client, reader, found, last, archive)) as pieces:
+            doubt = Doubt(reader, held, found.segments)
+            async with aclosing(_pass(client, reader, found, last, archive, doubt)) as pieces:
                 async for piece in pieces:
                     yield piece
         except Resealed:
@@ -125,8 +128,54 @@ async def catch_up(
     reader.caught_up(last, found.sequences if last == found.revision else {})
 
 
+async def held_revisions(client: Client, reader: Reader) -> Collection[int]:
+    """Where the store has, loose, what the reader holds as each writer's last. Before a survey: what is sealed in
+    between is in a segment of that. Raises LogError."""
+    wanted = []
+    for name, sequence in sorted(reader.position().sequences.items()) if reader.last else ():
+        cluster, _, writer = name.partition("/")
+        wanted.append(keys.log_key(cluster, writer, sequence))
+    found: set[int] = set()
+    for start in range(0, len(wanted), RANGES_MAX):
+        reads = [get(key, keys_only=True) for key in wanted[start : start + RANGES_MAX]]
+        answer = await client.call(TXN, rpc.TxnRequest(success=reads))
+        found.update(first(each).mod_revision for each in answer.responses)
+    return found - {0}
+
+
+def confirm(reader: Reader, held: Collection[int], found: Survey) -> None:
+    """Raises LogRewound where the store is another one than the reader has read."""
+    spans = ((each.opened, each.through) for each in found.segments)
+    reader.confirm(held, spans, list(found.begins().values()))
+
+
+class Doubt:
+    """Whether the record that a reader took last is in one of the segments that may have it and are read."""
+
+    def __init__(self, reader: Reader, held: Collection[int], segments: Iterable[Segment]) -> None:
+        """None where it is known to be there, or cannot be known."""
+        self._last, self._sequences = reader.last, reader.position().sequences
+        spanning = [each for each in segments if each.opened <= self._last <= each.through]
+        is_known = not self._last or self._last in held or any(each.through == self._last for each in spanning)
+        self._left = set() if is_known else {(each.cluster, each.number) for each in spanning}
+
+    def read(self, segment: Segment, records: Iterable[Record]) -> None:
+        """One has come. Raises LogRewound when none has it."""
+        place = (segment.cluster, segment.number)
+        if place not in self._left:
+            return
+        self._left.discard(place)
+        if any(record.revision == self._last and self._is_held(record) for record in records):
+            self._left.clear()
+        elif not self._left:
+            raise not_there(self._last)
+
+    def _is_held(self, record: Record) -> bool:
+        return self._sequences.get(f"{record.cluster}/{record.writer}") == record.sequence
+
+
 async def _pass(
-    client: Client, reader: Reader, found: Survey, last: int, archive: Archives
+    client: Client, reader: Reader, found: Survey, last: int, archive: Archives, doubt: Doubt
 ) -> AsyncGenerator[Sequence[Record], None]:
     start, shelf = reader.revision, Shelf(archive, found.store_id)
     reader.meet(found.revision, found.store_id, await shelf.missing(start, found.begins()), found.sequences)
@@ -140,7 +189,7 @@ async def _pass(
         )
         for cluster in clusters
     ]
-    paging = Paging(client, reader.tally, found, shelf)
+    paging = Paging(client, reader.tally, found, shelf, doubt)
     try:
         async with aclosing(paging.pages(Lanes(lanes, start, last, client.limits.pages_in_flight))) as pages:
             async for records in pages:
@@ -227,12 +276,15 @@ class Shelf:
 class Paging:
     """The pages of one pass over what a survey has found. Without a shelf, a segment that is gone is truncated."""
 
-    def __init__(self, client: Client, tally: Tally, found: Survey, shelf: Shelf | None = None) -> None:
+    def __init__(
+        self, client: Client, tally: Tally, found: Survey, shelf: Shelf | None = None, doubt: Doubt | None = None
+    ) -> None:
         """Nothing is read yet."""
         self._client = client
         self._tally = tally
         self._found = found
         self._shelf = shelf
+        self._doubt = doubt
 
     async def pages(self, lanes: Lanes) -> AsyncGenerator[Sequence[Record], None]:
         """Records in the one order, a few requests under way. Not pinned to a revision: records are immutable. Raises
@@ -259,7 +311,10 @@ class Paging:
     async def _segment(self, segment: Segment, answer: rpc.TxnResponse) -> Sequence[Record]:
         manifests, pieces = (each.response_range.kvs for each in answer.responses)
         if manifests:
-            return _unpacked(segment, manifests[0], pieces)
+            records = _unpacked(segment, manifests[0], pieces)
+            if self._doubt is not None:
+                self._doubt.read(segment, records)
+            return records
         kept = await self._shelf.records(segment) if self._shelf is not None else None
         if kept is None:
             raise HistoryTruncated(segment.through)

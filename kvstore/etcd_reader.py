@@ -19,7 +19,7 @@ from kvstore.append import decode_record
 from kvstore.archives import Archives
 from kvstore.backoff import delay_s
 from kvstore.errors import LogUnavailable
-from kvstore.etcd_catchup import catch_up, head_position
+from kvstore.etcd_catchup import catch_up, confirm, head_position, held_revisions, survey
 from kvstore.etcd_client import Client
 from kvstore.types import Bookmark, Position, Record, Revision
 from kvstore.watch import Phase, Reader, Tally, Turn, Verdict
@@ -70,8 +70,10 @@ async def follow(
 
 async def _resume(client: Client, reader: Reader) -> None:
     """Ask a majority, not one member, where the store stands: a member that lags is not a rewound store."""
-    now = await head_position(client)
-    reader.meet(now.revision, now.cluster_id, (), now.sequences)
+    held = await held_revisions(client, reader)
+    now = await survey(client)
+    reader.meet(now.revision, now.store_id, (), now.sequences)
+    confirm(reader, held, now)
     reader.resume(now.revision)
 
 

@@ -361,6 +361,10 @@ class MemoryLog:
     def _begin(self, reader: Reader) -> tuple[int, dict[str, int]]:
         """The head, and the writers' cursors there."""
         reader.meet(self.store.revision, self.store.cluster_id, (self.store.low,), self.store.sequences)
+        place = self.store.first_after(reader.last - 1)
+        there = [each for each in self.store.records[place : place + 1] if each.revision == reader.last]
+        held = [each.revision for each in there if each.sequence == reader.held(f"{each.cluster}/{each.writer}")]
+        reader.confirm(held, (), (self.store.low,))
         return self.store.revision, dict(self.store.sequences)
 
     def _range(self, reader: Reader, through: int) -> Iterator[Record]:

@@ -30,13 +30,15 @@ class Position(msgspec.Struct, frozen=True, omit_defaults=True):
     sequence is seen whatever the watch delivered. `cluster_id` is etcd's own; a change means another database.
     `learns`: the sequences at `revision` are not known. The first record of a writer that is not in `sequences` is
     then believed whatever its sequence is, and what that writer sent between `revision` and it cannot be missed
-    noticeably; from there on the writer's sequence is dense as ever.
+    noticeably; from there on the writer's sequence is dense as ever. `is_record`: the last record held is at `revision`
+    itself, so a store that has none there is another one.
     """
 
     revision: Revision = Revision(0)
     sequences: dict[str, int] = {}
     cluster_id: int = 0
     learns: bool = False
+    is_record: bool = False
 
 
 class Want(enum.Enum):

@@ -9,7 +9,7 @@ in the range is real.
 """
 
 import enum
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from kvstore.errors import HistoryTruncated, LogRewound, SequenceGap
 from kvstore.types import Position, Record, Revision
@@ -83,6 +83,8 @@ class Reader:
         self.cluster_id = after.cluster_id
         self.tally = tally
         self.learns = after.learns
+        self.last: int = after.revision if after.is_record else 0
+        """Revision of the record taken last; 0: not known."""
         self._sequences = dict(after.sequences)
         self._tokens: dict[str, int] = {}
         self._refused: dict[str, int] = {}
@@ -118,6 +120,18 @@ class Reader:
                 raise put_back(name, cursors.get(name, 0), held)
         self.cluster_id = cluster_id
         require_history(self.revision, lows)
+
+    def confirm(self, held: Collection[int], spans: Iterable[tuple[int, int]], lows: Sequence[int]) -> None:
+        """A store that was put back may have grown beyond all that `meet` compares: then it has another record, or
+        none, where this reader took its last one. `held` are the revisions of the records that the store has loose
+        under the sequences held, `spans` the first and last revisions of its segments. Raises LogRewound."""
+        if not self.last or max(lows, default=0) >= self.last:
+            return
+        later = max(held, default=0)
+        if later > self.last:
+            raise LogRewound(f"the store has at revision {later} what this reader took at or before {self.last}")
+        if self.last not in held and not any(opened <= self.last <= through for opened, through in spans):
+            raise not_there(self.last)
 
     def resume(self, head: int) -> None:
         """After a disconnect, with the store at `head`: watch on if the position is near it, else range."""
@@ -161,7 +175,7 @@ class Reader:
             raise SequenceGap(name, expected, record.sequence, record.revision)
         self._sequences[name] = expected
         self._tokens[name] = record.token
-        self.revision = record.revision
+        self.revision = self.last = record.revision
         return Verdict.DELIVER
 
     def overdue(self, cursors: Mapping[str, int]) -> bool:
@@ -189,6 +203,11 @@ class Reader:
 def put_back(name: str, held: int, seen: int) -> LogRewound:
     """What a store is that has fewer records of a writer than were seen in it."""
     return LogRewound(f"the store holds {held} records of {name}; this reader has already seen {seen}")
+
+
+def not_there(revision: int) -> LogRewound:
+    """What a store is that lacks the record that a reader took last."""
+    return LogRewound(f"the store has no record at revision {revision}, where this reader took one")
 
 
 def record_text(record: Record) -> str:

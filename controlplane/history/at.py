@@ -102,7 +102,9 @@ class Past:
         self._folding = asyncio.Lock()
         self._revisions: array[int] = array("q")
         self._times: array[int] = array("q")
-        self._indexed = Position() if base is None else base.state.position
+        self._lives = 0
+        """How often the log was put back to a backup."""
+        self._forget_times()
 
     async def moment(self, revision: int) -> Moment:
         """Raises BeyondHead, LogError; HistoryTruncated where the history does not reach so far back."""
@@ -110,11 +112,24 @@ class Past:
         if revision > newest:
             raise BeyondHead(f"revision {revision} is not there yet; the newest here is {newest}")
         async with self._folding:
+            lives = self._lives
             known = self._moments.pop(revision, None) or await self._folded(revision)
+            if lives != self._lives:
+                raise BeyondHead("the log was put back to a backup meanwhile; ask again")
             self._moments[revision] = known
             while self._holds_too_much():
                 del self._moments[next(iter(self._moments))]
         return known
+
+    def forget(self) -> None:
+        """The log was put back to a backup: nothing that was read of it counts."""
+        self._lives += 1
+        self._moments.clear()
+        self._forget_times()
+
+    def _forget_times(self) -> None:
+        del self._revisions[:], self._times[:]
+        self._indexed = Position() if self._base is None else self._base.state.position
 
     def _holds_too_much(self) -> bool:
         things = sum(len(each.origins.held) for each in self._moments.values())

@@ -229,7 +229,7 @@ class State:
     @property
     def position(self) -> Position:
         """How far the log is in this state."""
-        return Position(Revision(self.revision), dict(self.sequences), self.store_id)
+        return Position(Revision(self.revision), dict(self.sequences), self.store_id, is_record=self.revision > 0)
 
     @property
     def unknown_events(self) -> int:

@@ -97,6 +97,8 @@ class Checkpoints:
     async def refold(self, log: EventLog, error: LogError) -> State:
         """A state folded from records read again by range: from this checkpoint, or from the first record where the
         log is another one or an older one than the checkpoint's. Raises LogError."""
+        if isinstance(error, LogRewound):
+            self._path.with_name(START_FILE).unlink(missing_ok=True)  # of a past that the log does not have
         start = None if isinstance(error, LogRewound) else self.load()
         if isinstance(error, HistoryTruncated) and (start is None or start.revision < error.low):
             start = await shared_state(log, start.revision if start else 0) or start

@@ -109,6 +109,7 @@ class Node:
             shared=partial(shared_state_at, parts.log), old_log=reaching(parts.log),
             whereabouts=partial(whereabouts, parts.log),
         )
+        self.follower.on_rewind.append(lambda lost, found: self.past.forget())
         self.ready = False
         self.ready_after_s: float | None = None
         self.joined = False

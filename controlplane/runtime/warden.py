@@ -64,6 +64,7 @@ class Warden:
             shared=partial(shared_state_at, log), old_log=reaching(log),
             whereabouts=partial(whereabouts, log),
         )
+        self.follower.on_rewind.append(lambda lost, found: self.past.forget())
         self._clock = clock
         self._counters = counters
         self._checkpoints = checkpoints

@@ -499,6 +499,24 @@ async def test_what_was_decided_on_a_lost_log_is_not_appended(bed, cluster):
     assert (await log.position()).sequences[f"{cluster}/n1"] == 2
 
 
+async def test_a_store_that_has_another_record_in_the_place_is_refused(bed, cluster):
+    """Put back and grown beyond everything that a reader compares, it has none where the reader took its last record."""
+    log = await bed.log()
+    session = await log.open_session(cluster, "n1")
+    position = await log.position()
+    first = await log.append(session, b"1")
+    await log.put(f"report/{cluster}/n1", b"")
+    await log.append(session, b"2")
+    held = {**position.sequences, f"{cluster}/n1": 1}
+    right = Position(first, held, position.cluster_id, is_record=True)
+    assert [record.payload for record in await read_all(log, right)] == [b"2"]
+    wrong = Position(Revision(first + 1), right.sequences, position.cluster_id, is_record=True)
+    with pytest.raises(LogRewound, match="no record at revision"):
+        await read_all(log, wrong)
+    with pytest.raises(LogRewound):
+        await anext(log.follow(wrong))
+
+
 async def test_side_tables_keep_the_last_value(bed, cluster):
     """A put overwrites; list gives the keys below a prefix in order, with the revision that wrote each."""
     log = await bed.log()

@@ -124,6 +124,33 @@ async def test_a_restored_store_that_has_grown_again_is_noticed(store):
             assert again.follower.state.digest() == (await fold(again.log, State())).digest()
 
 
+@pytest.mark.parametrize("is_sealed", [False, True])
+async def test_a_store_whose_lost_writer_has_written_as_much_again_is_noticed(store, is_sealed):
+    """A reader that was away meanwhile, and wrote nothing itself: neither the revision nor a writer's count says
+    anything, but where it took its last record there is none."""
+    other = await store.part("node.n2")
+    async with other.running():
+        await write(other, "kept", 3)
+        await store.keep()
+        away = await store.part("node.n1")
+        async with away.running():
+            head = await write(other, "lost", 5)
+            await away.follower.wait_applied(head, WAIT_S)
+            await away.checkpoints.save_if_trusted(away.follower)
+        await store.put_back()
+        await wait_until(lambda: other.follower.rewinds == 1 and other.follower.in_sync)
+        await other.log.put("report/east/n2", b"")
+        head = await write(other, "grown", 30)
+        if is_sealed:
+            await other.log.retention("east").seal(time.time_ns(), 16, rest=True)
+        again = await store.part("node.n1")
+        assert 0 < again.began_at < head
+        async with again.running():
+            await wait_until(lambda: again.follower.rewinds == 1)
+            await again.follower.wait_applied(head, WAIT_S)
+            assert again.follower.state.digest() == (await fold(again.log, State())).digest()
+
+
 async def test_a_restored_store_without_its_beginning_is_folded_from_its_checkpoint(store, monkeypatch):
     """The history in it does not begin at the first record: the checkpoint in the store is what there is."""
     monkeypatch.setattr("kvstore.packed.SEGMENT_RECORDS_MAX", 5)

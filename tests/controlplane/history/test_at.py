@@ -173,3 +173,22 @@ async def test_a_checkpoint_beside_the_log_is_the_start_where_history_is_truncat
         await past.moment(kept.revision - 1)
     assert past.oldest(kept.revision) == kept.revision
     assert await past.resolve(Point(time_ns=7)) == log.records[7].revision
+
+
+async def test_a_log_that_was_put_back_has_one_past() -> None:
+    """What was folded and what times were read before say nothing of the log that there is."""
+    log = shop()
+    held = stored(log)
+    past = Past(held, lambda: int(held.store.records[-1].revision))
+    end = int(log.records[-1].revision)
+    assert (await past.moment(end)).state.digest() == log.state.digest()
+    assert await past.resolve(Point(time_ns=10**18)) == end
+    held.store.restore(int(log.records[-3].revision), cluster_id=2)
+    session = await held.open_session("east", "operator")
+    payload = next(each.payload for each in log.records if b"WorkloadApplied" in each.payload)
+    while held.store.revision < end + 1:
+        await held.append(session, payload)
+    past.forget()
+    moment = await past.moment(end)
+    assert moment.state.digest() == folded(held.store.records, end).digest() != log.state.digest()
+    assert await past.resolve(Point(time_ns=10**18)) == held.store.records[-1].revision
