@@ -33,6 +33,7 @@ enum limit {
 	UNMASQUERADED_MAX = 32,
 	FRAGMENTS_MAX = 8192,
 	SOCKET_FLOWS_MAX = 65536,
+	SOCKET_ENDS_MAX = 65536,
 	METRICS_MAX = 1024,
 	NOTIFICATION_BYTES = 4194304,
 };
@@ -64,6 +65,7 @@ enum endpoint_flag {
 	ENDPOINT_HOST = 1,   /* an address of this node: hand the packet to the host stack */
 	ENDPOINT_SHAPED = 2, /* what it receives passes the queue of the host side of its device */
 	ENDPOINT_AUDITED = 4, /* what its policies would deny passes, and is told */
+	ENDPOINT_JOINED = 8, /* its TCP sockets may be joined to those of another such endpoint */
 };
 
 struct endpoint_row {
@@ -433,6 +435,37 @@ struct socket_flow_row {
 	__u16 flags;
 };
 
+/*
+ * socket_ends: TCP sockets of endpoints of this node whose other end is here too, by their own tuple; `sockets` has the
+ * same keys. Such two are joined: what is written to one goes to the other's queue, and there is no packet.
+ */
+struct socket_end_key {
+	struct address near; /* the socket's own address, as it sees it */
+	struct address far;
+	__be16 near_port;
+	__be16 far_port;
+	__u32 reserved;
+};
+
+struct socket_end_row {
+	struct address other_near; /* the other end's key: after translation, where there is one */
+	struct address other_far;
+	__be16 other_near_port;
+	__be16 other_far_port;
+	__u32 first_byte; /* sequence number of the first byte that this end sends */
+	__u64 place;	  /* of the kernel's struct tcp_sock; what is read there proves itself (lib/joined.h) */
+};
+
+/* socket_switch[0]: which version of the programs may join sockets. A socket runs the program that was there when it
+ * came into `sockets`, for as long as it lives; by this an older one learns that its maps are no longer kept. */
+struct socket_switch_key {
+	__u32 index;
+};
+
+struct socket_switch_row {
+	__u64 content_id; /* config_content_id; 0: none */
+};
+
 /* metrics: per CPU, index = reason << 2 | direction. Reason 0 counts forwarded packets. */
 enum traffic_direction { TRAFFIC_UNKNOWN = 0, TRAFFIC_INGRESS = 1, TRAFFIC_EGRESS = 2 };
 
@@ -449,6 +482,8 @@ struct metrics_row {
 enum drop_reason {
 	FORWARDED = 0,
 	NOTIFICATIONS_LOST = 1, /* no drop: the ring buffer was full; only counted in metrics */
+	FORWARDED_AT_SOCKET = 2, /* no drop: a message that went from socket to socket; only counted in metrics */
+	SOCKETS_FULL = 3, /* no drop: no room to join a socket, which uses packets; only counted in metrics */
 	INVALID_SOURCE_MAC = 130,
 	INVALID_SOURCE_IP = 132,
 	POLICY_DENIED = 133,
@@ -568,6 +603,10 @@ ABI_SIZE(fragment_key, 40);
 ABI_SIZE(fragment_row, 8);
 ABI_SIZE(socket_flow_key, 32);
 ABI_SIZE(socket_flow_row, 20);
+ABI_SIZE(socket_end_key, 40);
+ABI_SIZE(socket_end_row, 48);
+ABI_SIZE(socket_switch_key, 4);
+ABI_SIZE(socket_switch_row, 8);
 ABI_SIZE(metrics_key, 4);
 ABI_SIZE(metrics_row, 16);
 ABI_SIZE(notification, 80);

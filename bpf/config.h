@@ -56,6 +56,9 @@ const volatile __u32 config_socket_node_only = 0;
 /* 1: the kernel lets a program say why it refuses a socket's call (Linux 6.1); 0: the caller sees EPERM. */
 const volatile __u32 config_socket_errno = 0;
 
+/* Of the objects and of these constants together: which version of the programs this is. */
+const volatile __u64 config_content_id = 0;
+
 /* Seconds that a flow may be silent. TCP: before the initiator has acknowledged, while both ends talk, after both have
  * closed or one has reset. */
 const volatile __u32 config_conntrack_syn_s = CONNTRACK_LIFETIME_SYN;

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
 /*
- * Every map of the node, declared once; each object takes them by name from the node's pin directory.
+ * Every map of the node, declared once; each object takes them by name from the node's pin directory. Those of joined
+ * sockets, which not every kernel has, stand in lib/joined.h.
  * Keys, rows and sizes are those of abi.h. Hashes that are mostly empty grow on use (BPF_F_NO_PREALLOC);
  * conntrack, whose entries come and go with every flow, is allocated at once.
  */
@@ -156,6 +157,15 @@ struct {
 	__type(value, struct socket_flow_row);
 	__uint(pinning, LIBBPF_PIN_BY_NAME);
 } socket_flows SEC(".maps");
+
+/* With lib/joined.h; older programs of that object read it, so it is here for good. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32); /* struct socket_switch_key */
+	__type(value, struct socket_switch_row);
+	__uint(pinning, LIBBPF_PIN_BY_NAME);
+} socket_switch SEC(".maps");
 
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);

@@ -44,7 +44,7 @@ from controlplane.runtime.recovery import Recovery
 from controlplane.runtime.relabelling import Relabelling
 from controlplane.runtime.reports import Reporter
 from controlplane.runtime.settling import Settling
-from controlplane.runtime.sockets import socket_cgroup, socket_constants
+from controlplane.runtime.sockets import joining_cgroup, socket_cgroup, socket_constants
 from controlplane.runtime.telemetry import Counters, configure_logging
 from controlplane.runtime.underlay import Underlay, UnderlayError, enter_netns, find_underlay
 from controlplane.runtime.writer import Writer
@@ -89,7 +89,8 @@ HELPS = {
     "bpf_lb_sock": "on: services are translated at the sockets of --cgroup-root; off: at devices only",
     "bpf_lb_sock_hostns_only": "on: only at sockets of the node's own namespace",
     "bpf_lb_acceleration": "native, generic or best-effort: the underlay device balances itself (XDP); disabled: not",
-    "cgroup_root": "cgroup v2 directory whose sockets --bpf-lb-sock means; the mount of cgroup v2 if none",
+    "sockops_enable": "on: TCP sockets of two endpoints of this node are joined and need no packets; off: not",
+    "cgroup_root": "cgroup v2 directory whose sockets --bpf-lb-sock and --sockops-enable mean; its mount if none",
     "bpf_ct_timeout_regular_tcp": "seconds until a silent TCP connection is forgotten",
     "bpf_ct_timeout_regular_tcp_syn": "the same before it is acknowledged",
     "bpf_ct_timeout_regular_tcp_fin": "the same after its end",
@@ -129,6 +130,7 @@ def check_settings(settings: AgentSettings) -> None:
             f"--objects-dir: there are no compiled objects in {objects}; build them with make -C bpf"
         )
     socket_cgroup(settings)
+    joining_cgroup(settings)
 
 
 async def run_agent(settings: AgentSettings, underlay: Underlay, stop: asyncio.Event) -> None:
@@ -268,6 +270,7 @@ def build_kernel(settings: AgentSettings, underlay: Underlay) -> RealKernel:
         constants=load_time_constants(settings, underlay),
         cgroup=socket_cgroup(settings),
         xdp=bool(acceleration(settings)),
+        joining_cgroup=joining_cgroup(settings),
     )
 
 

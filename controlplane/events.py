@@ -43,6 +43,7 @@ class NodeJoined(Event, frozen=True):
     tunnel: Tunnel | None = None
     cgroup: str = ""
     acceleration: str = ""
+    joining_cgroup: str = ""
 
 
 class AddressBlockAssigned(Event, frozen=True):
@@ -86,6 +87,7 @@ class WorkloadApplied(Event, frozen=True):
     weight: int = 1
     egress_bits_s: int = 0
     ingress_bits_s: int = 0
+    joins_sockets: bool = True
 
 
 class WorkloadRemoved(Event, frozen=True):

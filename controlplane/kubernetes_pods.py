@@ -68,6 +68,8 @@ CONTAINER_PORT_FIELDS = ("name", "containerPort", "protocol", "hostPort", "hostI
 ENDED = ("Succeeded", "Failed")
 """Phases of a Pod that will never serve again."""
 EGRESS_BANDWIDTH, INGRESS_BANDWIDTH = "kubernetes.io/egress-bandwidth", "kubernetes.io/ingress-bandwidth"
+SOCKOPS = "pod.meshlog.io/sockops"
+"""Whether the pod's sockets may be joined, where its node does that: on or off."""
 QUANTITY_SUFFIXES = {
     "": 1, "k": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "P": 10**15,
     "Ki": 2**10, "Mi": 2**20, "Gi": 2**30, "Ti": 2**40,
@@ -99,6 +101,7 @@ def read_pod(reading: Reading, metadata: Named, document: Mapping[str, Any]) -> 
         weight=read_weight(reading, metadata.annotations),
         egress_bits_s=read_bandwidth(reading, metadata.annotations, EGRESS_BANDWIDTH),
         ingress_bits_s=read_bandwidth(reading, metadata.annotations, INGRESS_BANDWIDTH),
+        joins_sockets=read_sockops(reading, metadata.annotations),
     )
 
 
@@ -115,6 +118,14 @@ def read_bandwidth(reading: Reading, annotations: Mapping[str, str], name: str) 
         f"metadata.annotations[{name}]", text, "must be bits per second between 1k and 1P, such as 10M or 1Gi"
     )
     return 0
+
+
+def read_sockops(reading: Reading, annotations: Mapping[str, str]) -> bool:
+    """Not, where the annotation says "off"."""
+    text = annotations.get(SOCKOPS, "on")
+    if text not in ("on", "off"):
+        reading.refuse(f"metadata.annotations[{SOCKOPS}]", text, "must be on or off")
+    return text != "off"
 
 
 def _is_ready(reading: Reading, status: Any) -> bool:

@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 
 from controlplane.balancing import GLOBAL_ANNOTATIONS, SHARED_ANNOTATIONS, WEIGHT_ANNOTATION
-from controlplane.kubernetes_pods import EGRESS_BANDWIDTH, INGRESS_BANDWIDTH
+from controlplane.kubernetes_pods import EGRESS_BANDWIDTH, INGRESS_BANDWIDTH, SOCKOPS
 from controlplane.kubernetes_pools import API_VERSIONS as POOL_VERSIONS
 from controlplane.kubernetes_services import CLIENT_IP, HEADLESS
 from controlplane.kubernetes_slices import SERVICE_NAME_LABEL
@@ -89,7 +89,8 @@ def _host_port(port: HostPort) -> dict[str, Any]:
 
 def _pod_annotations(found: Workload) -> dict[str, str]:
     limits = {EGRESS_BANDWIDTH: found.egress_bits_s, INGRESS_BANDWIDTH: found.ingress_bits_s}
-    return _weight(found.weight) | {name: str(bits_s) for name, bits_s in limits.items() if bits_s}
+    shown = {name: str(bits_s) for name, bits_s in limits.items() if bits_s}
+    return _weight(found.weight) | shown | ({} if found.joins_sockets else {SOCKOPS: "off"})
 
 
 def _weight(weight: int) -> dict[str, str]:

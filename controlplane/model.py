@@ -99,7 +99,7 @@ class Node(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
     `tunnel` is None where packets for it are not wrapped. `cgroup` is the path of that whose sockets are translated,
     "" for none. `acceleration`: how its underlay device balances by itself, "native", "generic" or "best-effort"; ""
-    where it does not.
+    where it does not. `joining_cgroup`: that whose sockets are joined, "" for none.
     """
 
     cluster: str
@@ -112,6 +112,7 @@ class Node(msgspec.Struct, frozen=True, array_like=True, gc=False):
     tunnel: Tunnel | None = None
     cgroup: str = ""
     acceleration: str = ""
+    joining_cgroup: str = ""
 
 
 class Endpoint(msgspec.Struct, frozen=True, array_like=True, gc=False):
@@ -161,7 +162,8 @@ class Workload(msgspec.Struct, frozen=True, array_like=True, gc=False):
     `ports`: named container ports, name -> (number, protocol). `service_account` is "" where none is named.
     `host_network`: it has no endpoint and is reached at its node's addresses. `terminating`: it is about to go.
     `weight`: its share of new flows where Maglev chooses; 0: no new flows at all. `egress_bits_s`, `ingress_bits_s`:
-    how fast it may send out of its node, and receive; 0: no limit.
+    how fast it may send out of its node, and receive; 0: no limit. `joins_sockets`: its sockets may be joined, where
+    its node does that.
     """
 
     cluster: str
@@ -178,6 +180,7 @@ class Workload(msgspec.Struct, frozen=True, array_like=True, gc=False):
     weight: int = 1
     egress_bits_s: int = 0
     ingress_bits_s: int = 0
+    joins_sockets: bool = True
 
 
 class ServicePort(msgspec.Struct, frozen=True, array_like=True, gc=False):

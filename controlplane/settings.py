@@ -103,6 +103,9 @@ class AgentSettings(CommonSettings, frozen=True, kw_only=True):
     bpf_lb_acceleration: Annotated[str, Meta(pattern="^(disabled|native|generic|best-effort)$")] = "disabled"
     """Whether the underlay device forwards what is for a frontend with its backend elsewhere, before the host stack has
     it: in its driver ("native"), just before the stack ("generic", for tests), or whichever it can. Cilium's name."""
+    sockops_enable: Annotated[str, Meta(pattern="^(on|off)$")] = "off"
+    """Whether the TCP sockets of two endpoints of this node are joined, so that what they write needs no packet. Off,
+    because the kernel then answers some calls of the reader otherwise (docs/joined-sockets.md). Cilium's name."""
     cgroup_root: str = ""
     """The cgroup v2 directory whose sockets are meant, all below included; "" takes the mount. Nodes that share a
     kernel need one each."""

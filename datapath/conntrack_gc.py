@@ -5,9 +5,11 @@ orphans.py: outlived).
 """
 
 import asyncio
+import struct
 from collections.abc import Awaitable, Callable, Sequence
 from typing import NamedTuple
 
+from datapath.abi.types import SOCKETS_FULL, TRAFFIC_EGRESS
 from datapath.conntrack import expired_keys
 from datapath.errors import KernelError
 from datapath.kernel.api import Kernel
@@ -18,6 +20,7 @@ from datapath.status import WriteCount
 CONNTRACK = "conntrack"
 NAT = "nat"
 SOCKET_FLOWS = "socket_flows"
+METRICS, METRICS_KEY, METRICS_ROW = "metrics", struct.Struct("=I"), struct.Struct("=QQ")
 SERVICE_TABLES = ("services", "backends")
 PURGE_PAUSE_S = 0.2
 """Between two purges: a purge reads all of conntrack, and changes of services come in bursts."""
@@ -26,7 +29,8 @@ PURGE_PAUSE_S = 0.2
 class CollectionCount(NamedTuple):
     """Since start: times the maps were read for what has expired, conntrack entries removed then, conntrack entries
     found at the last such reading, calls that failed; entries removed because their backend left, and ports that
-    were free again; entries of nat at the last reading; sockets that were ended because their backend left."""
+    were free again; entries of nat at the last reading; sockets that were ended because their backend left; sockets
+    that could not be joined as their map was full, and how many of them since the reading before."""
 
     runs: int
     removed: int
@@ -36,6 +40,8 @@ class CollectionCount(NamedTuple):
     ports: int
     nat_entries: int = 0
     sockets: int = 0
+    unjoined: int = 0
+    unjoined_anew: int = 0
 
 
 class ConntrackCollector:
@@ -66,12 +72,13 @@ class ConntrackCollector:
         """What has expired, once, now; the number of conntrack entries removed. Between two chunks other kernel
         calls get their turn. Raises KernelError."""
         (found, found_nat), expired, idle = await self._reconciler.worker.call(self._read_expired)
+        unjoined = await self._reconciler.worker.call(self._read_unjoined)
         removed = await self._remove(CONNTRACK, expired)
         ports = await self._remove(NAT, idle)
         count = self._count
         self._count = count._replace(
             runs=count.runs + 1, removed=count.removed + removed, entries=found, ports=count.ports + ports,
-            nat_entries=found_nat,
+            nat_entries=found_nat, unjoined=unjoined, unjoined_anew=max(0, unjoined - count.unjoined),
         )  # fmt: skip
         return removed
 
@@ -132,6 +139,11 @@ class ConntrackCollector:
         now_ns = self._now_ns()
         counts = len(entries), len(ports)
         return counts, expired_keys(entries.items(), now_ns), idle_ports(ports, entries, now_ns)
+
+    def _read_unjoined(self) -> int:
+        key = METRICS_KEY.pack(SOCKETS_FULL << 2 | TRAFFIC_EGRESS)
+        rows = dict(self._kernel.dump_runtime(METRICS)).get(key, b"")
+        return sum(count for count, _ in METRICS_ROW.iter_unpack(rows))
 
     def _read_sockets(self) -> dict[bytes, int]:
         return departed_sockets(self._kernel.dump_runtime(SOCKET_FLOWS), backends_of(self._reconciler.realized_rows))

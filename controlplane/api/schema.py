@@ -120,6 +120,7 @@ class Status(msgspec.Struct, frozen=True):
     `socket_lb`: whose sockets are translated, in words; "off" where none are.
     `acceleration`: how the underlay device balances by itself, in words; "off" where it does not.
     `balancing`: how answers of backends on other nodes find the client, and how backends are chosen.
+    `joined_sockets`: which TCP sockets need no packets between endpoints of this node, in words; "off" where all do.
     """
 
     kind: str
@@ -147,6 +148,7 @@ class Status(msgspec.Struct, frozen=True):
     bandwidth: str = ""
     acceleration: str = "off"
     balancing: str = ""
+    joined_sockets: str = "off"
 
 
 class ReportItem(msgspec.Struct, frozen=True):

@@ -106,7 +106,8 @@ def _agent_lines(answer: dict[str, Any], wide: bool) -> list[tuple[str, str]]:
     lines = [("Kernel", f"{state}   {realized}, {counts}"), ("Attach Mode", mode)]
     lines += [("Routing", answer.get("routing_mode", "") or "native"), ("Socket LB", answer["socket_lb"]),
               ("Load Balancing", answer["balancing"]),
-              ("XDP Acceleration", answer["acceleration"]), ("Bandwidth Manager", answer["bandwidth"])]
+              ("XDP Acceleration", answer["acceleration"]), ("Joined Sockets", answer["joined_sockets"]),
+              ("Bandwidth Manager", answer["bandwidth"])]
     if wide:
         tables = sorted({*kernel["writes_at_start"], *kernel["writes"]})
         at_start, since = kernel["writes_at_start"], kernel["writes"]

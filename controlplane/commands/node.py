@@ -19,7 +19,7 @@ class JoinNode(msgspec.Struct, frozen=True):
     """The node's facts as its agent sees them now; decided to nothing while they are those recorded.
 
     A label without a source ("zone=a") is Kubernetes' ("k8s:zone=a"). `cgroup`: whose sockets are translated, "" for
-    none. `acceleration`: one of ACCELERATIONS.
+    none. `acceleration`: one of ACCELERATIONS. `joining_cgroup`: whose sockets are joined, "" for none.
     """
 
     node: str
@@ -29,6 +29,7 @@ class JoinNode(msgspec.Struct, frozen=True):
     tunnel: Tunnel | None = None
     cgroup: str = ""
     acceleration: str = ""
+    joining_cgroup: str = ""
 
 
 class AssignAddressBlock(msgspec.Struct, frozen=True):
@@ -63,11 +64,13 @@ def join_node(state: State, author: Author, command: JoinNode) -> Decision | Rej
         command.tunnel,
         command.cgroup,
         command.acceleration,
+        command.joining_cgroup,
     )
     if known is not None and joined == _as_recorded(known):
         return Decision()
     fault = node_fault(state, key, command.addresses, command.device, command.tunnel) or label_fault(labels)
-    fault = fault or cgroup_fault(command.cgroup) or acceleration_fault(command.acceleration)
+    fault = fault or cgroup_fault(command.cgroup) or cgroup_fault(command.joining_cgroup)
+    fault = fault or acceleration_fault(command.acceleration)
     if fault:
         return Rejection(f"node {command.node}: {fault}")
     claims = [Claim(node_claim(*key), Want.TAKEN if known is None else Want.HELD)]
@@ -79,7 +82,7 @@ def join_node(state: State, author: Author, command: JoinNode) -> Decision | Rej
 
 def _as_recorded(node: Node) -> NodeJoined:
     facts = node.addresses, node.device, node.labels, node.tunnel, node.cgroup, node.acceleration
-    return NodeJoined(node.name, *facts)
+    return NodeJoined(node.name, *facts, node.joining_cgroup)
 
 
 def sourced_labels(labels: Labels) -> Labels:

@@ -31,6 +31,7 @@ class ApplyWorkload(msgspec.Struct, frozen=True):
     weight: int = 1
     egress_bits_s: int = 0
     ingress_bits_s: int = 0
+    joins_sockets: bool = True
 
 
 class RemoveWorkload(msgspec.Struct, frozen=True):
@@ -61,6 +62,7 @@ def apply_workload(state: State, author: Author, command: ApplyWorkload) -> Deci
         command.weight,
         command.egress_bits_s,
         command.ingress_bits_s,
+        command.joins_sockets,
     )
     if known == Workload(author.cluster, *msgspec.structs.astuple(event)):
         return Decision()

@@ -6,7 +6,7 @@ endpoints need (ipcache.py, routes.py). Each row is a function of the state and 
 
 from collections.abc import Mapping
 
-from controlplane.desired.shaping import shaped
+from controlplane.desired.shaping import shaped, workload_of
 from controlplane.desired.underlay import mac_bytes
 from controlplane.model import Endpoint, EndpointKey, Node, NodeKey
 from controlplane.projections.state import State
@@ -16,6 +16,7 @@ from datapath.abi.types import (
     DEVICE_SHAPED_INGRESS,
     ENDPOINT_AUDITED,
     ENDPOINT_HOST,
+    ENDPOINT_JOINED,
     ENDPOINT_SHAPED,
     IDENTITY_HOST,
 )
@@ -37,6 +38,8 @@ PROGRAMS_OF_SOCKETS = {
     "recvmsg4": "socket_recvmsg4", "recvmsg6": "socket_recvmsg6",
     "getpeername4": "socket_peername4", "getpeername6": "socket_peername6",
 }  # fmt: skip
+JOINING_HOOK, JOINING_PROGRAM = "sockops", "socket_life"
+"""Of the cgroup whose sockets are joined."""
 PROGRAMS_OF_TUNNEL = {"ingress": "from_overlay", "egress": "to_overlay"}
 """By hook. What comes in at the host side of a device comes from its endpoint."""
 
@@ -75,15 +78,21 @@ def endpoint_row(state: State, node: NodeKey, address: str) -> t.EndpointRow | N
         return None
     endpoint = state.endpoints[holder]
     device = endpoint.device
-    flags = ENDPOINT_SHAPED * bool(shaped(state, endpoint) & DEVICE_SHAPED_INGRESS)
     return t.EndpointRow(
         device.ifindex,
         endpoint.identity,
         endpoint.endpoint_id,
-        flags | ENDPOINT_AUDITED * endpoint.is_audited,
+        _endpoint_flags(state, endpoint),
         mac_bytes(device.mac),
         mac_bytes(device.host_mac),
     )
+
+
+def _endpoint_flags(state: State, endpoint: Endpoint) -> int:
+    workload, node = workload_of(state, endpoint), state.nodes.get(NodeKey(endpoint.cluster, endpoint.node))
+    is_joined = node is not None and node.joining_cgroup and (workload is None or workload.joins_sockets)
+    flags = ENDPOINT_SHAPED if shaped(state, endpoint) & DEVICE_SHAPED_INGRESS else 0
+    return flags | ENDPOINT_AUDITED * endpoint.is_audited | (ENDPOINT_JOINED if is_joined else 0)
 
 
 def device_row(endpoint: Endpoint, flags: int = 0) -> t.DeviceRow:
@@ -128,8 +137,9 @@ def attachment_rows(
 
 
 def socket_hook_rows(node: Node) -> dict[t.SocketHookKey, t.SocketHookRow]:
-    """What runs at the calls of the sockets in the node's cgroup; nothing where it has none."""
-    if not node.cgroup:
-        return {}
-    rows = {hook: t.SocketHookRow(program, node.cgroup) for hook, program in PROGRAMS_OF_SOCKETS.items()}
+    """What runs at the calls of the sockets in the node's cgroups; nothing where it has none."""
+    programs = PROGRAMS_OF_SOCKETS if node.cgroup else {}
+    rows = {hook: t.SocketHookRow(program, node.cgroup) for hook, program in programs.items()}
+    if node.joining_cgroup:
+        rows[JOINING_HOOK] = t.SocketHookRow(JOINING_PROGRAM, node.joining_cgroup)
     return {t.SocketHookKey(hook): row for hook, row in rows.items()}

@@ -147,8 +147,11 @@ class LocalTables:
                 addresses[endpoint.ipv4] = addresses[endpoint.ipv6] = None
 
     def _limited_anew(self, state: State, change: Change) -> list[Endpoint]:
-        """The node's endpoints of a workload whose bandwidth changes."""
-        old, new = ((each.egress_bits_s, each.ingress_bits_s) if each else (0, 0) for each in (change.old, change.new))
+        """The node's endpoints of a workload whose bandwidth changes, or whether its sockets are joined."""
+        old, new = (
+            (each.egress_bits_s, each.ingress_bits_s, each.joins_sockets) if each else (0, 0, True)
+            for each in (change.old, change.new)
+        )
         if old == new:
             return []
         key = change.key

@@ -31,6 +31,7 @@ ADDRESS_FIELDS = frozenset(
      "last_created", "external_ips", "load_balancer_ips", "source_ranges")
 )  # fmt: skip
 LABEL_FIELDS = frozenset(("labels", "selector", "annotations"))
+CGROUP_FIELDS = frozenset(("cgroup", "joining_cgroup"))
 MAC_FIELDS = frozenset(("mac", "host_mac"))
 KEPT_FIELDS = frozenset(
     ("kind", "protocol", "event", "unknown_tags", "routing_mode", "tunnel_protocol", "acceleration")
@@ -180,14 +181,12 @@ class _Words:
         names = self._names
         if name in KEPT_FIELDS or (owner, name) in KEPT_OF_NOUNS or not value or isinstance(value, (int, float)):
             return value
-        if name == "cgroup":
+        if name in CGROUP_FIELDS:
             return "/" + names.name(value)
         if name == "reason":
             return WITHHELD
         if name == "writer":
             return names.writer(value)
-        if name == "cgroup":
-            return f"/{names.name(value)}"
         if name == "manifest":
             return names.manifest(value)
         if name == "document":

@@ -52,7 +52,8 @@ def node_joined(state: "State", record: Record, event: NodeJoined, changes: list
     if fault:
         return fault
     old = state.nodes.get(key)
-    fault = label_fault(event.labels) or cgroup_fault(event.cgroup) or acceleration_fault(event.acceleration)
+    fault = label_fault(event.labels) or cgroup_fault(event.cgroup) or cgroup_fault(event.joining_cgroup)
+    fault = fault or acceleration_fault(event.acceleration)
     if fault:
         return fault
     blocks = old.blocks if old else ()
@@ -66,6 +67,7 @@ def node_joined(state: "State", record: Record, event: NodeJoined, changes: list
         tunnel=event.tunnel,
         cgroup=event.cgroup,
         acceleration=event.acceleration,
+        joining_cgroup=event.joining_cgroup,
     )
     if old == new:
         return ""

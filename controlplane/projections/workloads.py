@@ -81,7 +81,7 @@ def workloads_applied(
 ) -> bool | None:
     """What `workload_applied` does for each of several, all at once; None, and nothing has changed, where one by one
     has to tell what comes of them."""
-    namespaces, names, _, _, _, ports, _, host_ports, _, _, weights, egress, ingress = columns
+    namespaces, names, _, _, _, ports, _, host_ports, _, _, weights, egress, ingress, _ = columns
     has_ports = any(ports)
     if (
         (has_ports and any(map(ports_fault, ports)))

@@ -44,7 +44,7 @@ from controlplane.runtime.relabelling import Relabelling
 from controlplane.runtime.reports import Reporter
 from controlplane.runtime.settling import Settling
 from controlplane.runtime.shared_checkpoint import shared_state_at
-from controlplane.runtime.sockets import socket_cgroup, socket_lb_text
+from controlplane.runtime.sockets import joining_cgroup, joining_text, socket_cgroup, socket_lb_text
 from controlplane.runtime.telemetry import Counters
 from controlplane.runtime.underlay import Underlay
 from controlplane.runtime.writer import Writer, WriterFailed
@@ -233,6 +233,7 @@ class Node:
             socket_lb=socket_lb_text(parts.settings, own.cgroup if own else ""),
             acceleration=acceleration_text(own),
             balancing=balancing_text(state, self.where),
+            joined_sockets=joining_text(own),
         )
 
     # --- start ------------------------------------------------------------------------------------------------
@@ -314,6 +315,7 @@ class Node:
             tunnel=await parts.overlay.tunnel(),
             cgroup=socket_cgroup(parts.settings),
             acceleration=acceleration(parts.settings),
+            joining_cgroup=joining_cgroup(parts.settings),
         )
 
     async def _wait_block(self) -> None:

@@ -16,7 +16,7 @@ from controlplane.model import Endpoint, Node, NodeKey
 from controlplane.projections.state import State
 from controlplane.runtime.follower import Follower
 from controlplane.runtime.telemetry import Labels
-from datapath.abi.types import ENUMS
+from datapath.abi.types import ENUMS, FORWARDED, FORWARDED_AT_SOCKET, SOCKETS_FULL
 from datapath.codec import address_bytes, decode_key
 from datapath.conntrack_gc import CollectionCount, ConntrackCollector
 from datapath.realization import Report
@@ -30,6 +30,8 @@ REFUSED_SHOWN_MAX = 20
 OVERFLOWS_SHOWN_MAX = 5
 TABLE_PRESSURE_MAX = 0.9
 CONNTRACK_MAX = ENUMS["limit"]["CONNTRACK_MAX"]
+NO_DROPS = {FORWARDED: "forward", FORWARDED_AT_SOCKET: "socket_forward", SOCKETS_FULL: "sockets_full"}
+"""What `bpf metrics` counts beside drops."""
 PRESSURE_MAX = 0.9
 """Of a map in which the kernel makes room by itself. It does so per CPU in batches, and so before the map is full."""
 
@@ -137,9 +139,9 @@ def kernel_samples(reconciler: Reconciler, metrics: Sequence[Row]) -> list[Sampl
         for action, number in (("delete", count.deletes), ("put", count.puts)):
             samples.append(("map_writes_total", (("action", action), ("map_name", table)), number))
     for row in metrics:
-        name = "drop" if row["reason_code"] else "forward"
+        name = NO_DROPS.get(row["reason_code"], "drop")
         labels: Labels = (("direction", row["direction"]),)
-        if row["reason_code"]:
+        if name == "drop":
             labels += (("reason", row["reason"]),)
         samples += [
             (f"{name}_count_total", labels, row["packets"]),
@@ -166,11 +168,16 @@ def collector_samples(collector: ConntrackCollector) -> list[Sample]:
 
 def collector_problems(collector: ConntrackCollector) -> list[str]:
     """Maps that are so full that the kernel makes room by forgetting the flows that were silent longest, in words."""
-    return [
+    count = collector.count()
+    problems = [
         f"{name} is {share:.0%} full: flows that are silent are forgotten before their time"
-        for name, share in _pressures(collector.count()).items()
+        for name, share in _pressures(count).items()
         if share >= PRESSURE_MAX
     ]
+    if count.unjoined_anew:
+        most = ENUMS["limit"]["SOCKET_ENDS_MAX"]
+        problems.append(f"sockets is full ({most}): {count.unjoined_anew} more could not be joined, and use packets")
+    return problems
 
 
 def _pressures(count: CollectionCount) -> dict[str, float]:

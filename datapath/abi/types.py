@@ -49,6 +49,8 @@ DEVICE_AUDITED = 4
 # enum drop_reason
 FORWARDED = 0
 NOTIFICATIONS_LOST = 1
+FORWARDED_AT_SOCKET = 2
+SOCKETS_FULL = 3
 INVALID_SOURCE_MAC = 130
 INVALID_SOURCE_IP = 132
 POLICY_DENIED = 133
@@ -85,6 +87,7 @@ DROP_EP_NOT_READY = 203
 ENDPOINT_HOST = 1
 ENDPOINT_SHAPED = 2
 ENDPOINT_AUDITED = 4
+ENDPOINT_JOINED = 8
 
 # enum identity
 IDENTITY_UNKNOWN = 0
@@ -119,6 +122,7 @@ NAT_MAX = 131072
 UNMASQUERADED_MAX = 32
 FRAGMENTS_MAX = 8192
 SOCKET_FLOWS_MAX = 65536
+SOCKET_ENDS_MAX = 65536
 METRICS_MAX = 1024
 NOTIFICATION_BYTES = 4194304
 
@@ -244,6 +248,8 @@ ENUMS: Mapping[str, Mapping[str, int]] = {
     "drop_reason": {
         "FORWARDED": FORWARDED,
         "NOTIFICATIONS_LOST": NOTIFICATIONS_LOST,
+        "FORWARDED_AT_SOCKET": FORWARDED_AT_SOCKET,
+        "SOCKETS_FULL": SOCKETS_FULL,
         "INVALID_SOURCE_MAC": INVALID_SOURCE_MAC,
         "INVALID_SOURCE_IP": INVALID_SOURCE_IP,
         "POLICY_DENIED": POLICY_DENIED,
@@ -280,6 +286,7 @@ ENUMS: Mapping[str, Mapping[str, int]] = {
         "ENDPOINT_HOST": ENDPOINT_HOST,
         "ENDPOINT_SHAPED": ENDPOINT_SHAPED,
         "ENDPOINT_AUDITED": ENDPOINT_AUDITED,
+        "ENDPOINT_JOINED": ENDPOINT_JOINED,
     },
     "identity": {
         "IDENTITY_UNKNOWN": IDENTITY_UNKNOWN,
@@ -314,6 +321,7 @@ ENUMS: Mapping[str, Mapping[str, int]] = {
         "UNMASQUERADED_MAX": UNMASQUERADED_MAX,
         "FRAGMENTS_MAX": FRAGMENTS_MAX,
         "SOCKET_FLOWS_MAX": SOCKET_FLOWS_MAX,
+        "SOCKET_ENDS_MAX": SOCKET_ENDS_MAX,
         "METRICS_MAX": METRICS_MAX,
         "NOTIFICATION_BYTES": NOTIFICATION_BYTES,
     },
@@ -722,6 +730,29 @@ STRUCTS: Mapping[str, Struct] = {
             Field("source_range_set", 24, 8, "u64"),
         ),
     ),
+    "socket_end_key": Struct(
+        "socket_end_key",
+        40,
+        (
+            Field("near", 0, 16, "bytes"),
+            Field("far", 16, 16, "bytes"),
+            Field("near_port", 32, 2, "be16"),
+            Field("far_port", 34, 2, "be16"),
+            Field("reserved", 36, 4, "u32"),
+        ),
+    ),
+    "socket_end_row": Struct(
+        "socket_end_row",
+        48,
+        (
+            Field("other_near", 0, 16, "bytes"),
+            Field("other_far", 16, 16, "bytes"),
+            Field("other_near_port", 32, 2, "be16"),
+            Field("other_far_port", 34, 2, "be16"),
+            Field("first_byte", 36, 4, "u32"),
+            Field("place", 40, 8, "u64"),
+        ),
+    ),
     "socket_flow_key": Struct(
         "socket_flow_key",
         32,
@@ -740,6 +771,20 @@ STRUCTS: Mapping[str, Struct] = {
             Field("frontend", 0, 16, "bytes"),
             Field("frontend_port", 16, 2, "be16"),
             Field("flags", 18, 2, "u16"),
+        ),
+    ),
+    "socket_switch_key": Struct(
+        "socket_switch_key",
+        4,
+        (
+            Field("index", 0, 4, "u32"),
+        ),
+    ),
+    "socket_switch_row": Struct(
+        "socket_switch_row",
+        8,
+        (
+            Field("content_id", 0, 8, "u64"),
         ),
     ),
     "source_range_key": Struct(

@@ -14,6 +14,7 @@ from typing import NamedTuple
 from datapath.errors import FeatureUnsupported, KernelError, NotRoot
 from datapath.kernel import libbpf, uapi
 from datapath.kernel.clsact import has_clsact
+from datapath.kernel.joined_sockets import has_joined_sockets
 from datapath.kernel.libbpf import CALL, EXIT, MOVE_IMMEDIATE, instruction
 from datapath.kernel.links import has_tcx
 from datapath.kernel.socket_hooks import has_socket_errors, has_socket_hooks
@@ -33,6 +34,7 @@ AUTO = "auto"
 
 SOCKET_HOOKS = "socket hooks of cgroups"
 SOCKET_ERRORS = "errors of socket hooks"
+JOINED_SOCKETS = "joined sockets"
 XDP_LINKS = "XDP links"
 
 
@@ -96,6 +98,7 @@ FEATURES: Mapping[str, _Feature] = {
     XDP_LINKS: _Feature("5.9", False, has_xdp_links),
     SOCKET_HOOKS: _Feature("5.8", False, has_socket_hooks),
     SOCKET_ERRORS: _Feature("6.1", False, has_socket_errors),
+    JOINED_SOCKETS: _Feature("6.13", False, has_joined_sockets),
     "kernel BTF": _Feature("5.2", False, KERNEL_BTF.exists),
 }
 

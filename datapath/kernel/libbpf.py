@@ -106,9 +106,7 @@ def _address(value: bytes | bytearray) -> int:
 # Maps
 
 
-def map_create(
-    map_type: int, key_size: int, value_size: int, max_entries: int, flags: int = 0, name: str = ""
-) -> int:
+def map_create(map_type: int, key_size: int, value_size: int, max_entries: int, flags: int = 0, name: str = "") -> int:
     """A new map's descriptor."""
     attr = struct.pack("<IIIIIII16s", map_type, key_size, value_size, max_entries, flags, 0, 0, name.encode()[:15])
     return _bpf(uapi.MAP_CREATE, bytearray(attr), f"{name or 'map'} of type {map_type}")
@@ -176,8 +174,7 @@ def _batch(command: int, fd: int, keys: int, values: int, count: int) -> tuple[i
 def map_lookup_batches(
     fd: int, key_size: int, value_bytes: int, chunk: int
 ) -> Iterator[tuple[bytearray, bytearray, int]]:
-    """All rows in chunks of at most `chunk`: keys, values and how many of each. The buffers are used
-    again."""
+    """All rows in chunks of at most `chunk`: keys, values and how many of each. The buffers are used again."""
     keys, values = bytearray(chunk * key_size), bytearray(chunk * value_bytes)
     # The kernel's token is a bucket number of 4 bytes or a key.
     token = bytearray(max(key_size, 4))
@@ -241,17 +238,22 @@ def program_load(program_type: int, instructions: bytes, attach_type: int = 0) -
     return _bpf_or_errno(uapi.PROG_LOAD, bytearray(attr))
 
 
-def program_query(ifindex: int, attach_type: int) -> tuple[int, ...]:
-    """The numbers of the programs attached to a device's hook, in the order they run."""
+def program_query(target: int, attach_type: int) -> tuple[int, ...]:
+    """The numbers of the programs at a device's hook, in the order they run; or on a map of sockets, by descriptor."""
     ids = bytearray(4 * 64)
-    attr = bytearray(struct.pack("<IIIIQI", ifindex, attach_type, 0, 0, _address(ids), 64))
-    _bpf(uapi.PROG_QUERY, attr, f"ifindex {ifindex}")
+    attr = bytearray(struct.pack("<IIIIQI", target, attach_type, 0, 0, _address(ids), 64))
+    _bpf(uapi.PROG_QUERY, attr, f"ifindex or map {target}")
     return struct.unpack_from(f"<{struct.unpack_from('<I', attr, 24)[0]}I", ids)
 
 
+def program_attach(target: int, program_fd: int, attach_type: int) -> None:
+    """Puts a program on a map of sockets, in place of the one that is there; it stays for as long as the map."""
+    attr = bytearray(struct.pack("<IIII", target, program_fd, attach_type, 0))
+    _bpf(uapi.PROG_ATTACH, attr, f"map {target}, attach type {attach_type}")
+
+
 def program_test_run(fd: int, packet: bytes, context: bytes = b"", repeat: int = 1) -> uapi.TestRun:
-    """Runs a program once or more on a packet from its Ethernet header on; `context` is a struct
-    __sk_buff."""
+    """Runs a program once or more on a packet from its Ethernet header on; `context`: a struct __sk_buff."""
     room = bytearray(len(packet) + 512)
     context_out = bytearray(len(context))
     attr = bytearray(
@@ -323,8 +325,7 @@ _PRINT = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_int, ctypes.c_char_p, ctypes.c_
 
 
 class _OpenOptions(ctypes.Structure):
-    """struct bpf_object_open_opts up to its first field that we do not need; `sz` tells libbpf where it
-    ends."""
+    """struct bpf_object_open_opts up to its first field that we do not need; `sz` tells libbpf its end."""
 
     _fields_ = (
         ("sz", ctypes.c_size_t),

@@ -26,10 +26,14 @@ from datapath.tables import TABLES
 OBJECTS = ("endpoint.bpf.o", "host.bpf.o", "overlay.bpf.o")
 SOCKET_OBJECT = "sock.bpf.o"
 """Only where sockets are to be translated."""
+JOINING_OBJECT = "sockmap.bpf.o"
+"""Only where sockets are to be joined."""
 XDP_OBJECT = "xdp.bpf.o"
 """Only where the underlay device is to balance."""
 CONSTANTS_SECTION = ".rodata"
 CONTENT_ID_CHARACTERS = 16
+CONTENT_ID_CONSTANT = "config_content_id"
+"""By which a program knows what version it is of; no part of that."""
 PLACEHOLDER = "/nowhere"
 """A pin root for objects that are only looked at: which maps they would pin shows only with one."""
 PARTIAL_SUFFIX = "-partial"
@@ -302,7 +306,8 @@ class ObjectSet:
         """Which constants it has."""
         opened = libbpf.Object(elf, name.split(".")[0], maps_dir)
         try:
-            written = _write_constants(opened, elf, self._constants)
+            told = {**self._constants, CONTENT_ID_CONSTANT: int(self.content_id, 16)}
+            written = _write_constants(opened, elf, told)
             opened.load()
             for program in opened.programs:
                 fd = opened.program_fd(program)

@@ -20,10 +20,11 @@ from datapath.kernel import features, uapi
 from datapath.kernel.api import RowFailure
 from datapath.kernel.attachments import Attachments
 from datapath.kernel.clsact import Filters
+from datapath.kernel.joined_sockets import JoinedSockets
 from datapath.kernel.links import Links
 from datapath.kernel.maps import Map
 from datapath.kernel.netlink import Netlink
-from datapath.kernel.programs import OBJECTS, SOCKET_OBJECT, XDP_OBJECT, Constant, ObjectSet
+from datapath.kernel.programs import JOINING_OBJECT, OBJECTS, SOCKET_OBJECT, XDP_OBJECT, Constant, ObjectSet
 from datapath.kernel.shapers import Shapers
 from datapath.kernel.sock_diag import end_sockets
 from datapath.kernel.socket_hooks import SocketHooks
@@ -50,8 +51,8 @@ class RealKernel:
     the better one that this kernel has. `stand_ins`: a new hook need not wait for its link (stand_ins.py).
     `constants`: more of load-time configuration (bpf/config.h). `cgroup`: whose sockets are translated, a path; "" for
     none, and then nothing is asked of the kernel for it. `xdp`: whether there is a program for XDP_HOOKS; without it
-    what is there can only be removed. Links are made in the calling thread's namespace, so open and put must be called
-    there.
+    what is there can only be removed. `joining_cgroup`: whose sockets are joined, as `cgroup`. Links are made in the
+    calling thread's namespace, so open and put must be called there.
     """
 
     def __init__(
@@ -65,9 +66,11 @@ class RealKernel:
         constants: Mapping[str, Constant] | None = None,
         cgroup: str = "",
         xdp: bool = False,
+        joining_cgroup: str = "",
     ) -> None:
         self._pin_root = pin_root
         self._cgroup = cgroup
+        self._joining_cgroup = joining_cgroup
         self._attach = attach
         self.attach_mode = ""
         configured = {
@@ -81,7 +84,10 @@ class RealKernel:
             configured.setdefault("config_socket_errno", int(says_why))
         if xdp:
             features.require_feature(features.XDP_LINKS)
-        objects = (*OBJECTS, *(SOCKET_OBJECT,) * bool(cgroup), *(XDP_OBJECT,) * xdp)
+        if joining_cgroup:
+            features.require_feature(features.JOINED_SOCKETS)
+        optional = {SOCKET_OBJECT: cgroup, XDP_OBJECT: xdp, JOINING_OBJECT: joining_cgroup}
+        objects = (*OBJECTS, *(name for name, wanted in optional.items() if wanted))
         self.objects = ObjectSet(pin_root, objects_dir, configured, objects)
         self._stand_ins_wanted = stand_ins
         self._stand_ins: StandIns | None = None
@@ -110,7 +116,8 @@ class RealKernel:
         return {program_id for _, program_id in walked} | self._make_socket_hooks().program_ids()
 
     def _make_socket_hooks(self) -> SocketHooks:
-        return SocketHooks(self._pin_root / "sockets", self._cgroup, self.objects.programs)
+        cgroups = self._cgroup, self._joining_cgroup
+        return SocketHooks(self._pin_root / "sockets", cgroups, self.objects.programs, JoinedSockets(self.objects))
 
     def _make_attachments(self, netlink: Netlink) -> Attachments:
         links, filters = Links(self._pin_root / "links"), Filters(netlink)

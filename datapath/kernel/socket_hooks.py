@@ -9,11 +9,12 @@ is replaced in place, so that no call meets a hook without a program, and it liv
 
 import errno
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 from datapath.errors import KernelError, NotRoot
 from datapath.kernel import libbpf, uapi
+from datapath.kernel.joined_sockets import JoinedSockets
 from datapath.kernel.programs import Program
 from datapath.tables import SocketHookKey, SocketHookRow
 
@@ -22,7 +23,10 @@ ATTACH_TYPES = {
     "sendmsg4": uapi.CGROUP_UDP4_SENDMSG, "sendmsg6": uapi.CGROUP_UDP6_SENDMSG,
     "recvmsg4": uapi.CGROUP_UDP4_RECVMSG, "recvmsg6": uapi.CGROUP_UDP6_RECVMSG,
     "getpeername4": uapi.CGROUP_INET4_GETPEERNAME, "getpeername6": uapi.CGROUP_INET6_GETPEERNAME,
+    "sockops": uapi.CGROUP_SOCK_OPS,
 }  # fmt: skip
+JOINING_HOOK = "sockops"
+"""Where sockets come by that are joined; it is on and off together with what joins them."""
 OTHER_VERSION = "other version of "
 OTHER_CGROUP = "other cgroup of number "
 RETURN_ONE = libbpf.instruction(libbpf.MOVE_IMMEDIATE, 0, 1) + libbpf.instruction(libbpf.EXIT)
@@ -30,14 +34,17 @@ FUNCTION_SET_RETVAL = 187
 
 
 class SocketHooks:
-    """The links of one node to its cgroup. `cgroup`: its path, "" for none; `programs` are those that are wanted now,
-    by name."""
+    """The links of one node to its cgroups. `cgroups`: paths of those; `programs` are those that are wanted now, by
+    name."""
 
-    def __init__(self, links_dir: Path, cgroup: str, programs: Mapping[str, Program]) -> None:
+    def __init__(
+        self, links_dir: Path, cgroups: Iterable[str], programs: Mapping[str, Program], joined: JoinedSockets
+    ) -> None:
         self._dir = links_dir
         self._dir.mkdir(parents=True, exist_ok=True)
         self._programs = programs
-        self._cgroups = {cgroup} if cgroup else set()
+        self._joined = joined
+        self._cgroups = {cgroup for cgroup in cgroups if cgroup}
         """Paths that a row has named: the kernel tells a link's cgroup by its number only."""
 
     def dump(self) -> dict[SocketHookKey, SocketHookRow]:
@@ -47,6 +54,8 @@ class SocketHooks:
         rows = {}
         for key, link in self._walk():
             program = names.get(link.program_id, f"{OTHER_VERSION}{link.program_id}")
+            if key.hook == JOINING_HOOK and not self._joined.is_on:
+                program = f"{OTHER_VERSION}{link.program_id}"
             cgroup = paths.get(link.cgroup_id, f"{OTHER_CGROUP}{link.cgroup_id}")
             rows[key] = SocketHookRow(program, cgroup)
         return rows
@@ -67,6 +76,8 @@ class SocketHooks:
             self.delete(key)
             link = None
         program = self._programs[row.program]
+        if key.hook == JOINING_HOOK:
+            self._joined.turn_on()
         if link is None:
             _make(path, program, row.cgroup, ATTACH_TYPES[key.hook])
         elif link.program_id != program.id:
@@ -75,6 +86,8 @@ class SocketHooks:
 
     def delete(self, key: SocketHookKey) -> None:
         """Ends a link; at return the hook is free. What is absent is no failure."""
+        if key.hook == JOINING_HOOK:
+            self._joined.turn_off()
         path = self._dir / key.hook
         if self._info(path) is None:
             return

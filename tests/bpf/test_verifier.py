@@ -20,10 +20,11 @@ PROGRAMS = {
     "sock.bpf.o": {
         f"socket_{call}{family}" for call in ("connect", "sendmsg", "recvmsg", "peername") for family in (4, 6)
     },
+    "sockmap.bpf.o": {"socket_life", "socket_message"},
     "xdp.bpf.o": {"xdp_from_network"},
     TRIED: {"from_overlay", "from_overlay_rehearsed", "to_overlay"},
 }
-OBJECTS = (*programs.OBJECTS, programs.SOCKET_OBJECT, programs.XDP_OBJECT)
+OBJECTS = (*programs.OBJECTS, programs.SOCKET_OBJECT, programs.JOINING_OBJECT, programs.XDP_OBJECT)
 EXCLUDED = tuple(f"10.{number}.0.0/16" for number in range(PREFIXES_MAX))
 NODES = ((), ("192.168.9.1",), ("fd00:9::1",), ("192.168.9.1", "fd00:9::1"))
 """The node's addresses: what is masqueraded, of which family."""
@@ -48,6 +49,7 @@ def test_every_combination_passes_the_verifier(objects_dir: Path, name: str) -> 
             "config_notify_verdicts": verdicts,
             "config_notify_denials": verdicts,
             "config_underlay_ifindex": underlay,
+            programs.CONTENT_ID_CONSTANT: 1,
         }
         with nodes.load(objects_dir / name, **constants) as loaded:
             assert set(loaded.programs) == PROGRAMS[name]

@@ -1,5 +1,8 @@
 """The rows that one node gets, table by table."""
 
+from collections.abc import Mapping
+from typing import Any
+
 import msgspec
 
 from controlplane import events as e
@@ -8,7 +11,7 @@ from controlplane.commands.service import ApplyService, ReportBackends
 from controlplane.commands.types import Author
 from controlplane.commands.workload import ApplyWorkload
 from controlplane.desired.derive import Deriver
-from controlplane.model import Backend, NodeKey, ServicePort
+from controlplane.model import Backend, Endpoint, NodeKey, ServicePort
 from controlplane.projections.state import State
 from controlplane.projections.workloads import workload_key
 from datapath import tables as t
@@ -18,11 +21,12 @@ from datapath.abi.types import (
     DEVICE_SHAPED_INGRESS,
     ENDPOINT_AUDITED,
     ENDPOINT_HOST,
+    ENDPOINT_JOINED,
     ENDPOINT_SHAPED,
     IPCACHE_REMOTE_ENDPOINT,
     SERVICE_CLUSTER_IP,
 )
-from datapath.codec import address_text, prefix_bytes
+from datapath.codec import address_bytes, address_text, prefix_bytes
 from tests.controlplane.random_mesh import Log
 from tests.controlplane.small_mesh import UNDERLAY_IFINDEX, accept, add_endpoint, mesh, packed, table
 
@@ -128,6 +132,36 @@ def test_underlay_balances_itself_where_the_node_says_so() -> None:
         assert table(log, "attachments") == before | {key: row}
         gone = deriver.update(log.state, (log.write("east", "node.n1", joined),))
         assert gone.tables["attachments"] == {key: None}
+
+
+def test_joined_sockets_are_a_hook_and_a_flag() -> None:
+    """Where the node joins sockets, its endpoints' rows say so, but for those of a workload that will not; and no more
+    once it does not."""
+    log = mesh()
+    willing, unwilling = add_endpoint(log, "east", "n1", "web", 11), add_endpoint(log, "east", "n1", "proxy", 12)
+    workload = log.state.workloads[workload_key("east", unwilling.namespace, "proxy")]
+    node = log.state.nodes[NodeKey("east", "n1")]
+    joined = e.NodeJoined("n1", node.addresses, node.device, node.labels)
+    key = t.SocketHookKey("sockops")
+    deriver = Deriver("east", "n1")
+    deriver.full(log.state)
+
+    def flags(tables: Mapping[str, Any], endpoint: Endpoint) -> int:
+        return int(tables["endpoints"][t.EndpointKey(address_bytes(endpoint.ipv4))].flags)
+
+    on = deriver.update(
+        log.state, (log.write("east", "node.n1", msgspec.structs.replace(joined, joining_cgroup="/cg")),)
+    )
+    assert on.tables["socket_hooks"] == {key: t.SocketHookRow("socket_life", "/cg")}
+    assert flags(on.tables, willing) == flags(on.tables, unwilling) == ENDPOINT_JOINED
+    fields = {**msgspec.structs.asdict(workload), "joins_sockets": False}
+    del fields["cluster"]
+    without = deriver.update(log.state, (log.write("east", "operator", e.WorkloadApplied(**fields)),))
+    assert flags(without.tables, unwilling) == 0
+    assert t.EndpointKey(address_bytes(willing.ipv4)) not in without.tables["endpoints"]
+    off = deriver.update(log.state, (log.write("east", "node.n1", joined),))
+    assert off.tables["socket_hooks"] == {key: None}
+    assert flags(off.tables, willing) == 0
 
 
 def test_limits_of_bandwidth_are_shapers() -> None:

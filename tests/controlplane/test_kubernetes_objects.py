@@ -53,6 +53,20 @@ def test_a_bandwidth_that_is_none_is_refused(text: str) -> None:
     assert "bits per second between 1k and 1P" in reason
 
 
+def test_a_pod_may_keep_its_sockets_apart() -> None:
+    """By its annotation; anything but on and off is refused with what would be right."""
+    document = pod("{containers: []}")
+    for text, joins in (("off", False), ("on", True)):
+        document["metadata"]["annotations"] = {"pod.meshlog.io/sockops": text}
+        found = command_of(document, CLUSTER)
+        assert isinstance(found, ApplyWorkload)
+        assert found.joins_sockets is joins
+    document["metadata"]["annotations"] = {"pod.meshlog.io/sockops": "no"}
+    assert refusals(command_of(document, CLUSTER)) == [
+        ("metadata.annotations[pod.meshlog.io/sockops]", "must be on or off")
+    ]
+
+
 def test_a_pod_is_a_workload() -> None:
     """Labels, named ports, service account and node; unnamed ports and the platform's fields say nothing."""
     spec = """

@@ -39,10 +39,11 @@ def test_a_namespace_comes_back() -> None:
 
 @pytest.mark.parametrize("ready", [True, False])
 def test_a_pod_comes_back(ready: bool) -> None:
-    """Readiness, named ports and a limit of bandwidth included."""
+    """Readiness, named ports, a limit of bandwidth and whether its sockets are joined included."""
     workload = Workload(
-        CLUSTER, "shop", "web", {"app": "web"}, ready, "seller", {"http": (80, "TCP")}, "east-1", egress_bits_s=10**7
-    )
+        CLUSTER, "shop", "web", {"app": "web"}, ready, "seller", {"http": (80, "TCP")}, "east-1", egress_bits_s=10**7,
+        joins_sockets=ready,
+    )  # fmt: skip
     fields = msgspec.structs.asdict(workload)
     del fields["cluster"]
     assert command_of(manifest_of("Pod", workload), CLUSTER) == ApplyWorkload(**fields)

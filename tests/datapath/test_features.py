@@ -47,12 +47,12 @@ def test_a_missing_optional_feature_is_no_failure(monkeypatch: pytest.MonkeyPatc
 
 
 def test_the_minimum_kernel_has_all_that_is_needed() -> None:
-    """Whatever is required, and a form of attachment, are no younger than the kernel that is promised; TCX links and
-    the errors of sockets' calls are all that a newer one adds."""
+    """Whatever is required, and a form of attachment, are no younger than the kernel that is promised; TCX links, the
+    errors of sockets' calls and joined sockets are all that a newer one adds."""
     minimum = release(features.MINIMUM_KERNEL)
     assert all(release(each.minimum) <= minimum for each in features.FEATURES.values() if each.required)
     newer = {name for name, each in features.FEATURES.items() if release(each.minimum) > minimum}
-    assert newer == {features.ATTACH_FORMS["tcx"], features.SOCKET_ERRORS}
+    assert newer == {features.ATTACH_FORMS["tcx"], features.SOCKET_ERRORS, features.JOINED_SOCKETS}
 
 
 def release(text: str) -> tuple[int, ...]:

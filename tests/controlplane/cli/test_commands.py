@@ -25,6 +25,7 @@ STATUS: dict[str, Any] = {
     "counts": {"endpoints": 2}, "unknown_events": 0, "refused_events": [], "write_mode": "batch",
     "start_source": "checkpoint", "attach_mode": "clsact", "routing_mode": "native", "socket_lb": "off",
     "acceleration": "off", "balancing": "snat, random", "bandwidth": "HTB by priority, 0 limits",
+    "joined_sockets": "off",
 }
 VERIFICATION: dict[str, Any] = {
     "revision": 50, "equal": False, "differences": [{"table": "ipcache", "key": "prefix=10.1.0.5/32",

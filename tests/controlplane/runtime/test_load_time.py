@@ -6,6 +6,7 @@ import pytest
 
 from controlplane.agent import load_time_constants
 from controlplane.model import Device
+from controlplane.runtime.sockets import joining_cgroup, socket_cgroup
 from controlplane.runtime.underlay import Underlay
 from controlplane.settings import AgentSettings, SettingsError
 from datapath.codec import address_bytes
@@ -73,3 +74,12 @@ def test_a_root_of_cgroups_that_is_none_is_named(tmp_path: Path) -> None:
     """With the flag, and what would be right."""
     with pytest.raises(SettingsError, match=r"--cgroup-root: .* is no cgroup v2 directory; right is"):
         told(bpf_lb_sock="on", cgroup_root=str(tmp_path))
+
+
+def test_the_cgroup_of_joined_sockets_is_that_of_services_at_the_socket(tmp_path: Path) -> None:
+    """Each by its own setting, and named by it where there is none."""
+    (tmp_path / "cgroup.controllers").touch()
+    wanted = AgentSettings(cluster="east", node="n1", sockops_enable="on", cgroup_root=str(tmp_path))
+    assert (joining_cgroup(wanted), socket_cgroup(wanted)) == (str(tmp_path), "")
+    with pytest.raises(SettingsError, match=r"--cgroup-root: .* is no cgroup v2 directory; right is"):
+        joining_cgroup(AgentSettings(cluster="east", node="n1", sockops_enable="on", cgroup_root=str(tmp_path / "no")))

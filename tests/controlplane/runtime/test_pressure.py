@@ -11,9 +11,10 @@ from datapath.conntrack_gc import CollectionCount
 NAT_MAX = ENUMS["limit"]["NAT_MAX"]
 
 
-def collector(entries: int, nat_entries: int) -> SimpleNamespace:
+def collector(entries: int, nat_entries: int, unjoined_anew: int = 0) -> SimpleNamespace:
     """One whose last reading found so many."""
-    return SimpleNamespace(count=lambda: CollectionCount(1, 0, entries, 0, 0, 0, nat_entries))
+    count = CollectionCount(1, 0, entries, 0, 0, 0, nat_entries, 0, 9, unjoined_anew)
+    return SimpleNamespace(count=lambda: count)
 
 
 def test_pressure_is_a_share_by_map() -> None:
@@ -31,3 +32,10 @@ def test_a_map_nearly_full_is_a_problem(entries: int, nat_entries: int, named: l
     """Named with its share."""
     problems = collector_problems(collector(entries, nat_entries))  # type: ignore[arg-type]
     assert [problem.split()[0] for problem in problems] == named
+
+
+def test_sockets_without_room_are_a_problem_while_there_are_more() -> None:
+    """A reading that finds more of them than the one before says how many."""
+    assert collector_problems(collector(0, 0)) == []  # type: ignore[arg-type]
+    (problem,) = collector_problems(collector(0, 0, 7))  # type: ignore[arg-type]
+    assert problem.startswith("sockets is full") and "7 more" in problem
