@@ -56,6 +56,14 @@ enum identity {
 	IDENTITY_INGRESS = 8,
 };
 
+/* The top byte of an identity, as in Cilium. Those of prefixes and of nodes are numbers of this node's cluster only, and
+ * stand in no tunnel's header. */
+enum identity_scope {
+	IDENTITY_SCOPE_SHIFT = 24,
+	IDENTITY_SCOPE_PREFIX = 1,
+	IDENTITY_SCOPE_NODE = 2, /* another node that policies tell apart from the rest */
+};
+
 /* endpoints: the address of a local endpoint, or of this node itself, -> where it is. */
 struct endpoint_key {
 	struct address address;

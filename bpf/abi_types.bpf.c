@@ -51,6 +51,7 @@ EMIT_STRUCT(notification);
 EMIT_ENUM(abi_version);
 EMIT_ENUM(limit);
 EMIT_ENUM(identity);
+EMIT_ENUM(identity_scope);
 EMIT_ENUM(endpoint_flag);
 EMIT_ENUM(device_flag);
 EMIT_ENUM(shaper);

@@ -35,8 +35,8 @@ static __always_inline int sender_judge(struct packet *packet, const struct addr
 		return 0;
 	if (source->identity == IDENTITY_HOST || (source->flags & IPCACHE_TUNNEL && !address_equal(&source->node, node)))
 		return DROP(packet, FILE_OVERLAY, INVALID_SOURCE_IP);
-	/* Prefixes have identities of their own on each node, and a node does not say that it has an API server. */
-	if (vni == IDENTITY_WORLD || (vni == IDENTITY_REMOTE_NODE && identity_is_other_node(source->identity)))
+	/* Prefixes and nodes have identities of their own in each cluster; a node says only that it is one. */
+	if (vni == IDENTITY_WORLD || (identity_is_other_node(vni) && identity_is_other_node(source->identity)))
 		packet->source_identity = source->identity;
 	return 0;
 }

@@ -33,10 +33,11 @@ static __always_inline __u32 ipcache_identity(const struct address *address)
 	return row ? row->identity : IDENTITY_WORLD;
 }
 
-/* Another node, one with an API server too: no endpoint and not the world. */
+/* Another node, one with an API server or with an identity of its own too: no endpoint and not the world. */
 static __always_inline int identity_is_other_node(__u32 identity)
 {
-	return identity == IDENTITY_REMOTE_NODE || identity == IDENTITY_KUBE_APISERVER;
+	return identity == IDENTITY_REMOTE_NODE || identity == IDENTITY_KUBE_APISERVER ||
+	       identity >> IDENTITY_SCOPE_SHIFT == IDENTITY_SCOPE_NODE;
 }
 
 /* Whose packet is it that came to this node? Out of the tunnel it is known; on the underlay the address tells. */

@@ -27,10 +27,11 @@ static __always_inline __u32 tunnel_ifindex(void)
 }
 
 /* What another node is to take the sender for. To it this node's host is a remote node, and so is this node where it
- * answers for a frontend; the numbers of prefixes do not fit, and are found there by the address. */
+ * answers for a frontend. Which node it is, and which prefix, are found there by the address: their numbers do not fit,
+ * and are each cluster's own. */
 static __always_inline __u32 tunnel_vni(__u32 identity)
 {
-	if (identity == IDENTITY_HOST || identity == IDENTITY_UNKNOWN)
+	if (identity == IDENTITY_HOST || identity == IDENTITY_UNKNOWN || identity_is_other_node(identity))
 		return IDENTITY_REMOTE_NODE;
 	return identity > TUNNEL_VNI_MAX ? IDENTITY_WORLD : identity;
 }

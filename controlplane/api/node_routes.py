@@ -202,6 +202,6 @@ class _NodeRoutes:
         """A line each."""
         parts = self._parts
         started_ns = parts.clock.time_ns() - int(parts.clock.monotonic_s() * 1e9)
-        names = notification_views.Names(parts.follower.state, started_ns, parts.feed.deriver.prefix_labels)
+        names = notification_views.Names(parts.follower.state, started_ns, parts.feed.deriver.derived_labels)
         told = [notification_views.notification(each, names, self._node.where) for each in records]
         return b"".join(msgspec.json.encode(each) + b"\n" for each in told)

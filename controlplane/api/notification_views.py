@@ -23,12 +23,12 @@ TCP = 6
 
 class Names:
     """What addresses and identities are called, as of now. `started_ns`: the wall clock when the machine's own clock
-    stood at 0. `prefix_labels`: what the numbers of prefixes stand for on this node."""
+    stood at 0. `derived_labels`: what the numbers of prefixes and nodes stand for here."""
 
-    def __init__(self, state: State, started_ns: int, prefix_labels: Mapping[int, Labels]) -> None:
+    def __init__(self, state: State, started_ns: int, derived_labels: Mapping[int, Labels]) -> None:
         self.started_ns = started_ns
         self._state = state
-        self._prefix_labels = prefix_labels
+        self._derived_labels = derived_labels
 
     def of(self, address: str) -> tuple[str, str]:
         """Cluster and "namespace/workload"; "" where the address is no endpoint's."""
@@ -41,7 +41,7 @@ class Names:
     def labels(self, number: int) -> Labels:
         """Of an identity; () of one that is given back."""
         known = self._state.identities.get(number)
-        return known.labels if known else RESERVED_LABELS.get(number) or self._prefix_labels.get(number, ())
+        return known.labels if known else RESERVED_LABELS.get(number) or self._derived_labels.get(number, ())
 
 
 def notification(found: Notification, names: Names, where: NodeKey) -> items.Notification:

@@ -19,11 +19,11 @@ from controlplane.api.views import endpoint_item
 from controlplane.commands.addresses import ChangeSettings, ExpireName, ResolveName
 from controlplane.commands.endpoint import ConfigureEndpoint
 from controlplane.desired.forwarding import settings_notes
-from controlplane.desired.policy_inputs import PolicyInputs
+from controlplane.desired.policy import PolicyCompiler
 from controlplane.desired.policy_mesh import mesh_of
 from controlplane.history.at import Moment
 from controlplane.history.records import time_text
-from controlplane.model import Endpoint
+from controlplane.model import Endpoint, NodeKey
 from controlplane.policy.answers import answer
 from controlplane.policy.lint import findings
 from controlplane.policy.manifests import canonical
@@ -109,7 +109,8 @@ class _PolicyRoutes:
 
     async def selectors(self, request: web.Request) -> web.Response:
         state, standing = await self._asked(request)
-        return json_response({"items": _selectors(state, self._mesh.cluster), **standing})
+        found = await asyncio.to_thread(_selectors, state, self._mesh.cluster, self._mesh.where)
+        return json_response({"items": found, **standing})
 
     async def lint(self, request: web.Request) -> web.Response:
         state, standing = await self._asked(request)
@@ -177,22 +178,18 @@ def _found(state: State, text: str, where: tuple[str, str] | None) -> list[Endpo
     return found
 
 
-def _selectors(state: State, cluster: str) -> list[dict[str, Any]]:
-    """Each selector that rules of the cluster use: which policies use it, and the identities that it selects."""
-    inputs = PolicyInputs(cluster)
-    inputs.fill(state)
+def _selectors(state: State, cluster: str, where: NodeKey | None) -> list[dict[str, Any]]:
+    """Each selector that rules of the cluster use: which policies use it, and the identities that it selects, those of
+    prefixes and nodes too, as the node sees them (without one: as each would that is none of the mesh)."""
+    compiler = PolicyCompiler()
+    compiler.full(state, cluster, where.node if where else "")
     users: dict[Selector, dict[str, None]] = {}
-    for key in sorted(inputs.policies):
-        for part in inputs.policies[key].parts:
+    for policy in compiler.policies():
+        for part in policy.parts:
             for rule in part.rules:
                 for selector in rule.peers or ():
                     users.setdefault(selector, {})[part.name] = None
-    known = [(number, state.identities[number].labels) for number in sorted(state.identities)]
     return [
-        {
-            "selector": str(selector),
-            "users": list(users[selector]),
-            "identities": [number for number, labels in known if selector.matches(labels)],
-        }
+        {"selector": str(selector), "users": list(users[selector]), "identities": compiler.selected(selector)}
         for selector in sorted(users)
     ]

@@ -42,7 +42,7 @@ def render(state: State, where: NodeKey) -> Document:
 def identity_labels(state: State, deriver: Deriver) -> dict[int, list[str]]:
     """Labels by number, of everything that the node knows."""
     found = {number: [f"reserved:{name}"] for name, number in RESERVED_IDENTITIES.items()}
-    found.update({number: list(labels) for number, labels in deriver.prefix_labels.items()})
+    found.update({number: list(labels) for number, labels in deriver.derived_labels.items()})
     found.update({number: list(each.labels) for number, each in state.identities.items()})
     return found
 

@@ -5,13 +5,14 @@ kernel (kernel_views.py).
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from controlplane.api import items
 from controlplane.api.service_views import service_items
-from controlplane.desired.ipcache import host_prefix, node_identity
-from controlplane.desired.policy_inputs import PolicyInputs, api_servers, policy_settings
-from controlplane.desired.prefixes import PrefixIdentities, prefix_identities
+from controlplane.desired.ipcache import host_prefix
+from controlplane.desired.nodes import NodeIdentities, node_identities, sight_of
+from controlplane.desired.policy_inputs import PolicyInputs
+from controlplane.desired.prefixes import PrefixIdentities
 from controlplane.labels import SOURCE_RESERVED
 from controlplane.model import RESERVED_IDENTITIES, Endpoint, EndpointKey, Labels, Node, NodeKey, ObjectKey
 from controlplane.policy.prefixes import EVERY_PREFIX
@@ -31,11 +32,11 @@ def items_of(kind: str, state: State, where: NodeKey | None, row_state: RowState
     if kind == "node":
         return [_node(state, key, state.nodes[key], key == where) for key in sorted(state.nodes)]
     if kind == "identity":
-        return _identities(state, _named_prefixes(state, where))
+        return _identities(state, derived_identities(state, where))
     if kind == "service":
         return service_items(state, where)
     if kind == "ip":
-        return _addresses(state, where, _named_prefixes(state, where))
+        return _addresses(state, where, derived_identities(state, where))
     return _LISTS[kind](state)
 
 
@@ -114,13 +115,26 @@ def _node(state: State, key: NodeKey, node: Node, local: bool) -> items.NodeItem
     )
 
 
-def _named_prefixes(state: State, where: NodeKey | None) -> dict[str, PrefixIdentities]:
-    """By cluster: a node knows those of its own; two clusters may give one number to different labels."""
-    clusters = [where.cluster] if where else sorted({key.cluster for key in state.policies})
-    return {cluster: prefix_identities(state, cluster) for cluster in clusters}
+class Derived(NamedTuple):
+    """The numbers that have no record, as a node of the cluster gives them."""
+
+    prefixes: PrefixIdentities
+    nodes: NodeIdentities
 
 
-def _identities(state: State, named: dict[str, PrefixIdentities]) -> list[items.IdentityItem]:
+def derived_identities(state: State, where: NodeKey | None) -> dict[str, Derived]:
+    """By cluster: a node knows those of its own; two clusters may give one number to different labels. Without a node,
+    as each would that has none of the addresses."""
+    clusters = {where.cluster} if where else {key.cluster for held in (state.policies, state.nodes) for key in held}
+    found = {}
+    for cluster in sorted(clusters):
+        sight, prefixes = sight_of(state, cluster), PrefixIdentities()
+        prefixes.replace(sight.addresses.prefixes())
+        found[cluster] = Derived(prefixes, node_identities(state, where or NodeKey(cluster, ""), sight))
+    return found
+
+
+def _identities(state: State, derived: dict[str, Derived]) -> list[items.IdentityItem]:
     reserved = [
         items.IdentityItem(number, "", [f"{SOURCE_RESERVED}:{name}"], 0)
         for name, number in sorted(RESERVED_IDENTITIES.items(), key=lambda item: item[1])
@@ -131,12 +145,11 @@ def _identities(state: State, named: dict[str, PrefixIdentities]) -> list[items.
         )
         for number, identity in sorted(state.identities.items())
     ]
-    of_prefixes = [
+    return reserved + allocated + [
         items.IdentityItem(number, cluster, list(labels), 0)
-        for cluster, found in named.items()
-        for number, labels in sorted(found.labels.items())
+        for cluster, found in derived.items()
+        for number, labels in sorted((found.prefixes.labels | found.nodes.labels).items())
     ]
-    return reserved + allocated + of_prefixes
 
 
 def _policies(state: State) -> list[items.PolicyItem]:
@@ -156,11 +169,9 @@ def _policy(state: State, policies: Policies, key: ObjectKey, endpoints: list[st
     return items.PolicyItem(*key, len(endpoints), endpoints, ingress, egress, revision)
 
 
-def _addresses(
-    state: State, where: NodeKey | None, named: dict[str, PrefixIdentities]
-) -> list[items.IpItem]:
-    rows = _prefixes(state, where, named)
-    servers = api_servers(state, where.cluster, policy_settings(state, where.cluster)) if where else ()
+def _addresses(state: State, where: NodeKey | None, derived: dict[str, Derived]) -> list[items.IpItem]:
+    """An address of a node has the number that its own cluster gives it, where no node is asked."""
+    rows = _prefixes(state, where, derived)
     for endpoint in state.endpoints.values():
         for address in (endpoint.ipv4, endpoint.ipv6):
             if address:
@@ -170,19 +181,18 @@ def _addresses(
                 )
     for address, holder in state.addresses.items():
         if not isinstance(holder, EndpointKey):
-            identity = node_identity(holder == where, address, servers)
+            known = derived[where.cluster if where else holder.cluster].nodes.numbers
+            identity = RESERVED_IDENTITIES["host"] if holder == where else known[address]
             rows.append(_address(address, identity, "node", holder.cluster, holder.node, holder.node))
     return sorted(rows, key=lambda row: (":" in row.prefix, row.cluster, row.node, row.prefix))
 
 
-def _prefixes(
-    state: State, where: NodeKey | None, named: dict[str, PrefixIdentities]
-) -> list[items.IpItem]:
+def _prefixes(state: State, where: NodeKey | None, derived: dict[str, Derived]) -> list[items.IpItem]:
     """Those that policies name, and the world. Whoever in the mesh has an address comes before its prefix."""
     found = [
         items.IpItem(prefix, number, "policy", cluster, "", "")
-        for cluster, identities in named.items()
-        for prefix, number in identities.numbers.items()
+        for cluster, identities in derived.items()
+        for prefix, number in identities.prefixes.numbers.items()
         if not _is_held(state, prefix)
     ]
     taken = {item.prefix for item in found} if where else ()

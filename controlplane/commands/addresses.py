@@ -7,7 +7,7 @@ from controlplane.commands.types import Author, Decision, Rejection
 from controlplane.events import CIDRGroupApplied, CIDRGroupRemoved, NameExpired, NameResolved, SettingsChanged
 from controlplane.model import CidrGroup
 from controlplane.policy.names import canonical_name, name_fault
-from controlplane.policy.settings import PolicySettings, read_policy_settings
+from controlplane.policy.settings import Settings, read_settings
 from controlplane.projections.addresses import group_key, name_key
 from controlplane.projections.state import State
 
@@ -91,17 +91,9 @@ def _fault(name: str, addresses: tuple[str, ...]) -> Rejection | None:
 
 
 def change_settings(state: State, author: Author, command: ChangeSettings) -> Decision | Rejection:
-    """Refused where the kernel could not do what they ask for."""
-    found = read_policy_settings(msgspec.json.decode(command.document))
-    settings = next((each for each in found if isinstance(each, PolicySettings)), None)
-    if settings is None:
+    found = read_settings(msgspec.json.decode(command.document))
+    if not isinstance(found, Settings):
         return Rejection("; ".join(map(str, found)))
-    for field, wanted, reason in (
-        ("policy-cidr-match-mode", settings.cidr_match_nodes, "nodes have no identity of their own in the kernel yet"),
-        ("enable-node-selector-labels", settings.node_labels, "nodes have no identity of their own in the kernel yet"),
-    ):
-        if wanted:
-            return Rejection(f"not in a running mesh: {reason}; `meshlog verdict --settings` takes it", field)
     if state.policy_settings.get(author.cluster, "{}") == command.document:
         return Decision()
     return Decision((SettingsChanged(command.document),))

@@ -36,9 +36,9 @@ class Deriver:
         return self._services
 
     @property
-    def prefix_labels(self) -> Mapping[int, Labels]:
-        """What the numbers of prefixes stand for."""
-        return self._policies.prefixes.labels
+    def derived_labels(self) -> Mapping[int, Labels]:
+        """What the numbers of prefixes and of nodes stand for."""
+        return self._policies.prefixes.labels | self._policies.nodes.labels
 
     @property
     def policy_overflow(self) -> list[Overflow]:
@@ -56,7 +56,7 @@ class Deriver:
         services = self._services.full(state)
         tables = {
             **self._local.full(state, self._services.is_answering),
-            "ipcache": ipcache.all_rows(state, self._node, self._policies.prefixes.numbers, self._policies.api_servers),
+            "ipcache": ipcache.all_rows(state, self._node, self._policies.numbers),
             **services,
             "policy_subjects": subjects,
             "policy": policy,
@@ -90,10 +90,8 @@ class Deriver:
                 addresses.update(_reached_by_node(state, self._node, change))
         addresses.pop("", None)
         prefixes = dict.fromkeys((*map(ipcache.host_prefix, addresses), *self._policies.changed_prefixes))
-        known = self._policies.prefixes.numbers, self._policies.api_servers
-        return {
-            ipcache.prefix_key(prefix): ipcache.prefix_row(state, self._node, prefix, *known) for prefix in prefixes
-        }
+        known = self._policies.numbers
+        return {ipcache.prefix_key(each): ipcache.prefix_row(state, self._node, each, known) for each in prefixes}
 
 
 def _reached_by_node(state: State, own: NodeKey, change: Change) -> dict[str, None]:

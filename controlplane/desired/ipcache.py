@@ -1,18 +1,17 @@
 """Rows of the ipcache: the identity behind every address of the mesh and every prefix that policies name.
 
-Belongs here: that one table. Does not belong here: who has an address (projections/), which prefixes policies name and
-under which numbers (prefixes.py). Each row is a function of the state and its address or prefix. Pure.
+Belongs here: that one table. Does not belong here: who has an address (projections/), the numbers of prefixes
+(prefixes.py) and of nodes (nodes.py). Each row is a function of the state and its address or prefix. Pure.
 """
 
-from collections.abc import Container, Mapping
+from collections.abc import Mapping
+from typing import NamedTuple
 
 from controlplane.desired.underlay import Way, way_to
 from controlplane.model import EndpointKey, NodeKey
 from controlplane.projections.state import State
 from datapath.abi.types import (
     IDENTITY_HOST,
-    IDENTITY_KUBE_APISERVER,
-    IDENTITY_REMOTE_NODE,
     IDENTITY_WORLD,
     IPCACHE_REMOTE_ENDPOINT,
     IPCACHE_TUNNEL,
@@ -28,25 +27,25 @@ WORLD_ROWS: IpcacheRows = {
 OWN_NODE = IpcacheRow(NO_ADDRESS, IDENTITY_HOST, 0)
 
 
-def node_identity(is_own: bool, address: str, api_servers: Container[str]) -> int:
-    """Of a node's address: the own node is its host, whatever runs there."""
-    if is_own:
-        return IDENTITY_HOST
-    return IDENTITY_KUBE_APISERVER if address in api_servers else IDENTITY_REMOTE_NODE
+class Numbers(NamedTuple):
+    """Of what has no identity in the log: prefixes that policies name, and every address of the other nodes."""
+
+    prefixes: Mapping[str, int]
+    nodes: Mapping[str, int]
 
 
 def ipcache_key(address: str) -> IpcacheKey:
     return IpcacheKey(128, address_bytes(address))
 
 
-def ipcache_row(state: State, node: NodeKey, address: str, api_servers: Container[str]) -> IpcacheRow | None:
+def ipcache_row(state: State, node: NodeKey, address: str, numbers: Numbers) -> IpcacheRow | None:
     """Of one address, as `node` needs it; None if nobody has it: then it is the world's."""
     holder = state.addresses.get(address)
     if holder is None:
         return None
     if isinstance(holder, NodeKey):
         way = way_to(state.nodes.get(node), state.nodes[holder])
-        return OWN_NODE if holder == node else _node_row(way, address, api_servers)
+        return OWN_NODE if holder == node else _node_row(way, numbers.nodes[address])
     identity = state.endpoints[holder].identity
     if (holder.cluster, holder.node) == node:
         return IpcacheRow(NO_ADDRESS, identity, 0)
@@ -58,8 +57,7 @@ def _remote_flags(way: Way) -> int:
     return IPCACHE_REMOTE_ENDPOINT | (IPCACHE_TUNNEL if way.is_tunnel else 0)
 
 
-def _node_row(way: Way, address: str, api_servers: Container[str]) -> IpcacheRow:
-    identity = node_identity(False, address, api_servers)
+def _node_row(way: Way, identity: int) -> IpcacheRow:
     return IpcacheRow(way.hops[0] if way.is_tunnel else NO_ADDRESS, identity, IPCACHE_TUNNEL if way.is_tunnel else 0)
 
 
@@ -67,15 +65,13 @@ def prefix_key(prefix: str) -> IpcacheKey:
     return IpcacheKey(*prefix_bytes(prefix))
 
 
-def prefix_row(
-    state: State, node: NodeKey, prefix: str, numbers: Mapping[str, int], api_servers: Container[str] = ()
-) -> IpcacheRow | None:
+def prefix_row(state: State, node: NodeKey, prefix: str, numbers: Numbers) -> IpcacheRow | None:
     """Of one prefix, "192.0.2.1/32" too: whoever in the mesh has the address comes before what policies say of it."""
     address, _, length = prefix.partition("/")
     is_host = length == ("128" if ":" in address else "32")
-    row = ipcache_row(state, node, address, api_servers) if is_host else None
-    if row is None and prefix in numbers:
-        return IpcacheRow(NO_ADDRESS, numbers[prefix], 0)
+    row = ipcache_row(state, node, address, numbers) if is_host else None
+    if row is None and prefix in numbers.prefixes:
+        return IpcacheRow(NO_ADDRESS, numbers.prefixes[prefix], 0)
     return row or WORLD_ROWS.get(prefix_key(prefix))
 
 
@@ -83,12 +79,10 @@ def host_prefix(address: str) -> str:
     return f"{address}/{128 if ':' in address else 32}"
 
 
-def all_rows(
-    state: State, node: NodeKey, numbers: Mapping[str, int], api_servers: Container[str] = ()
-) -> IpcacheRows:
-    """The whole table. `numbers`: the identities of the prefixes that policies name."""
+def all_rows(state: State, node: NodeKey, numbers: Numbers) -> IpcacheRows:
+    """The whole table."""
     rows = dict(WORLD_ROWS)
-    for prefix, number in numbers.items():
+    for prefix, number in numbers.prefixes.items():
         rows[prefix_key(prefix)] = IpcacheRow(NO_ADDRESS, number, 0)
     own = state.nodes.get(node)
     ways = {key: way_to(own, state.nodes[key]) for key in state.nodes}
@@ -104,5 +98,5 @@ def all_rows(
                 hops, flags = remote[place]  # type: ignore[index]
                 rows[key] = made(IpcacheRow, (hops[":" in address], identity, flags))
         else:
-            rows[key] = OWN_NODE if holder == node else _node_row(ways[holder], address, api_servers)  # type: ignore[index]
+            rows[key] = OWN_NODE if holder == node else _node_row(ways[holder], numbers.nodes[address])  # type: ignore[index]
     return rows

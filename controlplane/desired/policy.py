@@ -8,15 +8,18 @@ Does not belong here: what a rule means (policy/), what the policies are (policy
 from collections.abc import Iterable, Sequence
 from typing import TypeVar
 
+from controlplane.desired.ipcache import Numbers, host_prefix
 from controlplane.desired.members import API_SERVER, HOST, REMOTE_NODE, RESERVED_LABELS, Members
+from controlplane.desired.nodes import NodeIdentities, Sight, seen_nodes
 from controlplane.desired.policy_bounds import NODE_MAX, Overflow, bounded, overflows
 from controlplane.desired.policy_inputs import ADDRESS_KINDS, PolicyInputs
 from controlplane.desired.policy_mesh import mesh_node
 from controlplane.desired.prefixes import PrefixIdentities
+from controlplane.desired.underlay import node_addresses
 from controlplane.fields import Refusal
 from controlplane.model import EndpointKey, Labels, NodeKey, ObjectKey
 from controlplane.policy.mesh import host_labels
-from controlplane.policy.prefixes import AddressKeys, AddressLabels
+from controlplane.policy.prefixes import AddressLabels
 from controlplane.policy.resolve import (
     NO_PORTS,
     PortFacts,
@@ -67,6 +70,9 @@ class _Dirty:
         """Labels, addresses or ports may differ."""
         self.subjects: dict[int, None] = {}
         self.remotes: dict[tuple[int, int], None] = {}
+        self.nodes: dict[NodeKey, None] = {}
+        self.addresses: dict[str, None] = {}
+        """Of nodes that had them."""
         self.endpoints = False
 
 
@@ -84,14 +90,15 @@ class PolicyCompiler:
         self._inputs = PolicyInputs(cluster)
         self._about = Subjects()
         self._members = Members()
-        self._addresses = AddressLabels(AddressKeys())
+        self._sight = Sight()
         self._facts: dict[int, PortFacts] = {}
         self._subjects: dict[int, _Subject] = {}
         self._host: LabelIndex | None = None
         self._users: dict[Selector, dict[int, None]] = {}
         self.prefixes = PrefixIdentities()
+        self.nodes = NodeIdentities()
         self.changed_prefixes: list[str] = []
-        """After `update`: the prefixes whose number is another one now."""
+        """After `update`: the prefixes, and addresses of nodes as prefixes, whose number is another one now."""
         self.overflow: dict[int, Overflow] = {}
         """Subjects that ask for more rows than they may have: they are held closer than their policies say."""
 
@@ -101,9 +108,14 @@ class PolicyCompiler:
         return self._inputs.unreadable
 
     @property
-    def api_servers(self) -> frozenset[str]:
-        """Addresses of the cluster's own API servers."""
-        return self._addresses.api_servers
+    def _addresses(self) -> AddressLabels:
+        """What the policies say of addresses."""
+        return self._sight.addresses
+
+    @property
+    def numbers(self) -> Numbers:
+        """Of prefixes and nodes."""
+        return Numbers(self.prefixes.numbers, self.nodes.numbers)
 
     @property
     def settings(self) -> PolicySettings:
@@ -114,6 +126,15 @@ class PolicyCompiler:
         """What selectors see of an identity on this node; None if it is not known."""
         return self._selection.labels_of(number)
 
+    def policies(self) -> list[ParsedPolicy]:
+        """Of the cluster, by name."""
+        return [self._inputs.policies[key] for key in sorted(self._inputs.policies)]
+
+    def selected(self, selector: Selector) -> list[int]:
+        """The identities that it selects, whether or not a rule of this node uses it."""
+        known = ((number, self._selection.labels_of(number)) for number in self._selection.identities())
+        return [number for number, index in known if index is not None and selector.matches_index(index)]
+
     def full(self, state: State, cluster: str, node: str) -> tuple[SubjectRows, PolicyRows]:
         """All rows, from nothing."""
         self._clear(cluster, node)
@@ -122,9 +143,11 @@ class PolicyCompiler:
             self._about.put(key, (part.subject for part in policy.parts))
         self._host = self._read_host(state)
         self._members.fill(state)
-        self._addresses = self._inputs.address_labels(state)
+        self._sight = Sight(self._inputs.settings, self._inputs.address_labels(state))
         self.prefixes.replace(self._addresses.prefixes())
-        for number in (*RESERVED_LABELS, *sorted(state.identities), *sorted(self.prefixes.labels)):
+        self.nodes.replace(seen_nodes(state, self._node, self._sight, state.nodes))
+        derived = (*sorted(self.prefixes.labels), *sorted(self.nodes.labels))
+        for number in (*RESERVED_LABELS, *sorted(state.identities), *derived):
             self._selection.put(number, self._labels(state, number) or ())
         for subject in self._wanted_subjects(state):
             self._build_subject(state, subject)
@@ -155,21 +178,17 @@ class PolicyCompiler:
 
     def _labels(self, state: State, number: int) -> Labels | None:
         """What selectors see of an identity; None if it is not known."""
-        if number in self.prefixes.labels:
-            return self.prefixes.labels[number]
+        if number == HOST:
+            return self._sight.of_host(state.nodes.get(self._node))
+        derived = self.prefixes.labels.get(number) or self.nodes.labels.get(number)
+        if derived is not None or (number in OF_NODES and self._sight.tells_apart):
+            return derived or RESERVED_LABELS[number]
         identity = state.identities.get(number)
         own = RESERVED_LABELS.get(number) or (identity.labels if identity else None)
-        if own is None or not self._asks_members:
+        if own is None or not self._addresses.keys.blocks:
             return own
-        addresses = self._members.addresses(state, number, self._node, self.api_servers)
-        if number == HOST:
-            return (*own, *self._addresses.of_node(addresses))
+        addresses = self._members.addresses(state, number, self._node, self._addresses.api_servers)
         return (*own, *self._addresses.of_mesh(addresses))
-
-    @property
-    def _asks_members(self) -> bool:
-        """Whether the addresses behind an identity can add to its labels."""
-        return bool(self._addresses.keys.blocks or self.api_servers)
 
     def update(self, state: State, changes: Iterable[Change]) -> tuple[SubjectChanges, PolicyChanges]:
         """What the rows must become now that these changes are in the state; None: the row goes.
@@ -186,9 +205,11 @@ class PolicyCompiler:
             self._mark(state, change, dirty)
         self.changed_prefixes = []
         asks_anew = bool(policies) and self._inputs.keys() != self._addresses.keys
-        asks_anew |= frozenset(self._inputs.api_servers) != self.api_servers
-        if asks_anew or any(change.kind in ADDRESS_KINDS for change in changes):
-            self._refresh_addresses(state, dirty)
+        asks_anew |= frozenset(self._inputs.api_servers) != self._addresses.api_servers
+        asks_anew |= any(change.kind in ADDRESS_KINDS for change in changes)
+        if asks_anew or self._inputs.settings != settings:
+            self._refresh_sight(state, dirty, asks_anew)
+        self._refresh_nodes(state, dirty)
         for number in sorted(dirty.identities):
             self._refresh_identity(state, number, dirty)
         for old, new in policies.values():
@@ -234,22 +255,38 @@ class PolicyCompiler:
             place = (change.key.cluster, change.key.namespace, change.key.name)
             for key in state.workload_endpoints.get(place, ()):
                 dirty.identities[state.endpoints[key].identity] = None
-        elif change.kind == "node" and self._asks_members:
-            dirty.identities.update(dict.fromkeys(OF_NODES))
+        elif change.kind == "node":
+            dirty.nodes[change.key] = None
+            dirty.addresses.update(dict.fromkeys(node_addresses(change.old) if change.old else ()))
 
     def _move(self, state: State, key: EndpointKey, known: Iterable[int]) -> None:
         endpoint = state.endpoints.get(key)
         self._members.move(key, known, endpoint.identity if endpoint else None)
 
-    def _refresh_addresses(self, state: State, dirty: _Dirty) -> None:
-        before, servers = self._addresses.keys, self.api_servers
-        self._addresses = self._inputs.address_labels(state)
-        self.changed_prefixes, numbers = self.prefixes.replace(self._addresses.prefixes())
-        dirty.identities.update(dict.fromkeys(numbers))
-        if servers != self.api_servers:
-            dirty.identities.update(dict.fromkeys(OF_NODES))
-        if before.blocks != self._addresses.keys.blocks:
+    def _refresh_sight(self, state: State, dirty: _Dirty, asks_anew: bool) -> None:
+        """How policies look at addresses and nodes, after a change of settings or (`asks_anew`) of what they ask."""
+        before = self._sight
+        addresses = self._inputs.address_labels(state) if asks_anew else before.addresses
+        self._sight = Sight(self._inputs.settings, addresses)
+        if asks_anew:
+            self.changed_prefixes, numbers = self.prefixes.replace(addresses.prefixes())
+            dirty.identities.update(dict.fromkeys(numbers))
+        if not before.is_like(self._sight):
+            dirty.nodes.update(dict.fromkeys((self._node, *state.nodes)))
+        if before.addresses.keys.blocks != addresses.keys.blocks:
             dirty.identities.update(dict.fromkeys((*RESERVED_LABELS, *state.identities)))
+
+    def _refresh_nodes(self, state: State, dirty: _Dirty) -> None:
+        """The numbers of other nodes' addresses, and what their identities and the host's look like."""
+        if not dirty.nodes:
+            return
+        holders = (state.addresses.get(address) for address in dirty.addresses)
+        dirty.nodes.update((holder, None) for holder in holders if isinstance(holder, NodeKey))
+        gone: dict[str, Labels | None] = dict.fromkeys(dirty.addresses)
+        seen = seen_nodes(state, self._node, self._sight, dirty.nodes)
+        addresses, numbers = self.nodes.replace(gone | seen)
+        self.changed_prefixes = [*self.changed_prefixes, *map(host_prefix, addresses)]
+        dirty.identities.update(dict.fromkeys((*OF_NODES, *numbers)))
 
     def _rebuild(self, state: State, wanted: Iterable[int], dirty: _Dirty) -> tuple[SubjectChanges, PolicyChanges]:
         """Whole subjects first; of the others, the rows of single (subject, remote) pairs."""

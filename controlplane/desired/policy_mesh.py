@@ -3,6 +3,7 @@
 Belongs here: from the nouns of the state to those of policy/mesh.py. Does not belong here: verdicts.
 """
 
+from controlplane.addresses import router_address
 from controlplane.desired.policy_inputs import PolicyInputs, service_views
 from controlplane.labels import CLUSTER_KEY
 from controlplane.model import Endpoint, Node
@@ -54,4 +55,4 @@ def mesh_node(found: Node) -> MeshNode:
     """With the labels that the platform gave it."""
     pairs = (label.partition(":")[2].partition("=") for label in found.labels)
     labels = {key: value for key, _, value in pairs if key != CLUSTER_KEY}
-    return MeshNode(found.cluster, found.name, found.addresses, labels)
+    return MeshNode(found.cluster, found.name, found.addresses, labels, tuple(map(router_address, found.blocks)))

@@ -8,8 +8,8 @@ from ipaddress import ip_address
 
 import msgspec
 
-from controlplane.desired.ipcache import node_identity
-from controlplane.desired.members import RESERVED_LABELS, Members
+from controlplane.desired.members import HOST, RESERVED_LABELS, Members
+from controlplane.desired.nodes import RESERVED, NodeIdentities, Sight, node_identities
 from controlplane.desired.policy_inputs import PolicyInputs
 from controlplane.desired.policy_mesh import mesh_node
 from controlplane.desired.prefixes import PrefixIdentities, prefix_identities
@@ -59,6 +59,7 @@ class Mesh:
         self._addresses: dict[str, AddressLabels] = {}
         self._members: Members | None = None
         self._prefixes: dict[str, PrefixIdentities] = {}
+        self._nodes: dict[NodeKey, NodeIdentities] = {}
 
     @property
     def members(self) -> Members:
@@ -110,17 +111,40 @@ class Mesh:
             self._prefixes[cluster] = prefix_identities(self.state, cluster)
         return self._prefixes[cluster]
 
+    def sight(self, cluster: str) -> Sight:
+        """By what a cluster's policies know nodes."""
+        return Sight(self.inputs(cluster).settings, self.addresses(cluster))
+
+    def nodes(self, where: NodeKey) -> NodeIdentities:
+        """The numbers of the other nodes on one; of all where it is none of the mesh."""
+        if where not in self._nodes:
+            self._nodes[where] = node_identities(self.state, where, self.sight(where.cluster))
+        return self._nodes[where]
+
     def labels_of(self, number: int, where: NodeKey) -> Labels:
         """What selectors see of an identity in a node's rows; () where the number is none there."""
-        prefix = self.prefixes(where.cluster).labels.get(number)
-        if prefix is not None:
-            return prefix
+        sight = self.sight(where.cluster)
+        if number == HOST:
+            return sight.of_host(self.state.nodes.get(where))
+        derived = self.prefixes(where.cluster).labels.get(number) or self.nodes(where).labels.get(number)
+        if derived is not None or (sight.tells_apart and number in RESERVED.values()):
+            return derived or RESERVED_LABELS[number]
         identity = self.state.identities.get(number)
         labels = identity.labels if identity else RESERVED_LABELS.get(number, ())
-        addresses = self.addresses(where.cluster)
-        held = self.members.addresses(self.state, number, where, addresses.api_servers)
-        blocks = addresses.of_node(held) if number == RESERVED_IDENTITIES["host"] else addresses.of_mesh(held)
-        return tuple(sorted({*labels, *blocks}))
+        held = self.members.addresses(self.state, number, where, sight.addresses.api_servers)
+        return tuple(sorted({*labels, *sight.addresses.of_mesh(held)}))
+
+    def node_number(self, end: End, where: NodeKey) -> int:
+        """Of an address of a node, on the node `where`."""
+        return HOST if end.key == where else self.nodes(where).numbers[end.address]
+
+    def shown(self, end: End, other: End) -> End:
+        """A node as the other end knows it, where that is an endpoint or a node too."""
+        if not isinstance(end.key, NodeKey) or not isinstance(other.key, (EndpointKey, NodeKey)):
+            return end
+        where = NodeKey(other.key.cluster, other.key.node)
+        number = self.node_number(end, where)
+        return msgspec.structs.replace(end, identity=number, labels=self.labels_of(number, where))
 
     def seen(self, own: End, end: End, version: int) -> Labels:
         """The labels by which the rows of `own` see the other end in a packet of IP `version`. The node that `own` is
@@ -133,8 +157,7 @@ class Mesh:
         node = own.key
         where = NodeKey(node.cluster, node.node) if isinstance(node, (EndpointKey, NodeKey)) else NodeKey("", "")
         if isinstance(end.key, NodeKey):
-            number = node_identity(end.key == where, end.address, addresses.api_servers)
-            return self.labels_of(number, NodeKey(own.cluster, where.node))
+            return self.labels_of(self.node_number(end, where), where)
         blocks = addresses.of_mesh(self.members.addresses(self.state, end.identity, where))
         return tuple(sorted({*end.labels, *blocks}))
 

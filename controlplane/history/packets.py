@@ -160,7 +160,7 @@ class PacketWays:
         elif isinstance(end, MeshEndpoint):
             listed = end.addresses
         elif isinstance(end, MeshNode):
-            listed = self._node_addresses(NodeKey(end.cluster, end.name))
+            listed = (*end.addresses, *self._node_addresses(NodeKey(end.cluster, end.name)))
         else:
             listed = self._place_addresses(end, other)
         for address in listed:

@@ -11,7 +11,6 @@ from ipaddress import ip_address, ip_network
 import msgspec
 
 from controlplane.api.schema import Explanation
-from controlplane.desired.ipcache import node_identity
 from controlplane.desired.prefixes import PrefixIdentities
 from controlplane.history.ends import ENDPOINT, NODE, WORLD, End, Mesh, NoSuchEnd
 from controlplane.history.why import ALLOW, DENY, explain
@@ -127,7 +126,7 @@ def _as_told(mesh: Mesh, end: End, number: int, told: Told) -> tuple[End, str]:
 
 def _expected(end: End, node: NodeKey, mesh: Mesh) -> int:
     if end.what == NODE:
-        return node_identity(end.key == node, end.address, mesh.addresses(node.cluster).api_servers)
+        return mesh.node_number(end, node)
     if end.what == WORLD:
         return _world_number(mesh.prefixes(node.cluster), end.address)
     return end.identity

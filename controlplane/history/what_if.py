@@ -25,6 +25,7 @@ from controlplane.model import RESERVED_IDENTITIES, ObjectKey
 from controlplane.policy.mesh import End, FlowFault, Judge, Mesh, MeshEndpoint
 from controlplane.policy.verdict import Verdict
 from controlplane.projections.state import State
+from datapath.abi.types import IDENTITY_SCOPE_NODE, IDENTITY_SCOPE_SHIFT
 
 WRITER = "operator"
 COMMANDS = (ApplyPolicy, RemovePolicy, ApplyCidrGroup, RemoveCidrGroup)
@@ -229,7 +230,8 @@ class _Flows:
     def _end(self, side: Side, name: str, labels: Mapping[int, tuple[str, ...]], node: str) -> End | None:
         """By the labels that it had; addresses, ports and node of a workload that is there still with these labels."""
         if side.address:
-            if side.identity in NODES and name.startswith("node:"):
+            is_node = side.identity in NODES or side.identity >> IDENTITY_SCOPE_SHIFT == IDENTITY_SCOPE_NODE
+            if is_node and name.startswith("node:"):
                 try:
                     return self._judges[0].end(name)
                 except FlowFault:

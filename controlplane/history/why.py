@@ -84,8 +84,8 @@ def explain(
         time=time_text(time_ns),
         verdict=verdict,
         reasons=found.reasons,
-        source=_end_view(source),
-        target=_end_view(target),
+        source=_end_view(mesh.shown(source, target)),
+        target=_end_view(mesh.shown(target, source)),
         port=port_text(protocol, port),
         sides=found.sides,
         evidence=evidence,
@@ -160,6 +160,8 @@ def _judged(
             continue
         seen = mesh.seen(own, remote, 6 if protocol == ICMPV6 or ":" in own.address else 4)
         settings = mesh.inputs(own.cluster).settings
+        if isinstance(remote.key, NodeKey) and mesh.sight(own.cluster).tells_apart:
+            found.things["settings", own.cluster] = None
         if isinstance(own.key, EndpointKey) and mesh.state.endpoints[own.key].is_audited:
             settings = msgspec.structs.replace(settings, audit=True)
         side = judge_side(direction, about, seen, protocol, port, names[0], settings=settings, denied_ports=names[1])

@@ -103,6 +103,10 @@ def _by_address(mesh: Mesh, where: NodeKey, key: Any, row: Any) -> Answer:
 
 def _ipcache(mesh: Mesh, where: NodeKey, key: Any, row: Any) -> Answer:
     reasons, things = _address(mesh, key.address) if key.prefix_length == 128 else (["a prefix of the world"], [])
+    if row.identity in mesh.nodes(where).labels:
+        labels = ",".join(mesh.labels_of(row.identity, where))
+        reasons.append(f"identity {row.identity}: of nodes that policies of {where.cluster} know by {labels}")
+        things = [*things, ("settings", where.cluster)]
     if row.node != bytes(16):
         via, more = _address(mesh, row.node)
         reasons, things = [*reasons, f"reached through {via[0]}"], [*things, *more]
@@ -153,6 +157,7 @@ def _policy(mesh: Mesh, where: NodeKey, key: Any, row: Any) -> Answer:
         reasons.append(f"the other end has identity {key.remote_identity} ({','.join(remote) or 'not known'})")
     if key.remote_identity in mesh.state.identities:
         things.append(("identity", key.remote_identity))
+    things += _nodes_behind(mesh, where, key.remote_identity)
     index, closing = index_labels(remote), row.verdict == POLICY_VERDICT_DENY
     for policy in _about(mesh, where, key.subject_identity):
         for rule in policy.rules:
@@ -160,6 +165,15 @@ def _policy(mesh: Mesh, where: NodeKey, key: Any, row: Any) -> Answer:
                 reasons.append(f"{rule.origin} of {policy.name} asks for it")
                 things.append(("policy", policy.key))
     return reasons, things
+
+
+def _nodes_behind(mesh: Mesh, where: NodeKey, number: int) -> list[Thing]:
+    """The nodes that have an identity of their own, and the setting that gives it to them."""
+    known = mesh.nodes(where)
+    if number not in known.labels:
+        return []
+    holders = dict.fromkeys(mesh.state.addresses[address] for address, held in known.numbers.items() if held == number)
+    return [("settings", where.cluster), *(("node", holder) for holder in list(holders)[:SHOWN_MAX])]
 
 
 def _asks(mesh: Mesh, rule: Rule, key: Any, remote: LabelIndex) -> bool:

@@ -88,7 +88,7 @@ def entity_selectors(entity: str, cluster: str) -> tuple[Selector, ...] | None:
     if entity == "cluster":
         return (selector_of((in_cluster(cluster),)), *map(reserved, CLUSTER_RESERVED))
     if entity in WORLD_PREFIXES:
-        return (cidr_selector(WORLD_PREFIXES[entity]),)
+        return (cidr_selector(WORLD_PREFIXES[entity]).narrowed(exists("reserved:world")),)
     return (reserved(entity),)
 
 

@@ -3,14 +3,17 @@
 Belongs here: what is surely of no effect, or surely not meant. Does not belong here: refusals (the parsers).
 """
 
+from collections.abc import Sequence
+
 import msgspec
 
 from controlplane.labels import CLUSTER_KEY, SOURCE_KUBERNETES
-from controlplane.policy.clauses import CIDR_GROUP_NAME, DERIVED_SOURCES, SOURCE_CIDR_GROUP
+from controlplane.policy.clauses import CIDR_GROUP_NAME, DERIVED_SOURCES, SOURCE_CIDR_GROUP, SOURCE_NODE
 from controlplane.policy.identity_labels import label_filter
 from controlplane.policy.mesh import Mesh, MeshCluster
+from controlplane.policy.nodes import own_labels
 from controlplane.policy.rules import ParsedPolicy, Rule
-from controlplane.policy.selectors import ANY_SOURCE, IN, Selector, index_labels
+from controlplane.policy.selectors import ANY_SOURCE, IN, LabelIndex, Selector, index_labels, selector_of
 from controlplane.policy.services import with_services
 
 OF_CLUSTER = f"{SOURCE_KUBERNETES}:{CLUSTER_KEY}"
@@ -29,6 +32,7 @@ def findings(mesh: Mesh) -> list[Finding]:
     """By policy, in the order of their rules."""
     found: list[Finding] = []
     indexes = [index_labels(endpoint.labels) for endpoint in mesh.endpoints]
+    nodes = [index_labels(tuple(own_labels(node.cluster, node.labels))) for node in mesh.nodes]
     known = {key for index in indexes for key in index}
     ports = {name for endpoint in mesh.endpoints for name in endpoint.ports}
     for cluster in mesh.clusters.values():
@@ -46,6 +50,7 @@ def findings(mesh: Mesh) -> list[Finding]:
                     for selector in rule.peers or ():
                         if _is_of_endpoints(selector):
                             found += _unknown_keys(mesh, part, rule.origin, selector, known)
+                        found += _of_nodes(part.name, rule.origin, selector, nodes)
                 found += _shadowed(part, cluster)
     return list(dict.fromkeys(found))
 
@@ -89,6 +94,18 @@ def _is_identity_label(mesh: Mesh, policy: ParsedPolicy, selector: Selector, key
     source, _, bare = key.partition(":")
     source = SOURCE_KUBERNETES if source == ANY_SOURCE else source
     return not held or any(label_filter(patterns).takes(bare, source) for patterns in held)
+
+
+def _of_nodes(policy: str, where: str, selector: Selector, nodes: Sequence[LabelIndex]) -> list[Finding]:
+    """What a selector by labels of nodes misses; once for its two forms, about the own node and about others."""
+    asked = selector_of(each for each in selector.requirements if each.key.startswith(f"{SOURCE_NODE}:"))
+    if not asked.requirements or not nodes:
+        return []
+    keys = [each.key for each in asked.requirements if not any(each.key in index for index in nodes)]
+    found = [Finding(policy, where, f"no node has a label {key}") for key in keys]
+    if not any(asked.matches_index(index) for index in nodes):
+        found.append(Finding(policy, where, f"selects no node: {asked}"))
+    return found
 
 
 def _group_of(selector: Selector) -> str:

@@ -14,7 +14,7 @@ import msgspec
 from controlplane.labels import CLUSTER_KEY, SOURCE_KUBERNETES, SOURCE_RESERVED, label
 from controlplane.model import CidrGroup, Labels
 from controlplane.policy.cilium_peers import ENTITIES, WORLD_PREFIXES
-from controlplane.policy.clauses import SOURCE_NODE
+from controlplane.policy.nodes import HOST, REMOTE_NODE, cidr_labels, own_labels
 from controlplane.policy.prefixes import EVERY_PREFIX, AddressLabels, Names, address_keys
 from controlplane.policy.requests import NO_REQUEST, Request
 from controlplane.policy.rules import ICMP, ICMPV6, PORT_MAX, PROTOCOLS, NamedPorts, ParsedPolicy
@@ -23,8 +23,6 @@ from controlplane.policy.settings import DEFAULTS, PolicySettings
 from controlplane.policy.verdict import NO_PORTS, Side, Verdict, joined, judge_side, policies_of
 from datapath.abi.types import POLICY_EGRESS, POLICY_INGRESS
 
-HOST = f"{SOURCE_RESERVED}:host"
-REMOTE_NODE = f"{SOURCE_RESERVED}:remote-node"
 NOT_ENDS = ("all", "none", "cluster")
 """Entities that are many ends, or none."""
 ICMP_NAMES = {"ICMP": ICMP, "ICMPV6": ICMPV6}
@@ -48,12 +46,13 @@ class MeshEndpoint(msgspec.Struct, frozen=True):
 
 
 class MeshNode(msgspec.Struct, frozen=True):
-    """`labels`: as the platform writes them."""
+    """`labels`: as the platform writes them. `routers`: its addresses in its pods' ranges, where they are known."""
 
     cluster: str
     name: str
     addresses: tuple[str, ...] = ()
     labels: dict[str, str] = {}
+    routers: tuple[str, ...] = ()
 
 
 class MeshCluster(msgspec.Struct, frozen=True):
@@ -117,7 +116,7 @@ class Judge:
         self._nodes = {(each.cluster, each.name): each for each in mesh.nodes}
         self._holders: dict[str, MeshEndpoint | MeshNode] = {}
         for node in mesh.nodes:
-            self._holders.update(dict.fromkeys(node.addresses, node))
+            self._holders.update(dict.fromkeys((*node.addresses, *node.routers), node))
         for endpoint in mesh.endpoints:
             self._holders.update(dict.fromkeys(endpoint.addresses, endpoint))
         self._policies: dict[str, list[ParsedPolicy]] = {}
@@ -211,20 +210,25 @@ class Judge:
             return self._node_seen(own, remote, version)
         if remote.entity in ("", *WORLD_PREFIXES, "world"):
             return self._place_seen(addresses, remote, version)
+        settings = self._mesh.clusters[own.cluster].settings
+        if remote.entity == "host" and (settings.node_labels or settings.cidr_match_nodes):
+            host = self._nodes.get((own.cluster, own.name if isinstance(own, MeshNode) else own.node))
+            if host is not None:
+                return self._node_seen(own, host, version)
         return (f"{SOURCE_RESERVED}:{remote.entity}",)
 
     def _node_seen(self, own: MeshEndpoint | MeshNode, remote: MeshNode, version: int) -> Labels:
+        """The own node is its host, whose addresses share one identity: a prefix that has one of them is about it."""
         settings, addresses = self._mesh.clusters[own.cluster].settings, self._addresses[own.cluster]
         own_node = own.name if isinstance(own, MeshNode) else own.node
-        found = [HOST if (own.cluster, own_node) == (remote.cluster, remote.name) else REMOTE_NODE]
+        place = (remote.cluster, remote.name)
+        is_host = (own.cluster, own_node) == place
         known = _of_version(remote.addresses, version)
-        found += addresses.of_node(known)
+        found = [HOST if is_host else REMOTE_NODE, *addresses.of_node(known)]
         found += [each for address in remote.addresses for each in self._mesh.address_labels.get(address, ())]
         if settings.node_labels:
-            found += [label(SOURCE_NODE, key, value) for key, value in remote.labels.items()]
-            found.append(label(SOURCE_NODE, CLUSTER_KEY, remote.cluster))
-        if settings.cidr_match_nodes:
-            found += [each for address in known for each in addresses.cidrs_of(address)]
+            found += own_labels(remote.cluster, remote.labels)
+        found += cidr_labels(settings, addresses, self._nodes.get(place, remote).addresses if is_host else known)
         return tuple(sorted(set(found)))
 
     def _place_seen(self, addresses: AddressLabels, place: Place, version: int) -> Labels:

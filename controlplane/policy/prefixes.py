@@ -14,20 +14,22 @@ from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 
 import msgspec
 
-from controlplane.labels import label
+from controlplane.labels import SOURCE_KUBERNETES, label
 from controlplane.model import CidrGroup, Labels
 from controlplane.policy.clauses import (
     ANY_GROUP,
     CIDR_GROUP_NAME,
+    DERIVED_SOURCES,
     SOURCE_CIDR,
     SOURCE_CIDR_GROUP,
     SOURCE_NAME,
+    SOURCE_NODE,
     SOURCE_TOUCHES,
     SOURCE_WITHIN,
 )
 from controlplane.policy.names import name_matches
 from controlplane.policy.rules import ParsedPolicy
-from controlplane.policy.selectors import Selector
+from controlplane.policy.selectors import ANY_SOURCE, EXISTS, IN, Selector
 
 WORLD = "reserved:world"
 API_SERVER_LABEL = "reserved:kube-apiserver"
@@ -40,12 +42,13 @@ Network = IPv4Network | IPv6Network
 
 
 class AddressKeys(msgspec.Struct, frozen=True):
-    """What the selectors of some policies ask of addresses; equal values ask the same."""
+    """What the selectors of some policies ask of addresses, and of labels of nodes; equal values ask the same."""
 
     cidrs: tuple[str, ...] = ()
     blocks: tuple[str, ...] = ()
     group_keys: tuple[str, ...] = ()
     patterns: tuple[str, ...] = ()
+    node_keys: tuple[str, ...] = ()
 
 
 def address_keys(policies: Iterable[ParsedPolicy]) -> AddressKeys:
@@ -62,23 +65,28 @@ def address_keys(policies: Iterable[ParsedPolicy]) -> AddressKeys:
         tuple(sorted(blocks)),
         tuple(sorted(found.get(SOURCE_CIDR_GROUP, ()))),
         tuple(sorted(found.get(SOURCE_NAME, ()))),
+        tuple(sorted(found.get(SOURCE_NODE, ()))),
     )
 
 
 def merged(keys: Iterable[AddressKeys]) -> AddressKeys:
     """What all of them ask together."""
-    found: tuple[set[str], ...] = (set(), set(), set(), set())
+    found: tuple[set[str], ...] = (set(), set(), set(), set(), set())
     for each in keys:
-        for held, more in zip(found, (each.cidrs, each.blocks, each.group_keys, each.patterns), strict=True):
+        for held, more in zip(found, msgspec.structs.astuple(each), strict=True):
             held.update(more)
-    cidrs, blocks, group_keys, patterns = (tuple(sorted(held)) for held in found)
-    return AddressKeys(cidrs, blocks, group_keys, patterns)
+    return AddressKeys(*(tuple(sorted(held)) for held in found))
 
 
 def _collect(selector: Selector, found: dict[str, dict[str, None]]) -> None:
+    is_of_workloads = any(
+        each.operator in (IN, EXISTS) and each.key.startswith(f"{SOURCE_KUBERNETES}:") for each in selector.requirements
+    )
     for requirement in selector.requirements:
         source, _, key = requirement.key.partition(":")
-        if source in (SOURCE_CIDR, SOURCE_WITHIN, SOURCE_TOUCHES, SOURCE_CIDR_GROUP, SOURCE_NAME):
+        if source == ANY_SOURCE and not is_of_workloads:
+            source = SOURCE_NODE
+        if source in DERIVED_SOURCES:
             found.setdefault(source, {})[key] = None
 
 

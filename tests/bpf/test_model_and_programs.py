@@ -9,13 +9,15 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from controlplane.commands.addresses import ChangeSettings
 from controlplane.commands.namespace import ApplyNamespace
 from controlplane.commands.policy import ApplyPolicy
 from controlplane.commands.types import Author
+from controlplane.events import NodeJoined
 from controlplane.policy.manifests import canonical
 from controlplane.runtime.rehearsing import rehearse_on
 from datapath.kernel.rehearsal import Rehearsal
-from tests.controlplane.policy.worlds import cilium_policies, network_policies
+from tests.controlplane.policy.worlds import cilium_policies, cilium_policy, network_policies, network_policy
 from tests.controlplane.random_mesh import Log
 from tests.controlplane.small_mesh import accept, add_endpoint, mesh
 
@@ -101,9 +103,52 @@ def outward_policies(draw: st.DrawFn, name: str) -> dict[str, Any]:
     return {"kind": "CiliumNetworkPolicy", "apiVersion": "cilium.io/v2", "metadata": metadata, "spec": spec}
 
 
-def play(copy: Rehearsal, written: list[tuple[str, dict[str, Any]]], asked: list[dict[str, str]]) -> Counter[str]:
-    """How many flows came to what; fails at the first on which model and programs differ."""
+SEEN = ["node:n1", "node:n2", "node:west:n1", "entity:host", "ip:fd02::1", "ip:10.1.2.1", "ip:10.2.1.1", "ip:192.168.0.9"]
+LABELS = {"n1": ("k8s:role=cpu",), "n2": ("k8s:role=gpu", "k8s:zone=a")}
+NODES = ({}, {"matchLabels": {"role": "gpu"}}, {"matchLabels": {"zone": "a"}}, {"matchLabels": {"role": "cpu"}},
+         {"matchExpressions": [{"key": "role", "operator": "DoesNotExist"}]},
+         {"matchExpressions": [{"key": "io.cilium.k8s.policy.cluster", "operator": "Exists"}]})  # fmt: skip
+UNDERLAYS = st.sampled_from(("192.168.0.0/24", "192.168.0.2/32", "192.168.0.0/16", "fd02::/64", "10.1.2.0/24", "0.0.0.0/0"))
+SETTINGS = (
+    {"enable-node-selector-labels": True}, {"policy-cidr-match-mode": "nodes"},
+    {"enable-node-selector-labels": True, "policy-cidr-match-mode": "nodes", "allow-localhost": "policy"},
+)  # fmt: skip
+
+
+def nodes_world(settings_of: dict[str, Any]) -> Log:
+    """The same mesh with labels at its nodes, under settings by which policies tell these apart."""
     log = world()
+    for key, node in sorted(log.state.nodes.items()):
+        labels = LABELS.get(node.name, ()) if key.cluster == "east" else ("k8s:role=gpu",)
+        log.write(key.cluster, f"node.{node.name}", NodeJoined(node.name, node.addresses, node.device, labels))
+        accept(log, Author(key.cluster, "operator"), ChangeSettings(canonical(settings_of)))
+    return log
+
+
+@st.composite
+def node_policies(draw: st.DrawFn, name: str) -> dict[str, Any]:
+    """A policy about nodes by label, by CIDR, by entity, by ipBlock."""
+    if draw(st.integers(0, 4)) == 0:
+        blocks = draw(st.lists(UNDERLAYS, min_size=1, max_size=2, unique=True))
+        return network_policy({"podSelector": {}, "ingress": [{"from": [{"ipBlock": {"cidr": each}} for each in blocks]}]}, name)
+    entities = st.sampled_from(("remote-node", "host", "cluster", "world", "world-ipv4", "kube-apiserver"))
+    spec: dict[str, Any] = {"endpointSelector": {}}
+    for section in draw(st.lists(st.sampled_from(("ingress", "ingressDeny", "egress", "egressDeny")), min_size=1, max_size=3, unique=True)):
+        way = "from" if section.startswith("ingress") else "to"
+        peers = (
+            st.fixed_dictionaries({f"{way}Nodes": st.lists(st.sampled_from(NODES), min_size=1, max_size=2)})
+            | st.fixed_dictionaries({f"{way}CIDR": st.lists(UNDERLAYS, min_size=1, max_size=2, unique=True)})
+            | st.fixed_dictionaries({f"{way}Entities": st.lists(entities, min_size=1, max_size=2)})
+        )
+        spec[section] = draw(st.lists(peers, min_size=1, max_size=2))
+    return cilium_policy(spec, name)
+
+
+def play(
+    copy: Rehearsal, written: list[tuple[str, dict[str, Any]]], asked: list[dict[str, str]], log: Log | None = None
+) -> Counter[str]:
+    """How many flows came to what; fails at the first on which model and programs differ."""
+    log = log or world()
     for cluster, manifest in written:
         name = manifest["metadata"]["name"]
         log.wish(Author(cluster, "operator"), ApplyPolicy(manifest["kind"], "shop", name, canonical(manifest)))
@@ -134,6 +179,36 @@ def test_they_agree_about_prefixes_named_ports_and_the_api_server(
         end = chance.choice(("from", "to"))
         flow[end], flow["to" if end == "from" else "from"] = chance.choice(OTHERS), chance.choice(PODS)
     play(copy, [("east", outward), ("east", beside)], asked)
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(st.sampled_from(SETTINGS), node_policies("p"), node_policies("q"), st.integers(0, 1 << 32))
+def test_they_agree_about_nodes(
+    copy: Rehearsal, settings_of: dict[str, Any], first: dict[str, Any], second: dict[str, Any], seed: int
+) -> None:
+    """Whom policies select by label or by CIDR, the own node and others, of another cluster too, by any address."""
+    chance, asked = Random(seed), []
+    for _ in range(FLOWS):
+        ends = [chance.choice(PODS), chance.choice(SEEN)]
+        chance.shuffle(ends)
+        asked.append({"from": ends[0], "to": ends[1], "l4": chance.choice(L4)})
+    written = [("east", first), (chance.choice(("east", "west")), second)]
+    play(copy, written, asked, nodes_world(settings_of))
+
+
+def test_nodes_are_told_apart(copy: Rehearsal) -> None:
+    """The comparison is about something: one node passes by its label and no other, and the same by CIDR."""
+    labels = {"matchLabels": {"role": "gpu"}}
+    allowed = {}
+    for settings_of, peer in ((SETTINGS[0], {"fromNodes": [labels]}), (SETTINGS[1], {"fromCIDR": ["192.168.0.2/32"]})):
+        log = nodes_world(settings_of)
+        policy = canonical(cilium_policy({"endpointSelector": {}, "ingress": [peer]}, "p"))
+        accept(log, Author("east", "operator"), ApplyPolicy("CiliumNetworkPolicy", "shop", "p", policy))
+        asked = [{"from": each, "to": PODS[0], "l4": "TCP/80"} for each in ("node:n2", "node:west:n1", PODS[1])]
+        found = rehearse_on(copy, log.state, "east", asked)
+        assert all(each["agrees"] for each in found)
+        allowed[next(iter(peer))] = [each["datapath"]["verdict"] for each in found]
+    assert allowed == {"fromNodes": ["allow", "deny", "deny"], "fromCIDR": ["allow", "deny", "deny"]}
 
 
 def test_both_verdicts_occur(copy: Rehearsal) -> None:

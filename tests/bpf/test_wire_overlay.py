@@ -35,7 +35,7 @@ from datapath.kernel.real import RealKernel
 from datapath.kernel.tunnels import TunnelDevices
 from datapath.masquerade import masquerade_constants, node_constants
 from datapath.realization import Realization
-from datapath.tables import BackendKey, BackendRow, ServiceKey, ServiceRow
+from datapath.tables import BackendKey, BackendRow, IpcacheKey, IpcacheRow, ServiceKey, ServiceRow
 from tests.bpf import packets
 from tests.bpf.test_wire import TIMEOUT_S, open_socket, received
 from tests.conftest import Namespace
@@ -264,6 +264,23 @@ def test_nodes_and_endpoints_of_others(make_mesh: MakeMesh, family: int) -> None
     assert transfer(second.pod, first.node, family, there) == first.addresses[0]
     entries = [conntrack.decode_entry(*each) for each in second.kernel.dump_runtime("conntrack")]
     assert {entry.row.source_identity for entry in entries} == {abi.IDENTITY_REMOTE_NODE}
+    assert transfer(second.node, first.pod, family, second.addresses[0]) == address_of(first, family)
+    assert mesh.dropped(first) == mesh.dropped(second) == {}
+
+
+def test_node_with_an_identity_of_its_own(make_mesh: MakeMesh, family: int) -> None:
+    """Is known by it behind the tunnel, which says only that it is a node; it is reached as any, and its packets are
+    believed as those of any."""
+    mesh = make_mesh(family)
+    first, second = mesh.machines
+    number = abi.IDENTITY_SCOPE_NODE << abi.IDENTITY_SCOPE_SHIFT | 5
+    for machine, other in ((first, second), (second, first)):
+        key = IpcacheKey(128, address_bytes(other.addresses[0]))
+        row = IpcacheRow(key.address, number, abi.IPCACHE_TUNNEL)
+        assert list(machine.kernel.put("ipcache", list(codec.encode_rows("ipcache", {key: row}).items()))) == []
+    transfer(second.pod, first.node, family, address_of(second, family))
+    entries = [conntrack.decode_entry(*each) for each in second.kernel.dump_runtime("conntrack")]
+    assert {entry.row.source_identity for entry in entries} == {number}
     assert transfer(second.node, first.pod, family, second.addresses[0]) == address_of(first, family)
     assert mesh.dropped(first) == mesh.dropped(second) == {}
 

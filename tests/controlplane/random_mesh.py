@@ -35,7 +35,7 @@ APPS = ("web", "db")
 
 LEAVE = 22
 """The wish that takes a cluster out of the mesh."""
-LAST = 32
+LAST = 35
 ZONE = "topology.kubernetes.io/zone"
 
 Step = tuple[int, int, int, int]
@@ -119,6 +119,7 @@ def wish(step: Step) -> tuple[Author, Any]:
         LEAVE: (operator, e.ClusterLeft()) if (b, c) == (0, 0) else (operator, ApplyNamespace(namespace, {})),
         **_exposed(operator, namespace, app, workload, node, b, c),
         32: (operator, ConfigureEndpoint(node, a + 1, b > 1)),
+        **_about_nodes(operator, b, c),
         30: (agent, msgspec.structs.replace(_join(cluster, node, 0), labels=(f"{ZONE}={'ab'[c % 2]}",))),
     }  # fmt: skip
     return wishes.get(kind, (agent, create))
@@ -162,6 +163,26 @@ def _exposed(
         27: (operator, (redirect, address, redirect, RemoveLocalRedirect(namespace, "lrp"))[c]),
         28: (operator, SetBackendState(f"10.9.0.{b}", 80, "TCP", ("active", "quarantined", "maintenance", "active")[c])),
         29: (operator, ChangeSettings(settings)),
+    }
+
+
+def _about_nodes(operator: Author, b: int, c: int) -> dict[int, tuple[Author, Any]]:
+    """Wishes by which policies tell nodes apart, by the label that wish 30 gives them or by CIDR, and no longer."""
+    settings = (
+        "{}", '{"enable-node-selector-labels":true}', '{"policy-cidr-match-mode":"nodes"}',
+        '{"enable-node-selector-labels":true,"policy-cidr-match-mode":"nodes"}',
+    )  # fmt: skip
+    peers = (
+        f'"fromNodes":[{{"matchLabels":{{"{ZONE}":"a"}}}}]', '"fromCIDR":["192.168.0.0/24"]',
+        '"fromEntities":["remote-node"]', '"fromCIDR":["192.168.0.10/32","192.168.0.50/31"]',
+    )  # fmt: skip
+    manifest = (
+        '{"apiVersion":"cilium.io/v2","kind":"CiliumNetworkPolicy","metadata":{"name":"nodes","namespace":"shop"},'
+        f'"spec":{{"endpointSelector":{{}},"ingress":[{{{peers[b % 4]}}}]}}}}'
+    )
+    return {
+        33: (operator, ChangeSettings(settings[c])),
+        34: (operator, ApplyPolicy("CiliumNetworkPolicy", "shop", "nodes", manifest)),
     }
 
 

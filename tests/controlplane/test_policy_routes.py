@@ -19,6 +19,7 @@ from controlplane.desired.policy_problems import policy_problems
 from controlplane.policy.manifests import canonical
 from controlplane.projections.state import State
 from controlplane.runtime.writer import Written
+from datapath.abi import types as abi
 from tests.controlplane import small_mesh
 from tests.controlplane.policy.worlds import cilium_policy
 from tests.controlplane.random_mesh import Log
@@ -38,6 +39,7 @@ class Mesh:
     def __init__(self) -> None:
         self.log = Log()
         self.cluster = "east"
+        self.where = None
         self.past = None
         self.writer = self
 
@@ -83,22 +85,23 @@ async def test_a_name_opens_what_a_policy_allows_by_name(served: Any) -> None:
     listed = await (await client.get("/v1/names")).json()
     assert listed["items"] == [{"cluster": "east", "name": "www.example.com", "addresses": ["192.0.2.1"]}]
     selectors = await (await client.get("/v1/policy/selectors")).json()
-    assert selectors["items"] == [
-        {"selector": "fqdn:www.example.com", "users": ["CiliumNetworkPolicy/shop/policy"], "identities": []}
-    ]
+    (found,) = selectors["items"]
+    assert (found["selector"], found["users"]) == ("fqdn:www.example.com", ["CiliumNetworkPolicy/shop/policy"])
+    assert [number >> 24 for number in found["identities"]] == [abi.IDENTITY_SCOPE_PREFIX]
     await client.post("/v1/names", json={**body, "expired": True})
     assert (await (await client.get("/v1/names")).json())["items"] == []
 
 
 @pytest.mark.asyncio
-async def test_settings_that_the_kernel_cannot_hold_are_refused(served: Any) -> None:
-    """With the setting named; one that it can hold is taken and shown."""
+async def test_settings_that_cannot_be_read_are_refused(served: Any) -> None:
+    """With the setting named; others are taken and shown, those about nodes too."""
     _, client = served
-    refused = await client.post("/v1/policy/settings", json={"policy-cidr-match-mode": "nodes"})
-    assert (refused.status, "not in a running mesh" in await refused.text()) == (409, True)
-    assert (await client.post("/v1/policy/settings", json={"enable-policy": "always"})).status == 200
+    refused = await client.post("/v1/policy/settings", json={"policy-cidr-match-mode": "pods"})
+    assert (refused.status, "policy-cidr-match-mode" in await refused.text()) == (409, True)
+    wanted = {"policy-cidr-match-mode": "nodes", "enable-node-selector-labels": True}
+    assert (await client.post("/v1/policy/settings", json=wanted)).status == 200
     shown = await (await client.get("/v1/policy/settings")).json()
-    assert (shown["settings"], shown["notes"]) == ({"enable-policy": "always"}, [])
+    assert (shown["settings"], shown["notes"]) == (wanted, [])
 
 
 @pytest.mark.asyncio
@@ -159,7 +162,6 @@ def test_a_wish_that_is_true_already_writes_nothing() -> None:
         (ResolveName("a b", ("192.0.2.1",)), "name"),
         (ResolveName("a", ("192.0.2.300",)), "addresses"),
         (ResolveName("a", ()), "addresses"),
-        (ChangeSettings('{"enable-node-selector-labels":true}'), "enable-node-selector-labels"),
         (ChangeSettings('{"enable-policy":"sometimes"}'), ""),
     ],
 )

@@ -5,15 +5,18 @@ import pytest
 from controlplane import events as e
 from controlplane.api.endpoint_policy import endpoint_policy, find_endpoints
 from controlplane.api.views import items_of
+from controlplane.commands.addresses import ChangeSettings
+from controlplane.commands.policy import ApplyPolicy
+from controlplane.commands.types import Author
 from controlplane.model import RESERVED_IDENTITIES, NodeKey
 from controlplane.policy.manifests import canonical
 from controlplane.projections.state import State
 from datapath.codec import prefix_bytes
 from tests.controlplane.policy.worlds import cilium_policy
 from tests.controlplane.random_mesh import Log
-from tests.controlplane.small_mesh import add_endpoint, mesh, table
+from tests.controlplane.small_mesh import accept, add_endpoint, mesh, table
 
-NODE = NodeKey("east", "n1")
+NODE, OPERATOR = NodeKey("east", "n1"), Author("east", "operator")
 
 
 def remote(cluster: str, node: str, endpoint_id: int) -> str:
@@ -52,6 +55,29 @@ def test_identity_list_has_the_labels_of_prefixes(log: Log) -> None:
     assert set(numbers.values()) - {RESERVED_IDENTITIES["world"]} <= set(known)
     assert "cidr:198.51.100.0/24" in known[numbers["198.51.100.7/32"]]
     assert not any("cidr:203.0.113.0/24" in labels for labels in known.values())
+
+
+def test_nodes_that_policies_tell_apart_are_listed(log: Log) -> None:
+    """By label and by CIDR: each address with the number that the kernel finds, each number with its labels; without
+    the settings all are remote-node again."""
+    facts = log.state.nodes["east", "n2"]
+    log.write("east", "node.n2", e.NodeJoined("n2", facts.addresses, facts.device, ("k8s:role=gpu", "k8s:zone=a")))
+    accept(log, OPERATOR, ChangeSettings('{"enable-node-selector-labels":true,"policy-cidr-match-mode":"nodes"}'))
+    spec = "{endpointSelector: {}, ingress: [{fromNodes: [{matchLabels: {role: gpu}}]}, {fromCIDR: [fd02::/64]}]}"
+    text = canonical(cilium_policy(spec, "nodes"))
+    accept(log, OPERATOR, ApplyPolicy("CiliumNetworkPolicy", "shop", "nodes", text))
+    test_ip_list_is_the_ipcache_of_the_node(log)
+    for where in (None, NODE):
+        numbers = {item.prefix: item.identity for item in items_of("ip", log.state, where, remote)}
+        listed = items_of("identity", log.state, where, remote)
+        known = {item.number: item.labels for item in listed if item.cluster != "west"}
+        own, cluster = known[numbers["192.168.0.2/32"]], "node:io.cilium.k8s.policy.cluster="
+        assert {"node:role=gpu", f"{cluster}east", "reserved:remote-node"} == {*own} - {"cidr:0.0.0.0/0"}
+    assert numbers["fd02::11/128"] != numbers["192.168.1.1/32"]
+    accept(log, OPERATOR, ChangeSettings("{}"))
+    test_ip_list_is_the_ipcache_of_the_node(log)
+    numbers = {item.prefix: item.identity for item in items_of("ip", log.state, NODE, remote)}
+    assert numbers["192.168.0.2/32"] == RESERVED_IDENTITIES["remote-node"]
 
 
 def test_the_operator_lists_prefixes_of_every_cluster(log: Log) -> None:

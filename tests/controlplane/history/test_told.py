@@ -6,16 +6,23 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestClient, TestServer
 
+from controlplane import events as e
 from controlplane.api import history_routes
-from controlplane.commands.addresses import ApplyCidrGroup, ResolveName
+from controlplane.commands.addresses import ApplyCidrGroup, ChangeSettings, ResolveName
+from controlplane.commands.policy import ApplyPolicy
+from controlplane.desired.derive import Deriver
 from controlplane.history.ends import Mesh
+from controlplane.history.rows import row_name
 from controlplane.history.told import CAUSES, POLICY_REASONS, Told, explain_told, reason_named
 from controlplane.history.why import explain
+from controlplane.history.why_row import explain_row
 from controlplane.model import NodeKey
+from controlplane.policy.manifests import canonical
 from datapath.abi import types as abi
 from datapath.notifications import drop_reason_text
 from tests.controlplane.history.past import past_of, shop
 from tests.controlplane.history.test_why import OPERATOR, apply_policy, mesh_of
+from tests.controlplane.policy.worlds import cilium_policy
 from tests.controlplane.random_mesh import Log
 from tests.controlplane.small_mesh import accept, add_endpoint
 from tests.controlplane.test_policy_routes import refusals
@@ -112,6 +119,38 @@ async def test_numbers_that_are_right_are_not_complained_about(address: str, num
     now = await mesh_of(log)
     answer = explain_told(now, now, f"ip:{address}", "shop/db", 6, 1, told_of(log, source_identity=number))
     assert not [each for each in answer.reasons if "the node's row" in each]
+
+
+async def test_a_node_that_policies_tell_apart_is_explained_by_its_labels_and_record() -> None:
+    """What was told with its own number is right, and remote-node is wrong; the verdict, what differs, the node's record,
+    the setting; the row of the kernel likewise."""
+    log = shop()
+    accept(log, OPERATOR, ChangeSettings('{"enable-node-selector-labels":true}'))
+    spec = "{endpointSelector: {matchLabels: {app: db}}, ingress: [{fromNodes: [{matchLabels: {role: gpu}}]}]}"
+    accept(log, OPERATOR, ApplyPolicy("CiliumNetworkPolicy", "shop", "nodes", canonical(cilium_policy(spec, "nodes"))))
+    facts = log.state.nodes["east", "n2"]
+    log.write("east", "node.n2", e.NodeJoined("n2", facts.addresses, facts.device, ("k8s:role=cpu",)))
+    joined = log.state.revision
+    now, where = await mesh_of(log), NodeKey("east", "n1")
+    number = now.nodes(where).numbers[facts.addresses[0]]
+    ends = f"ip:{facts.addresses[0]}", "shop/db", 6, 80
+    answer = explain_told(now, now, *ends, told_of(log, source_identity=number))
+    assert not [each for each in answer.reasons if "the node's row" in each]
+    assert "node:role is cpu, the rule wants node:role=gpu" in answer.reasons[0]
+    assert (answer.source.identity, "node:role=cpu" in answer.source.labels) == (number, True)
+    known = {(each.about, each.event): each.revision for each in answer.evidence}
+    assert known["node east/n2", "NodeJoined"] == joined
+    assert any(event == "SettingsChanged" for _, event in known)
+    wrong = explain_told(now, now, *ends, told_of(log, source_identity=6))
+    assert f"said identity 6 (reserved:remote-node), and the log says {number}" in wrong.reasons[0]
+    row = explain_row(now, where, "ipcache", facts.addresses[0])
+    assert any("node:role=cpu" in each for each in row.reasons)
+    log.write("east", "node.n2", e.NodeJoined("n2", facts.addresses, facts.device, ("k8s:role=gpu",)))
+    now = await mesh_of(log)
+    assert explain(now, now.end("node:n2"), now.end("shop/db"), 6, 80).verdict == "allow"
+    (key,) = (key for key in Deriver(*where).full(log.state).tables["policy"] if key.remote_identity >> 24 == 2)
+    row = explain_row(now, where, "policy", row_name("policy", key))
+    assert ("node east/n2", "NodeJoined") in {(each.about, each.event) for each in row.evidence}
 
 
 async def test_a_prefix_has_the_number_of_the_longest_that_policies_name() -> None:
