@@ -26,6 +26,7 @@ from controlplane.runtime.connection import connect_log
 from controlplane.runtime.duties import Duties
 from controlplane.runtime.flags import parser_of, settings_from
 from controlplane.runtime.follower import Follower
+from controlplane.runtime.keeping import Keeping
 from controlplane.runtime.losses import Losses
 from controlplane.runtime.process import complain, run_process
 from controlplane.runtime.retention import Retention
@@ -61,6 +62,7 @@ HELPS = {
     "runtime_dir": "directory of the API socket; /run/meshlog/operator-<cluster> if none",
     "state_dir": "directory of the checkpoint; /var/lib/meshlog/operator-<cluster> if none",
     "archive_dir": "directory of the archived history; archive in the state directory if none",
+    "after_restore": "keep: apply again what was added since a backup that etcd was put back to; name: only name it",
     "archive_keep": "on: keep the history of all clusters there; off: of this one",
     "retention_s": "seconds that history stays in etcd",
     "retention_bytes_max": "bytes that a cluster's packed history may take in etcd",
@@ -142,6 +144,7 @@ def build_operator(settings: OperatorSettings, log: EtcdLog) -> Warden:
     losses = Losses(directory, follower)
     writer = Writer(log, follower, Author(settings.cluster, WRITER), clock, settings, counters)
     duties = Duties(log, follower, writer, clock, settings, counters, (build_wish(settings),))
+    keeping = Keeping(follower, writer, duties, clock, settings, counters)
     kept, archivist = archive_dir(settings), None
     if settings.archive_keep == "on":
         archivist = Archivist(log, Archive(kept), follower, clock, settings, counters)
@@ -149,7 +152,7 @@ def build_operator(settings: OperatorSettings, log: EtcdLog) -> Warden:
         log, Archive(kept), archivist, follower, writer, duties, clock, settings, counters
     )
     return Warden(
-        settings, clock, counters, log, checkpoints, follower, writer, duties, retention, losses, archivist
+        settings, clock, counters, log, checkpoints, follower, writer, duties, retention, losses, archivist, keeping
     )
 
 

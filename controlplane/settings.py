@@ -191,6 +191,10 @@ class OperatorSettings(CommonSettings, frozen=True, kw_only=True):
     archive_wait_s: Seconds = 3600.0
     """How long what is due stays in etcd for the copies of agents and of other operators; they take seconds, unless
     their disk is full."""
+    after_restore: Annotated[str, Meta(pattern="^(keep|name)$")] = "keep"
+    """What becomes of manifests that were added since a backup that etcd was put back to: "keep": the operator that was
+    at work applies them again, so that a policy goes on to hold; "name": `status` names them, as it does what was
+    changed or removed since in either case."""
     retention_round_s: Seconds = 5.0
     """Pause between two looks at what is to be packed, archived and taken out."""
     shared_checkpoint_s: Seconds = 300.0

@@ -1,10 +1,10 @@
 """What people and platforms had declared, and a log that was put back to a backup does not hold as it was.
 
-Belongs here: comparing the two states, and how each thing is put back by hand. Does not belong here: what a node puts
-back by itself (commands/announcing.py), keeping the list (runtime/losses.py). Pure.
+Belongs here: comparing the two states, how each thing is put back by hand, and what may be without asking. Does not
+belong here: what a node puts back by itself (commands/announcing.py), the list (runtime/losses.py). Pure.
 
-None of it is repeated by a machine: the backup may be older than what somebody undid on purpose, and two processes that
-know different pasts would argue in the log.
+Only what was added since the backup is put back without asking: without a policy that was added, what it closed is
+open. What was changed or removed since stays as the backup has it, for that may be why somebody put it back.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -13,6 +13,9 @@ from typing import Any
 
 import msgspec
 
+from controlplane.commands.addresses import ChangeSettings, ResolveName
+from controlplane.commands.redirect import SetBackendState
+from controlplane.kubernetes_objects import command_of
 from controlplane.kubernetes_views import VIEWS, manifest_of
 from controlplane.model import BackendState, ObjectKey, ResolvedName
 from controlplane.projections.state import State
@@ -52,6 +55,25 @@ def lost_objects(before: State, after: State) -> Sequence[LostObject]:
     was, found = _declared(before), _declared(after)
     keys = sorted({*was, *found}, key=lambda key: (_RANKS.get(key.kind, 0), key))
     return [_lost(key, was.get(key), found.get(key)) for key in keys if was.get(key) != found.get(key)]
+
+
+def additions(before: State, after: State, cluster: str) -> Sequence[Any]:
+    """Commands for everything of a cluster that `after` has not at all, policies first."""
+    was, found = _declared(before), _declared(after)
+    gone = [key for key in was if key.cluster == cluster and key not in found]
+    gone.sort(key=lambda key: (_RANKS.get(key.kind, 0), key))
+    commands = [_addition(key, was[key]) for key in gone]
+    return [each for each in commands if not isinstance(each, tuple)]  # a tuple says why a manifest is not understood
+
+
+def _addition(key: ObjectKey, was: Any) -> Any:
+    if isinstance(was, BackendState):
+        return SetBackendState(was.address, was.port, was.protocol, was.state)
+    if isinstance(was, ResolvedName):
+        return ResolveName(was.name, was.addresses)
+    if key.kind == SETTINGS:
+        return ChangeSettings(was)
+    return command_of(manifest_of(_shown(key.kind), was), key.cluster)
 
 
 def still_lost(objects: Iterable[LostObject], state: State) -> Sequence[LostObject]:

@@ -42,6 +42,8 @@ class Follower:
         self.applied_revision = state.revision
         self.head_revision = state.revision
         self.in_sync = False
+        self.has_been_in_sync = False
+        """Since the start: what is held is then what the log held, and no older checkpoint's."""
         self.repairing = ""
         self.held = ""
         """Why nothing is decided upon or derived from the state yet; "" while it may be. A node compares first what it
@@ -157,7 +159,7 @@ class Follower:
     def _bookmark(self, bookmark: Bookmark) -> None:
         self.applied_revision = max(self.applied_revision, bookmark.revision)
         self.state.store_id = self._log.cluster_id
-        self.in_sync = True
+        self.in_sync = self.has_been_in_sync = True
         self.repairing = ""
         self._wake()
 

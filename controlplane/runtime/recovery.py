@@ -17,7 +17,7 @@ import structlog
 from controlplane.commands.announcing import announcements, living, stale_endpoints
 from controlplane.commands.node import JoinNode
 from controlplane.commands.types import Rejection
-from controlplane.model import NodeKey
+from controlplane.model import NodeKey, ObjectKey
 from controlplane.projections.state import State
 from controlplane.runtime.announced import OwnFile
 from controlplane.runtime.clock import Clock
@@ -71,6 +71,8 @@ class Recovery:
         self._is_swept = False
         self._others: dict[tuple[str, str, str, str], None] = {}
         """Attachments of other nodes that the log had lost when it was put back."""
+        self._policies: dict[ObjectKey, None] = {}
+        """Those that had been added since the backup."""
         self._waits_for = ""
         self._refused: list[str] = []
         self._logger = structlog.get_logger()
@@ -114,6 +116,7 @@ class Recovery:
             for attachment in lost.attachments
             if attachment[:2] != self._where and attachment not in found.attachments
         }
+        self._policies |= {key: None for key in lost.policies if key not in found.policies}
         self._due.set()
 
     async def _compare(self, wish: Wish, report: Act) -> None:
@@ -149,20 +152,24 @@ class Recovery:
         self._logger.warning("announced again what the log had lost of this node", commands=said, refused=self._refused)
 
     async def _wait_others(self) -> None:
-        """Give other nodes the time to do the same, so that the rows about their endpoints can stay meanwhile."""
+        """Give other nodes the time to do the same, and operators to apply again what policies were added, so that the
+        rows about them can stay meanwhile."""
         try:
             async with asyncio.timeout(self._settings.restore_wait_s):
                 while self._missing():
-                    self._waits_for = f"{len(self._others)} endpoints of other nodes are not back yet"
+                    count = len(self._others) + len(self._policies)
+                    self._waits_for = f"{count} endpoints of other nodes and policies are not back yet"
                     await self._follower.wait_moved()
         except TimeoutError:
-            self._logger.warning("endpoints of other nodes did not come back", count=len(self._others))
-        self._others = {}
+            policies = [f"{each.namespace}/{each.name}" for each in self._policies]
+            self._logger.warning("not all came back", endpoints=len(self._others), policies=policies)
+        self._others, self._policies = {}, {}
 
     def _missing(self) -> bool:
-        known = self._follower.state.attachments
-        self._others = {each: None for each in self._others if each not in known}
-        return bool(self._others)
+        state = self._follower.state
+        self._others = {each: None for each in self._others if each not in state.attachments}
+        self._policies = {each: None for each in self._policies if each not in state.policies}
+        return bool(self._others or self._policies)
 
 
 def _refusal(command: Any, outcome: Any) -> str:

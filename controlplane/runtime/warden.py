@@ -21,6 +21,7 @@ from controlplane.runtime.clock import Clock
 from controlplane.runtime.duties import Duties
 from controlplane.runtime.flows import empty_old_flows, gathered_flows
 from controlplane.runtime.follower import Follower
+from controlplane.runtime.keeping import Keeping
 from controlplane.runtime.losses import Losses
 from controlplane.runtime.retention import Retention
 from controlplane.runtime.shared_checkpoint import shared_state_at
@@ -50,6 +51,7 @@ class Warden:
         retention: Retention,
         losses: Losses,
         archivist: Archivist | None,
+        keeping: Keeping,
     ) -> None:
         self.settings = settings
         self.cluster = settings.cluster
@@ -71,13 +73,14 @@ class Warden:
         self._duties = duties
         self._retention = retention
         self._archivist = archivist
+        self._keeping = keeping
         self._started_s = clock.monotonic_s()
 
     def tasks(self) -> list[Coroutine[Any, Any, None]]:
         """What runs for as long as the operator does."""
         own = [self._duties.run(), self._retention.run(), self._save_checkpoints(), self._empty_flows()]
         copying = [self._archivist.run()] if self._archivist else []
-        return [self.follower.run(), self.writer.run(), *own, *copying]
+        return [self.follower.run(), self.writer.run(), self._keeping.run(), *own, *copying]
 
     async def close(self) -> None:
         """The writer's place and the duty are free at once."""

@@ -10,13 +10,16 @@ from controlplane.agent import build_node
 from controlplane.api.schema import EndpointRequest, EndpointResult
 from controlplane.commands.cluster import JoinCluster
 from controlplane.commands.namespace import ApplyNamespace
+from controlplane.commands.policy import ApplyPolicy
 from controlplane.commands.workload import ApplyWorkload
 from controlplane.model import Device, NodeKey
+from controlplane.policy.manifests import canonical
 from controlplane.projections.state import State
 from controlplane.runtime.checkpoints import fold
 from controlplane.runtime.clock import SystemClock
 from controlplane.runtime.devices import device_name
 from controlplane.runtime.duties import Duties
+from controlplane.runtime.keeping import Keeping
 from controlplane.runtime.node import Node
 from controlplane.runtime.telemetry import Counters
 from controlplane.runtime.underlay import Underlay
@@ -103,18 +106,23 @@ class Machine:
 
 
 @asynccontextmanager
-async def operator(store: Store) -> AsyncIterator[Part]:
+async def operator(store: Store, after_restore: str = "name") -> AsyncIterator[Part]:
     """With its duties."""
     part = await store.part("operator")
-    settings = OperatorSettings(cluster="east", cluster_id=1, duty_s=0.1, retry_s=0.02, wait_applied_s=20.0)
-    duties = Duties(part.log, part.follower, part.writer, SystemClock(), settings, Counters(), (JOIN,))
+    settings = OperatorSettings(
+        cluster="east", cluster_id=1, duty_s=0.1, retry_s=0.02, wait_applied_s=20.0, after_restore=after_restore
+    )
+    clock, counters = SystemClock(), Counters()
+    duties = Duties(part.log, part.follower, part.writer, clock, settings, counters, (JOIN,))
+    keeping = Keeping(part.follower, part.writer, duties, clock, settings, counters)
     async with part.running():
-        task = asyncio.create_task(duties.run())
+        tasks = [asyncio.create_task(each.run()) for each in (duties, keeping)]
         try:
             yield part
         finally:
-            task.cancel()
-            await asyncio.gather(task, return_exceptions=True)
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
 
 
 def request(name: str) -> EndpointRequest:
@@ -177,6 +185,38 @@ async def wait_until_joined(store: Store) -> None:
     part = await store.part("node.reader")
     async with part.running():
         await wait_until(lambda: "east" in part.follower.state.clusters)
+
+
+@pytest.mark.parametrize("after_restore", ["keep", "name"])
+async def test_a_policy_that_was_added_goes_on_to_hold(store, after_restore):
+    """The operator applies it again, and no row of it goes meanwhile; told otherwise it is only named."""
+    manifest = {
+        "apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy", "metadata": {"name": "closed", "namespace": "shop"},
+        "spec": {"podSelector": {}},
+    }  # fmt: skip
+    async with operator(store, after_restore):
+        machine = Machine(store)
+        async with machine.running() as node:
+            made = await make(node, "web")
+            await store.keep()
+            written = await node.writer.submit(ApplyPolicy("NetworkPolicy", "shop", "closed", canonical(manifest)))
+            await node.wait_realized(written.revision, WAIT_S)
+            subjects = dict(machine.memory.tables["policy_subjects"])
+            assert subjects and machine.has_row(made)
+            stood = True
+
+            def is_back() -> bool:
+                nonlocal stood
+                stood = stood and machine.memory.tables["policy_subjects"] == subjects
+                return node.follower.rewinds > 0 and not node.follower.held and node.follower.in_sync
+
+            await store.put_back()
+            await wait_until(is_back)
+            keeps = after_restore == "keep"
+            assert stood or not keeps
+            await node.wait_realized(node.follower.head_revision, WAIT_S)
+            assert (machine.memory.tables["policy_subjects"] == subjects) is keeps
+            assert [each.text for each in node.losses.open()] == ([] if keeps else ["NetworkPolicy shop/closed"])
 
 
 async def test_an_agent_that_was_dead_meanwhile_knows_its_endpoints(store):

@@ -8,7 +8,7 @@ from controlplane.commands.policy import ApplyPolicy, RemovePolicy
 from controlplane.commands.redirect import SetBackendState
 from controlplane.commands.types import Author
 from controlplane.commands.workload import ApplyWorkload
-from controlplane.history.loss import BACK, GONE, OLDER, LostObject, lost_objects, still_lost
+from controlplane.history.loss import BACK, GONE, OLDER, LostObject, additions, lost_objects, still_lost
 from controlplane.kubernetes_objects import command_of
 from controlplane.policy.manifests import canonical
 from controlplane.projections.state import State
@@ -78,6 +78,25 @@ def test_manifests_put_back_what_was() -> None:
     added = next(event for record in restored.records for event in decode(record.payload).events
                  if getattr(event, "name", "") == "added")  # fmt: skip
     assert restored.state.policies[by_name(found)["NetworkPolicy shop/added"].key].manifest == added.manifest
+
+
+def test_only_what_was_added_is_put_back_without_asking() -> None:
+    """Of one cluster, whatever it is; what was changed or removed since may be why somebody put the log back."""
+    log, backup = changed()
+    accept(log, Author("west", "operator"), ApplyWorkload("shop", "west", {}))
+    commands = additions(log.state, backup, "east")
+    assert [type(each).__name__ for each in commands] == [
+        "ApplyPolicy", "ChangeSettings", "SetBackendState", "ResolveName", "ApplyWorkload",
+    ]  # fmt: skip
+    restored = Log()
+    restored.state, restored.records = backup.copy(), list(log.records)
+    for each in commands:
+        accept(restored, OPERATOR, each)
+    left = lost_objects(log.state, restored.state)
+    assert [(each.text, each.what) for each in left] == [
+        ("NetworkPolicy shop/removed", BACK), ("Pod shop/web", OLDER), ("Pod shop/west", GONE),
+    ]  # fmt: skip
+    assert additions(log.state, log.state, "east") == []
 
 
 def test_what_somebody_changed_since_is_mended() -> None:
