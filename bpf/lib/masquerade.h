@@ -167,9 +167,7 @@ STEP nat_allocate(struct packet *packet, struct address_port *row)
 	for (__u32 probe = 0; probe < MASQUERADE_PROBES; probe++) {
 		__u32 number = (start + probe * MASQUERADE_STRIDE) % config_masquerade_port_count;
 
-		/* SCTP's checksum covers the port, so its packets keep theirs. */
-		if (packet->protocol != IPPROTO_SCTP)
-			key.near_port = bpf_htons((__u16)(config_masquerade_port_first + number));
+		key.near_port = bpf_htons((__u16)(config_masquerade_port_first + number));
 		if (nat_take(&key, &own, packet->now)) {
 			row->address = key.near;
 			row->port = key.near_port;

@@ -5,6 +5,7 @@
 
 #include "packet.h"
 #include "parse.h"
+#include "sctp.h"
 
 enum nat_end { NAT_SOURCE = 0, NAT_DEST = 1 };
 
@@ -102,7 +103,8 @@ static __always_inline int nat_port(struct __sk_buff *skb, struct packet *packet
 {
 	if (from == to || packet->fragment == FRAGMENT_LATER)
 		return 0;
-	/* SCTP's checksum covers the whole packet and cannot be corrected here. */
+	if (packet->protocol == IPPROTO_SCTP)
+		return sctp_port_write(skb, packet, port_offset(packet, end), from, to);
 	if (!l4_checksum || bpf_l4_csum_replace(skb, l4_checksum, from, to, l4_flags | sizeof(to)))
 		return DROP(packet, FILE_NAT, ERROR_WHILE_CORRECTING_L4_CHECKSUM);
 	return nat_port_write(skb, packet, end, to);

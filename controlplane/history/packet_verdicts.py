@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from controlplane.desired.frontends import Frontend
 from controlplane.desired.services import ServiceCompiler
-from controlplane.history.packets import FROM_ENDPOINT, TO_ENDPOINT, Step, is_dropped
+from controlplane.history.packets import FROM_ENDPOINT, TO_ENDPOINT, TO_NETWORK, Step, is_dropped
 from controlplane.policy.mesh import Judge, Question
 from controlplane.policy.verdict import ALLOW, AUDIT, DENY, DENY_DEFAULT, DENY_EXPLICIT, REDIRECT, Verdict, joined
 from datapath.abi import types as abi
@@ -23,8 +23,8 @@ from datapath.tables import ServiceKey
 
 SIDES = {abi.POLICY_EGRESS: "egress", abi.POLICY_INGRESS: "ingress"}
 DENIALS = {abi.POLICY_DENIED: DENY_DEFAULT, abi.POLICY_DENY: DENY_EXPLICIT}
-LEAVING = (FROM_ENDPOINT, "to_network", "to_overlay")
-"""Programs that ask the sender's own policies."""
+LEAVING = (FROM_ENDPOINT, TO_ENDPOINT, TO_NETWORK, "to_overlay")
+"""Programs that ask the sender's own policies: those of an endpoint, or of the node itself."""
 
 
 class Passage(NamedTuple):

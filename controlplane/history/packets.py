@@ -89,7 +89,10 @@ class PacketWays:
         """Where the packet goes on; None where its way ends."""
         if step.program == TO_ENDPOINT or is_dropped(outcome):
             return None
-        there = self._node_of(ends_of(outcome.frame).dest)
+        sent = ends_of(outcome.frame)
+        there = self._node_of(sent.dest)
+        if there is None and step.program == TO_NETWORK:
+            there = self._asked_node(sent.dest, sent.protocol, sent.dest_port)
         if there is None or there == step.node:
             return None
         frame = bytes(6) + outcome.frame[6:]

@@ -77,9 +77,25 @@ def udp(source_port: int, dest_port: int, payload: bytes = b"question") -> bytes
     return struct.pack(">HHHH", source_port, dest_port, 8 + len(payload), 0) + payload
 
 
-def sctp(source_port: int, dest_port: int) -> bytes:
-    """A common header and no chunk."""
-    return struct.pack(">HHII", source_port, dest_port, 1, 0)
+def sctp(source_port: int, dest_port: int, payload: bytes = b"") -> bytes:
+    """A common header and no chunk, or what is given for chunks; with its checksum."""
+    raw = struct.pack(">HHII", source_port, dest_port, 1, 0) + payload
+    return raw[:8] + struct.pack("<I", crc32c(raw)) + raw[12:]
+
+
+def crc32c(covered: bytes) -> int:
+    """RFC 9260, appendix A, bit by bit."""
+    register = 0xFFFFFFFF
+    for octet in covered:
+        register ^= octet
+        for _ in range(8):
+            register = register >> 1 ^ (0x82F63B78 if register & 1 else 0)
+    return register ^ 0xFFFFFFFF
+
+
+def sctp_is_whole(segment: bytes) -> bool:
+    """Whether the checksum of an SCTP packet is right."""
+    return segment[8:12] == struct.pack("<I", crc32c(segment[:8] + bytes(4) + segment[12:]))
 
 
 def icmp(kind: int, code: int = 0, echo_id: int = 7, payload: bytes = b"ping") -> bytes:

@@ -143,12 +143,16 @@ def test_evicted_flow_finds_its_port_again(gate: Gate) -> None:
         assert gate.maps["nat"].dump() == held
 
 
-def test_sctp_keeps_its_port(gate: Gate) -> None:
-    """Its checksum covers the ports, and is not ours to compute."""
-    raw = gate.frame(CLIENT, WORLD, packets.sctp(1000, 443), packets.SCTP)
-    run = gate.send(CLIENT, raw)
-    seen = packets.read(run.packet)
-    assert (run.retval, seen.source, seen.source_port) == (REDIRECT, NODE.address(gate.family), 1000)
+def test_sctp_gets_a_port_and_its_checksum(gate: Gate) -> None:
+    """Two endpoints that use the same port outside are told apart by it."""
+    ports, l4 = [], 34 if gate.family == 4 else 54
+    for sender in (CLIENT, SERVER):
+        run = gate.send(sender, gate.frame(sender, WORLD, packets.sctp(1000, 443, b"chunk"), packets.SCTP))
+        seen = packets.read(run.packet)
+        assert (run.retval, seen.source) == (REDIRECT, NODE.address(gate.family))
+        assert packets.sctp_is_whole(run.packet[l4:])
+        ports.append(seen.source_port)
+    assert len({*ports, 1000}) == 3
 
 
 def test_service_outside_the_mesh_is_masqueraded(gate: Gate, wall: Gate) -> None:

@@ -272,17 +272,23 @@ def test_own_endpoint_may_reach_itself(place: Place) -> None:
     assert seen.source not in {CLIENT.address(place.gate.family), NODE.address(place.gate.family)}
 
 
+@pytest.mark.parametrize("chunks", [0, 1, 5, 64, 1003])
 @pytest.mark.parametrize("backend", [REMOTE, SERVER], ids=["elsewhere", "here"])
-def test_sctp_keeps_its_ports(wall: Gate, make_gate: MakeGate, backend: Endpoint) -> None:
-    """Its checksum covers them; a backend on the frontend's own port works."""
-    place = Place(wall, make_gate, [], NODE, packets.SCTP)
-    wall.service(
-        [(backend, NODE_PORT)], packets.SCTP, NODE_PORT, frontend=NODE, row=ROW, scope=abi.SERVICE_SCOPE_EXTERNAL
-    )
-    run = wall.receive(place.arriving(WORLD, NODE, packets.sctp(CLIENT_PORT, NODE_PORT)))
+def test_sctp_is_translated_with_its_checksum(wall: Gate, make_gate: MakeGate, backend: Endpoint, chunks: int) -> None:
+    """Which covers the whole packet: on the way there, and on the way back of an answer from elsewhere."""
+    place, family, l4 = Place(wall, make_gate, [], NODE, packets.SCTP), wall.family, 34 if wall.family == 4 else 54
+    place.serve(backend)
+    payload = bytes(range(256)) * 4
+    run = wall.receive(place.arriving(WORLD, NODE, packets.sctp(CLIENT_PORT, NODE_PORT, payload[:chunks])))
     seen = packets.read(run.packet)
-    assert (run.retval, seen.source_port, seen.dest_port) == (REDIRECT, CLIENT_PORT, NODE_PORT)
-    assert (seen.dest, seen.l3_sum) == (backend.address(wall.family), 0)
+    assert (run.retval, seen.dest, seen.dest_port) == (REDIRECT, backend.address(family), BACKEND_PORT)
+    assert packets.sctp_is_whole(run.packet[l4:]) and seen.l3_sum == 0
+    if backend is REMOTE:
+        assert seen.source == NODE.address(family)
+        answer = packets.sctp(BACKEND_PORT, seen.source_port, payload[chunks:])
+        back = wall.receive(place.arriving(REMOTE, NODE, answer)).packet
+        assert seen_ends(back) == ends(family, NODE, NODE_PORT, WORLD, CLIENT_PORT)
+        assert packets.sctp_is_whole(back[l4:])
 
 
 @pytest.mark.parametrize("backend", [REMOTE, SERVER], ids=["elsewhere", "here"])

@@ -1,6 +1,8 @@
 """What a row says of a frontend beside its backends: who may ask, who gets the same backend again, which table chooses."""
 
 import struct
+from collections import Counter
+from random import Random
 
 import pytest
 
@@ -102,6 +104,41 @@ def test_affinity_ends_with_its_time(node: Node) -> None:
     seen = {ask(node, port) for port in range(1001, 1010)}
     assert len(seen) == 1
     assert all(value[:8] != bytes(8) for value in node.maps["affinity"].dump().values())
+
+
+def test_affinity_is_what_a_plain_dict_remembers(node: Node) -> None:
+    """Over hundreds of flows of several clients while backends come, go and return: who was sent to a backend goes there
+    again as long as the set has it for new flows; anyone else to some backend of the set, and flows that are known stay."""
+    chance, serving = Random(node.family), list(BACKENDS[:3])
+    remembered: dict[Endpoint, str] = {}
+    flows: dict[tuple[Endpoint, int], str] = {}
+    seen = Counter[str]()
+    row = CLUSTER_IP._replace(affinity_s=1000)
+
+    def change(backends: list[Endpoint]) -> None:
+        serve(node, row, *backends)
+        keep(node, *backends)
+
+    change(serving)
+    for step in range(400):
+        if step % 10 == 9:
+            serving = chance.sample(BACKENDS, chance.randrange(1, 4))
+            change(serving)
+        client, port = chance.choice((CLIENT, SERVER)), chance.randrange(1000, 1100)
+        allowed = {each.address(node.family) for each in serving}
+        sent = ask(node, port, client)
+        if (client, port) in flows:
+            assert sent == flows[client, port]
+            seen["known"] += 1
+            continue
+        if remembered.get(client) in allowed:
+            assert sent == remembered[client]
+            seen["kept"] += 1
+        else:
+            assert sent in allowed
+            seen["chosen"] += 1
+        remembered[client] = flows[client, port] = sent
+    assert min(seen[each] for each in ("known", "kept", "chosen")) > 10, seen
 
 
 def test_maglev_table_chooses(node: Node) -> None:
