@@ -48,18 +48,26 @@ from tests.contract.test_attach import Attached
 BPF = Path(__file__).parents[2] / "bpf"
 CPU = "1"
 ROUNDS = 9
-EXCHANGES = {"ask": 8000, "connect": 1500}
+EXCHANGES = {"ask": 8000, "load": 1500, "connect": 1500}
 SERVICES = 20_000
 SERVICE_PORT = 80
 
 
 class Way(NamedTuple):
-    """Where a client in `wire` asks; `cgroup`: the one to be in, or None."""
+    """Where a client in `wire` asks; `cgroup`: the one to be in, or None; `with_server`: its server too."""
 
     wire: "Place"
     address: str
     port: int
     cgroup: Path | None = None
+    with_server: bool = False
+
+
+class Cgroups(NamedTuple):
+    """Those of a node, by what is done at the sockets in them."""
+
+    cgroup: Path | None = None
+    joining_cgroup: Path | None = None
 
 
 class Place(Wire):
@@ -94,10 +102,11 @@ class Place(Wire):
         return self
 
 
-def with_programs(place: Place, folder: Path, cgroup: Path | None, services: int) -> Attached:
+def with_programs(place: Place, folder: Path, cgroups: Cgroups, services: int) -> Attached:
     """The node held by our programs, with so many services; the last one is asked."""
     attached = Attached(place, folder, BPF)
-    attached.open("tcx", notify_verdicts=False, cgroup=str(cgroup) if cgroup else "")
+    named = {name: str(cgroup) for name, cgroup in cgroups._asdict().items() if cgroup}
+    attached.open("tcx", notify_verdicts=False, **named)
     kernel = attached.kernel
     place.rows(kernel.objects)
     lxc2 = ifindex(place.node, "lxc2")
@@ -122,8 +131,18 @@ def with_programs(place: Place, folder: Path, cgroup: Path | None, services: int
             AttachmentKey(lxc2, "egress"): AttachmentRow("to_endpoint"),
         },
     }
-    if cgroup:
-        tables["socket_hooks"] = {SocketHookKey("connect4"): SocketHookRow("socket_connect4", str(cgroup))}
+    hooks = {"cgroup": ("connect4", "socket_connect4"), "joining_cgroup": ("sockops", "socket_life")}
+    tables["socket_hooks"] = {
+        SocketHookKey(hooks[name][0]): SocketHookRow(hooks[name][1], cgroup) for name, cgroup in named.items()
+    }
+    if cgroups.joining_cgroup:
+        joined = {DeviceKey(ifindex(place.node, "lxc")): CLIENT, DeviceKey(lxc2): SERVER}
+        tables["endpoints"] = {
+            EndpointKey(codec.address_bytes(each.ipv4)): EndpointRow(
+                key.ifindex, each.identity, number, abi.ENDPOINT_JOINED, each.mac, each.host_mac
+            )
+            for number, (key, each) in enumerate(joined.items(), 1)
+        }
     for table, rows in tables.items():
         failures = place.node.call(kernel.put, table, list(codec.encode_rows(table, rows).items()))
         assert not failures, failures
@@ -165,13 +184,15 @@ def _paths() -> Iterator[dict[str, Way]]:
         stack.callback(subprocess.run, ["umount", str(folder)], check=True)
         stack.callback(lambda: [each.close() for each in made])
         kernel = Place(made).forward()
-        ours = _ours(stack, made, folder / "one", None, 1)
-        many = _ours(stack, made, folder / "many", None, SERVICES)
-        cgroup = CGROUP / "bench"
-        cgroup.mkdir(parents=True)
+        ours = _ours(stack, made, folder / "one", Cgroups(), 1)
+        many = _ours(stack, made, folder / "many", Cgroups(), SERVICES)
+        translated, joined = CGROUP / "translated", CGROUP / "joined"
         stack.callback(CGROUP.rmdir)
-        stack.callback(cgroup.rmdir)
-        sockets = _ours(stack, made, folder / "sockets", cgroup, 1)
+        for cgroup in (translated, joined):
+            cgroup.mkdir(parents=True)
+            stack.callback(cgroup.rmdir)
+        sockets = _ours(stack, made, folder / "sockets", Cgroups(translated), 1)
+        joining = _ours(stack, made, folder / "joined", Cgroups(joining_cgroup=joined), 1)
         paths = {
             "one node, kernel": Way(kernel, SERVER.ipv4, BACKEND_PORT),
             "one node, ours": Way(ours, SERVER.ipv4, BACKEND_PORT),
@@ -179,7 +200,8 @@ def _paths() -> Iterator[dict[str, Way]]:
             "two nodes, ours": Way(ours, REMOTE.ipv4, BACKEND_PORT),
             "service, tc": Way(ours, FRONTEND.ipv4, SERVICE_PORT),
             "service of many, tc": Way(many, FRONTEND.ipv4, SERVICE_PORT),
-            "service, socket": Way(sockets, FRONTEND.ipv4, SERVICE_PORT, cgroup),
+            "service, socket": Way(sockets, FRONTEND.ipv4, SERVICE_PORT, translated),
+            "one node, joined": Way(joining, SERVER.ipv4, BACKEND_PORT, joined, with_server=True),
         }
         for name, (tool, rule) in RULES.items():
             if shutil.which(tool):
@@ -191,9 +213,9 @@ def _paths() -> Iterator[dict[str, Way]]:
         yield paths
 
 
-def _ours(stack: ExitStack, made: list[Namespace], pins: Path, cgroup: Path | None, services: int) -> Place:
+def _ours(stack: ExitStack, made: list[Namespace], pins: Path, cgroups: Cgroups, services: int) -> Place:
     place = Place(made)
-    attached = with_programs(place, pins, cgroup, services)
+    attached = with_programs(place, pins, cgroups, services)
     stack.callback(attached.close)
     return place
 
@@ -212,18 +234,19 @@ def measure() -> list[Row]:
         program = Path(folder) / "exchange"
         subprocess.run(["clang", "-O2", "-o", program, Path(__file__).with_name("exchange.c")], check=True)
         with ExitStack() as stack:
-            ends = {place: _servers(stack, program, place) for place in {path.wire for path in paths.values()}}
+            cgroups = {path.wire: path.cgroup if path.with_server else None for path in paths.values()}
+            ends = {place: _servers(stack, program, place, cgroup) for place, cgroup in cgroups.items()}
             costs = _costs(program, paths, ends)
     return [row for kind in EXCHANGES for row in _rows(kind, costs)]
 
 
-def _servers(stack: ExitStack, program: Path, place: Place) -> dict[str, int]:
+def _servers(stack: ExitStack, program: Path, place: Place, cgroup: Path | None) -> dict[str, int]:
     """Starts them; process ids by address."""
     found = {}
     for namespace, address in ((place.server, SERVER.ipv4), (place.remote, REMOTE.ipv4)):
         served = [program, "serve", address, str(BACKEND_PORT)]
         command = ["nsenter", f"--net={namespace.path}", "taskset", "-c", CPU, *map(str, served)]
-        process = stack.enter_context(subprocess.Popen(command, stdout=subprocess.PIPE))
+        process = stack.enter_context(subprocess.Popen(command, stdout=subprocess.PIPE, preexec_fn=_entering(cgroup)))
         stack.callback(process.kill)
         assert process.stdout is not None and process.stdout.readline() == b"ready\n"
         found[address] = process.pid
@@ -248,16 +271,21 @@ def _run(program: Path, path: Way, kind: str, server: int) -> Cost:
     rounds = EXCHANGES[kind]
     asked = [program, kind, path.address, str(path.port), str(rounds)]
     command = ["nsenter", f"--net={path.wire.client.path}", "taskset", "-c", CPU, *map(str, asked)]
-
-    def enter() -> None:
-        if path.cgroup is not None:
-            (path.cgroup / "cgroup.procs").write_text(str(os.getpid()))
-
     before = _scheduled_s(server)
-    done = subprocess.run(command, capture_output=True, check=True, preexec_fn=enter)
+    done = subprocess.run(command, capture_output=True, check=True, preexec_fn=_entering(path.cgroup))
     used = json.loads(done.stdout)
     cpu_s = used["cpu_s"] + _scheduled_s(server) - before
     return Cost(cpu_s / rounds * 1e6, rounds / used["passed_s"])
+
+
+def _entering(cgroup: Path | None) -> Callable[[], None]:
+    """What a child does before it becomes a program."""
+
+    def enter() -> None:
+        if cgroup is not None:
+            (cgroup / "cgroup.procs").write_text(str(os.getpid()))
+
+    return enter
 
 
 def _scheduled_s(process: int) -> float:
@@ -267,6 +295,7 @@ def _scheduled_s(process: int) -> float:
 
 COMPARED = (
     ("pod to pod on one node", "one node, ours", "kernel forwarding", "one node, kernel", 1.0),
+    ("joined sockets on one node", "one node, joined", "the same by packets", "one node, ours", 1.0),
     ("pod to pod on two nodes", "two nodes, ours", "kernel forwarding", "two nodes, kernel", 1.0),
     ("service by tc", "service, tc", "iptables DNAT", "iptables DNAT", 1.0),
     ("service by tc", "service, tc", "nftables map DNAT", "nftables map DNAT", 1.0),
@@ -274,7 +303,7 @@ COMPARED = (
     ("service by socket", "service, socket", "service by tc", "service, tc", None),
     (f"one of {SERVICES:,} services by tc", "service of many, tc", "the same with one", "service, tc", 1.1),
 )
-SAID = {"ask": "a request and its answer", "connect": "a new connection with one"}
+SAID = {"ask": "a request and its answer", "load": "64 KiB there and back", "connect": "a new connection with one"}
 
 
 def _rows(kind: str, costs: dict[tuple[str, str], Cost]) -> Iterator[Row]:

@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Both ends of an exchange of one byte over TCP. The client prints, as JSON, its CPU seconds and the seconds that passed.
+ * Both ends of an exchange of bytes over TCP. The client prints, as JSON, its CPU seconds and the seconds that passed.
  * usage: exchange serve ADDRESS PORT
- *        exchange ask ADDRESS PORT ROUNDS      over one connection
+ *        exchange ask ADDRESS PORT ROUNDS      a byte over one connection
+ *        exchange load ADDRESS PORT ROUNDS     64 KiB over one connection
  *        exchange connect ADDRESS PORT ROUNDS  over a new connection each time
  */
 #include <arpa/inet.h>
@@ -16,6 +17,7 @@
 #include <unistd.h>
 
 static struct sockaddr_in end;
+static char bytes[65536];
 
 static int fail(const char *what)
 {
@@ -26,7 +28,7 @@ static int fail(const char *what)
 static int serve(void)
 {
 	int listening = socket(AF_INET, SOCK_STREAM, 0), one = 1;
-	char byte;
+	ssize_t count;
 
 	setsockopt(listening, SOL_SOCKET, SO_REUSEADDR, &one, sizeof(one));
 	if (bind(listening, (void *)&end, sizeof(end)) || listen(listening, 128))
@@ -39,8 +41,8 @@ static int serve(void)
 		if (connection < 0)
 			return fail("accept");
 		setsockopt(connection, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one));
-		while (read(connection, &byte, 1) == 1)
-			if (write(connection, &byte, 1) != 1)
+		while ((count = read(connection, bytes, sizeof(bytes))) > 0)
+			if (write(connection, bytes, count) != count)
 				break;
 		close(connection);
 	}
@@ -57,11 +59,18 @@ static int connected(void)
 	return connect(opened, (void *)&end, sizeof(end)) ? -1 : opened;
 }
 
-static int exchange(int connection)
+static int exchange(int connection, ssize_t size)
 {
-	char byte = 'x';
+	ssize_t count;
 
-	return write(connection, &byte, 1) == 1 && read(connection, &byte, 1) == 1 ? 0 : -1;
+	if (write(connection, bytes, size) != size)
+		return -1;
+	for (; size; size -= count) {
+		count = read(connection, bytes, size);
+		if (count <= 0)
+			return -1;
+	}
+	return 0;
 }
 
 static double cpu_s(void)
@@ -83,13 +92,14 @@ static double clock_s(void)
 int main(int argc, char **argv)
 {
 	if (argc < 4 || inet_pton(AF_INET, argv[2], &end.sin_addr) != 1)
-		return fprintf(stderr, "usage: exchange serve|ask|connect ADDRESS PORT [ROUNDS]\n"), 2;
+		return fprintf(stderr, "usage: exchange serve|ask|load|connect ADDRESS PORT [ROUNDS]\n"), 2;
 	end.sin_family = AF_INET;
 	end.sin_port = htons(atoi(argv[3]));
 	if (!strcmp(argv[1], "serve"))
 		return serve();
 
 	int renews = !strcmp(argv[1], "connect"), rounds = argc > 4 ? atoi(argv[4]) : 1, connection = -1;
+	ssize_t size = strcmp(argv[1], "load") ? 1 : sizeof(bytes);
 	double began_s = clock_s(), used_s = cpu_s();
 
 	for (int round = 0; round < rounds; round++) {
@@ -97,7 +107,7 @@ int main(int argc, char **argv)
 			close(connection);
 		if (renews || connection < 0)
 			connection = connected();
-		if (connection < 0 || exchange(connection))
+		if (connection < 0 || exchange(connection, size))
 			return fail("exchange");
 	}
 	printf("{\"cpu_s\": %.9f, \"passed_s\": %.9f}\n", cpu_s() - used_s, clock_s() - began_s);
