@@ -11,6 +11,7 @@ from typing import NamedTuple
 from datapath import codec
 from datapath.abi import types as abi
 from datapath.addressing import endpoint_text, protocol_name
+from datapath.plan import UNSETTLED_EPOCH
 
 _EXPIRES = struct.Struct("=Q")
 _EXPIRES_AT = next(
@@ -77,6 +78,18 @@ def expired_keys(entries: Iterable[tuple[bytes, bytes]], now_ns: int) -> list[by
     """Keys of entries whose time has passed at `now_ns` (CLOCK_MONOTONIC)."""
     expires = _EXPIRES.unpack_from
     return [key for key, value in entries if expires(value, _EXPIRES_AT)[0] <= now_ns]
+
+
+def undone_entries(entries: Iterable[tuple[bytes, bytes]], epoch: int) -> list[tuple[bytes, bytes]]:
+    """Entries that were judged under an epoch above this one, the newest that there is, as they are to be written:
+    under no epoch, so that their flows are judged again. Such epochs belong to a history that was undone, and the one
+    that goes on may reach the same numbers with other policies."""
+    found = []
+    for key, value in entries:
+        entry = decode_entry(key, value)
+        if entry.row.policy_epoch & ~UNSETTLED_EPOCH > epoch:
+            found.append(encode_entry(entry._replace(row=entry.row._replace(policy_epoch=0))))
+    return found
 
 
 def entry_line(entry: ConntrackEntry, now_ns: int) -> str:

@@ -1,6 +1,7 @@
-"""Removes entries of the programs that are of no use any more, a bounded number at a time.
+"""Removes entries of the programs that are of no use any more, a bounded number at a time, and undoes what was judged
+under a history that a restored log has undone.
 
-Belongs here: the loops and the calls. Does not belong here: which entries those are (conntrack.py: expired,
+Belongs here: the loops and the calls. Does not belong here: which entries those are (conntrack.py: expired, undone;
 orphans.py: outlived).
 """
 
@@ -9,11 +10,13 @@ import struct
 from collections.abc import Awaitable, Callable, Sequence
 from typing import NamedTuple
 
+from datapath import codec
 from datapath.abi.types import SOCKETS_FULL, TRAFFIC_EGRESS
-from datapath.conntrack import expired_keys
+from datapath.conntrack import expired_keys, undone_entries
 from datapath.errors import KernelError
 from datapath.kernel.api import Kernel
 from datapath.orphans import backends_of, departed_flows, departed_sockets, idle_ports
+from datapath.plan import UNSETTLED_EPOCH
 from datapath.reconciler import Reconciler
 from datapath.status import WriteCount
 
@@ -57,6 +60,8 @@ class ConntrackCollector:
         self._chunk = chunk
         self._count = CollectionCount(0, 0, 0, 0, 0, 0)
         self._purged_at: tuple[WriteCount, ...] = ()
+        self._epoch: int | None = None
+        """The node's policy epoch when conntrack was last seen to hold none above it; None: not since the start."""
 
     def count(self) -> CollectionCount:
         """What was removed so far."""
@@ -92,6 +97,24 @@ class ConntrackCollector:
         self._count = count._replace(departed=count.departed + removed, sockets=count.sockets + ended)
         return removed
 
+    async def rejudge(self) -> int:
+        """Where the node's epoch went back, as after a restored log: flows that were judged under a later one are
+        judged again with their next packet. The number of their entries. Raises KernelError."""
+        epoch = await self._reconciler.worker.call(self._realized_epoch)
+        found = 0
+        if self._epoch is None or epoch < self._epoch:
+            undone = undone_entries(await self._reconciler.worker.call(self._kernel.dump_runtime, CONNTRACK), epoch)
+            for start in range(0, len(undone), self._chunk):
+                chunk = undone[start : start + self._chunk]
+                await self._reconciler.worker.call(self._kernel.put_runtime, CONNTRACK, chunk)
+            found = len(undone)
+        self._epoch = epoch
+        return found
+
+    def _realized_epoch(self) -> int:
+        rows = self._reconciler.realized_rows("node_state").values()
+        return max((codec.decode_row("node_state", row).policy_epoch & ~UNSETTLED_EPOCH for row in rows), default=0)
+
     async def _end_sockets(self) -> int:
         """A connected datagram socket would send to the backend that left for as long as it lives. Their flows are
         forgotten after them, so that a purge broken off finds them again."""
@@ -109,8 +132,11 @@ class ConntrackCollector:
             await self._attempt(self.collect)
 
     async def _purge_always(self) -> None:
-        """After every pass that wrote rows of services, and after the first: an agent may have died between."""
+        """After every pass that wrote rows of services, and after the first: an agent may have died between. Likewise
+        where the epoch went back."""
         while True:
+            if self._reconciler.realized_generation >= 0:
+                await self._attempt(self.rejudge)
             while self._reconciler.realized_generation >= 0 and self._service_writes() != self._purged_at:
                 await self._attempt(self.purge)
                 await asyncio.sleep(PURGE_PAUSE_S)

@@ -52,6 +52,11 @@ class Kernel(Protocol):
         """Entries of a runtime map; of a per-CPU map the value holds every CPU's row, one after the other."""
         ...
 
+    def put_runtime(self, map_name: str, rows: Sequence[tuple[bytes, bytes]]) -> None:
+        """Write entries of a runtime map over those that are there; what a program writes at the same moment is
+        lost."""
+        ...
+
     def delete_runtime(self, map_name: str, keys: Sequence[bytes]) -> int:
         """Remove entries of a runtime map; the number that were there."""
         ...

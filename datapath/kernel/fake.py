@@ -130,6 +130,10 @@ class FakeKernel:
         assert self._is_open, "open() comes first"
         return list(self.memory.runtime[map_name].items())
 
+    def put_runtime(self, map_name: str, rows: Sequence[tuple[bytes, bytes]]) -> None:
+        assert self._is_open, "open() comes first"
+        self.memory.runtime[map_name].update(rows)
+
     def delete_runtime(self, map_name: str, keys: Sequence[bytes]) -> int:
         assert self._is_open, "open() comes first"
         held = self.memory.runtime[map_name]

@@ -200,6 +200,12 @@ class RealKernel:
         """As the Protocol says. Raises KernelError for the ring buffer."""
         return self._map(map_name).dump().items()
 
+    def put_runtime(self, map_name: str, rows: Sequence[tuple[bytes, bytes]]) -> None:
+        """As the Protocol says. Raises KernelError for the first entry that cannot be written."""
+        failures = self._map(map_name).put(rows)
+        if failures:
+            raise KernelError(f"{map_name}: {failures[0].reason}", failures[0].errno)
+
     def delete_runtime(self, map_name: str, keys: Sequence[bytes]) -> int:
         """As the Protocol says. Raises KernelError for the first entry that cannot be removed."""
         removed, failures = self._map(map_name).delete(keys)

@@ -243,6 +243,15 @@ def test_removing_runtime_rows_counts_those_that_were_there(world: World) -> Non
     assert list(kernel.dump_runtime("conntrack")) == [(b"\x02" * 40, b"\x02" * 80)]
 
 
+def test_runtime_rows_are_written_over_those_that_were_there(world: World) -> None:
+    """Others stay."""
+    kernel = world.make()
+    rows = {bytes([i]) * 40: bytes([i]) * 80 for i in (1, 2)}
+    world.write_runtime(kernel, "conntrack", rows)
+    kernel.put_runtime("conntrack", [(b"\x01" * 40, b"\x07" * 80)])
+    assert dict(kernel.dump_runtime("conntrack")) == {**rows, b"\x01" * 40: b"\x07" * 80}
+
+
 # The running kernel only
 
 

@@ -12,7 +12,9 @@ from datapath.conntrack import ConntrackEntry, ConntrackKey, ConntrackRow
 from datapath.conntrack_gc import CollectionCount, ConntrackCollector
 from datapath.errors import KernelError
 from datapath.kernel.fake import FakeKernel
+from datapath.plan import UNSETTLED_EPOCH
 from datapath.reconciler import Reconciler
+from datapath.tables import Desired, NodeStateKey, NodeStateRow
 from tests.datapath.rows import typed
 
 DEADLINE_S = 10.0
@@ -95,6 +97,41 @@ async def test_collect_removes_expired_entries_in_chunks() -> None:
     assert (removed, kernel.sizes) == (7, [3, 3, 1])
     assert kernel.memory.runtime["conntrack"].keys() == {entry(number, 0)[0] for number in (7, 8, 9)}
     assert collector.count() == CollectionCount(1, 7, 10, 0, 0, 0)
+
+
+def judged(port: int, epoch: int) -> tuple[bytes, bytes]:
+    """An entry that was judged under an epoch."""
+    decoded = conntrack.decode_entry(*entry(port, SECOND_NS))
+    return conntrack.encode_entry(decoded._replace(row=decoded.row._replace(policy_epoch=epoch)))
+
+
+async def test_flows_judged_under_an_undone_history_are_judged_again() -> None:
+    """After a restored log: no entry keeps an epoch that the history which goes on may reach once more. At the start,
+    and where the epoch goes back; not while it only grows."""
+    kernel = CountingKernel()
+    kernel.open()
+    reconciler = Reconciler(kernel, lambda: 0.0)
+    collector = ConntrackCollector(kernel, reconciler, now_ns=lambda: 6, interval_s=0.0, chunk=2)
+
+    def epochs() -> list[int]:
+        held = kernel.memory.runtime["conntrack"]
+        return [conntrack.decode_entry(key, held[key]).row.policy_epoch for key in sorted(held)]
+
+    async def at(epoch: int) -> int:
+        reconciler.forget_generation()
+        reconciler.offer(Desired(epoch, True, {"node_state": {NodeStateKey(0): NodeStateRow(epoch)}}))
+        await reconciler.wait_realized(epoch, DEADLINE_S)
+        return await collector.rejudge()
+
+    passes = asyncio.create_task(reconciler.run())
+    kernel.memory.runtime["conntrack"] = dict([judged(1, 7), judged(2, 800), judged(3, 1000 | UNSETTLED_EPOCH)])
+    assert (await at(1000), epochs()) == (0, [7, 800, 1000 | UNSETTLED_EPOCH])
+    kernel.memory.runtime["conntrack"].update([judged(4, 1001), judged(5, 900)])
+    assert (await at(1001), await at(800), epochs()) == (0, 3, [7, 800, 0, 0, 0])
+    assert (await at(1001), epochs()) == (0, [7, 800, 0, 0, 0])
+    passes.cancel()
+    await asyncio.gather(passes, return_exceptions=True)
+    reconciler.worker.close()
 
 
 async def test_run_goes_on_after_a_refusal() -> None:
