@@ -35,6 +35,10 @@ class KernelWorker:
         self._executor.shutdown(wait=True, cancel_futures=True)
 
 
+TURNS_MAX = 64
+"""Passes that may wait, some milliseconds each; beyond it their offers become one."""
+
+
 class Reconciler:
     """`clock` gives monotonic seconds. `on_writes` is called on the loop after each pass, with its report."""
 
@@ -51,6 +55,8 @@ class Reconciler:
         self._worker = worker if worker is not None else KernelWorker()
         self._realization = Realization(kernel)
         self._report = self._realization.report()
+        self._turns: list[Pending] = []
+        """What is to be realized before what is pending, each in a pass of its own."""
         self._pending = Pending()
         self._work = asyncio.Event()
         self._passed = asyncio.Event()
@@ -84,20 +90,26 @@ class Reconciler:
         realized until a later offer is. Rows stay."""
         self._forgets += 1
         self._is_forgotten = True
+        self._turns.clear()
         self._pending = Pending()
         self._publish(self._report)
 
-    def offer(self, desired: Desired) -> None:
-        """What the kernel should hold. Offers that no pass has taken yet become one."""
+    def offer(self, desired: Desired, *, ends_turn: bool = False) -> None:
+        """What the kernel should hold. Offers that no pass has taken yet become one; `ends_turn`: not with those that
+        come after, unless TURNS_MAX passes wait."""
+        if desired.complete:
+            self._turns.clear()
         self._pending.merge(desired)
+        if ends_turn and len(self._turns) < TURNS_MAX:
+            self._turns.append(self._pending)
+            self._pending = Pending()
         self._work.set()
 
     async def run(self) -> None:
         """Pass after pass, until cancelled. Returns never; what a row fails with is in its status."""
         while True:
             await self._wait_work()
-            pending, self._pending = self._pending, Pending()
-            self._work.clear()
+            pending = self._next_turn()
             forgets = self._forgets
             report = await self._worker.call(self._realization.converge, pending, self._clock())
             if pending and forgets == self._forgets:
@@ -105,6 +117,13 @@ class Reconciler:
             self._publish(report)
             if self._on_writes:
                 self._on_writes(report)
+
+    def _next_turn(self) -> Pending:
+        if self._turns:
+            return self._turns.pop(0)
+        pending, self._pending = self._pending, Pending()
+        self._work.clear()
+        return pending
 
     async def wait_realized(self, generation: int, timeout_s: float) -> tuple[RowStatus, ...]:
         """Wait until `realized_generation` is at least this. The rows that are not done by then: () is

@@ -16,7 +16,12 @@ from controlplane.policy.rules import ParsedPolicy
 from controlplane.policy.settings import DEFAULTS, PolicySettings
 
 PARSER_VERSION = 1
-"""The meaning that a manifest is given when it is applied; the event records it, and replay asks for it again."""
+"""The meaning that a manifest is given when it is applied; the event records it, and replay asks for it again.
+
+It is that of the newest release. Until a version is released nobody's log depends on its meanings, so that mending one
+leaves the number; after that, a change of what a manifest that was taken means is a new number, beside the parsers that
+the older ones name. A refusal that becomes a meaning, or a meaning that becomes a refusal on apply alone, is no change.
+"""
 
 NETWORK_POLICY = "NetworkPolicy"
 CILIUM_NETWORK_POLICY = "CiliumNetworkPolicy"

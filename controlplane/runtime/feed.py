@@ -14,7 +14,8 @@ from datapath.tables import Desired
 
 
 class Feed:
-    """One node's. Everything that came while rows were derived goes with the next offer."""
+    """One node's. Everything that came while rows were derived goes with the next offer, but for what asks for a turn
+    of its own."""
 
     def __init__(
         self,
@@ -30,6 +31,7 @@ class Feed:
         self._relabelling = relabelling
         self._counters = counters
         self._offered_in_sync = False
+        follower.on_turn = self._offer_turn
         self._logger = structlog.get_logger()
 
     def start(self) -> None:
@@ -57,13 +59,21 @@ class Feed:
                 self._offer_all()
                 continue
             await self._follower.wait_changes()
-            replaced, changes = self._follower.take_changes()
-            if replaced:
-                self._offered_in_sync = False
-            else:
-                self._reconciler.offer(self.deriver.update(self._follower.state, changes))
-                self._relabelling.offer([change for applied in changes for change in applied])
-                self._counters.add("derivations_total")
+            self._offer_changes(ends_turn=False)
+
+    def _offer_turn(self) -> None:
+        """What has moved is to be realized before what comes now (desired/turns.py)."""
+        if self._offered_in_sync:
+            self._offer_changes(ends_turn=True)
+
+    def _offer_changes(self, ends_turn: bool) -> None:
+        replaced, changes = self._follower.take_changes()
+        if replaced:
+            self._offered_in_sync = False
+            return
+        self._reconciler.offer(self.deriver.update(self._follower.state, changes), ends_turn=ends_turn)
+        self._relabelling.offer([change for applied in changes for change in applied])
+        self._counters.add("derivations_total")
 
     @property
     def _may_prune(self) -> bool:

@@ -9,6 +9,9 @@ from collections.abc import Awaitable, Callable, Sequence
 
 import structlog
 
+from controlplane.codec import MalformedBatch, decode
+from controlplane.desired.turns import gives_meaning
+from controlplane.events import Event, Unknown
 from controlplane.history.recent import Recent
 from controlplane.projections.change import Change
 from controlplane.projections.state import State
@@ -58,7 +61,10 @@ class Follower:
         self._settings = settings
         self._counters = counters
         self._refold = refold
+        self.on_turn: Callable[[], None] | None = None
+        """Called before a record is applied that must not be realized together with what is to be taken."""
         self._changes: list[tuple[Change, ...]] = []
+        self._has_moved = False
         self._replaced = False
         self._work = asyncio.Event()
         self._moved = asyncio.Event()
@@ -121,7 +127,7 @@ class Follower:
     def take_changes(self) -> tuple[bool, Sequence[tuple[Change, ...]]]:
         """What `State.apply` returned since the last call. True in front: the state is another one, derive in full."""
         replaced, changes = self._replaced, self._changes
-        self._replaced, self._changes = False, []
+        self._replaced, self._changes, self._has_moved = False, [], False
         self._work.clear()
         return replaced, changes
 
@@ -148,7 +154,13 @@ class Follower:
                 await asyncio.sleep(0)
 
     def _apply(self, record: Record) -> None:
-        self._changes.append(self.state.apply(record))
+        if self._has_moved and self.on_turn is not None and gives_meaning(_events_of(record)):
+            self.on_turn()
+        changes = self.state.apply(record)
+        self._changes.append(changes)
+        self._has_moved = self._has_moved or any(
+            change.kind == "endpoint" and change.old is not None and change.new is not None for change in changes
+        )
         self.recent.add(record)
         self.applied_revision = max(self.applied_revision, record.revision)
         self.learn_head(record.revision)
@@ -194,3 +206,10 @@ class Follower:
         self._replaced = True
         self._work.set()
         self._wake()
+
+
+def _events_of(record: Record) -> Sequence[Event | Unknown]:
+    try:
+        return decode(record.payload).events
+    except MalformedBatch:
+        return ()

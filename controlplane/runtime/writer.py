@@ -15,6 +15,7 @@ import structlog
 from controlplane import codec
 from controlplane.commands.decide import decide
 from controlplane.commands.types import Author, Decision, Rejection
+from controlplane.desired.turns import gives_meaning, moves
 from controlplane.events import SCHEMA_VERSION, Batch, Event
 from controlplane.projections.state import State
 from controlplane.runtime.clock import Clock
@@ -284,13 +285,15 @@ class _Scratch:
 
     def decide(self, command: Any, claims_clash: bool = False) -> Decision | Rejection | None:
         """Against the state and every event decided before. None, unless `claims_clash`: it claims what an earlier one
-        of the batch has claimed or given up, which one transaction cannot do twice."""
+        of the batch has claimed or given up, which one transaction cannot do twice; or it is for a later turn."""
         self._see()
         decided = decide(self._state, self._author, command)
         if isinstance(decided, Decision):
             claims = self._fresh(decided.claims)
             keys = {claim.key for claim in self.claims}
             if not claims_clash and any(claim.key in keys for claim in claims):
+                return None
+            if not claims_clash and moves(self.events) and gives_meaning(decided.events):
                 return None
             self.events += decided.events
             self.claims += claims

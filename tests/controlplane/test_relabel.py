@@ -3,7 +3,8 @@
 The rows are those of real records, derived and realized as an agent does, on the workload's own node and on a peer.
 """
 
-from collections.abc import Callable
+import asyncio
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import pytest
@@ -17,18 +18,26 @@ from controlplane.commands.types import Author
 from controlplane.commands.workload import ApplyWorkload
 from controlplane.desired.derive import Deriver
 from controlplane.policy.manifests import canonical
+from controlplane.runtime.clock import SystemClock
+from controlplane.runtime.feed import Feed
+from controlplane.runtime.follower import Follower as Follows
+from controlplane.runtime.telemetry import Counters
+from controlplane.settings import AgentSettings
 from datapath import codec
 from datapath.abi.types import POLICY_EGRESS, POLICY_INGRESS
 from datapath.delta import Pending
 from datapath.kernel.fake import FakeKernel, KernelMemory
 from datapath.realization import Realization
+from datapath.reconciler import Reconciler
 from datapath.tables import DeviceKey, EndpointKey, IpcacheKey, PolicyKey, PolicyRow, PolicySubjectKey, PolicySubjectRow
+from kvstore.types import Bookmark, Position, Record
 from tests.controlplane.policy.worlds import look_up
 from tests.controlplane.random_mesh import Log
 from tests.controlplane.small_mesh import accept, add_endpoint, mesh
 
 OPERATOR = Author("east", "operator")
 TCP = 6
+WAIT_S = 10.0
 PORTS = (80, 81)
 APPS = ("red", "blue", "green")
 PLACES = {"moved": ("n1", 10), "neighbour": ("n1", 11), "far": ("n2", 10)}
@@ -43,7 +52,7 @@ class Kernel:
     """What one node's kernel holds, as a packet sees it."""
 
     def __init__(self, node: str, memory: KernelMemory, addresses: dict[str, bytes]) -> None:
-        self._node, self._memory, self._addresses = node, memory, addresses
+        self._node, self._memory, self.addresses = node, memory, addresses
 
     def passes(self, packet: Packet) -> bool:
         """Whether this node lets the packet go on: egress where it is sent, ingress where it arrives."""
@@ -65,10 +74,10 @@ class Kernel:
         return int(self._row("devices", DeviceKey(ifindex)).identity)
 
     def _endpoint(self, name: str) -> int:
-        return int(self._row("endpoints", EndpointKey(self._addresses[name])).identity)
+        return int(self._row("endpoints", EndpointKey(self.addresses[name])).identity)
 
     def _ipcache(self, name: str) -> int:
-        return int(self._row("ipcache", IpcacheKey(128, self._addresses[name])).identity)
+        return int(self._row("ipcache", IpcacheKey(128, self.addresses[name])).identity)
 
     def _row(self, table: str, key: Any) -> Any:
         return codec.decode_row(table, self._memory.tables[table][codec.encode_key(table, key)])
@@ -99,6 +108,70 @@ class Follower:
         pending.merge(desired)
         report = self._realization.converge(pending, 0.0)
         assert not report.not_done
+
+
+class Records:
+    """A log that gives what it is told to, all at once."""
+
+    cluster_id = ""
+
+    def __init__(self) -> None:
+        self.queue: asyncio.Queue[list[Record]] = asyncio.Queue()
+
+    async def follow(self, position: Position) -> AsyncIterator[Record | Bookmark]:
+        """For ever; in sync from the start."""
+        yield Bookmark(position.revision)
+        while True:
+            for record in await self.queue.get():
+                yield record
+
+
+class Unrelabelled:
+    """Takes what the feed tells about changed labels; the test has said it already."""
+
+    def offer(self, changes: object) -> None:
+        """Nothing is due."""
+
+
+class Agent:
+    """From records to a kernel as an agent does it, in its own tasks."""
+
+    def __init__(self, log: Log, node: str) -> None:
+        self.memory = KernelMemory()
+        self._check: Callable[[], None] | None = None
+        self._records = Records()
+        counters = Counters()
+        settings = AgentSettings(cluster="east", node=node)
+        self._follower = Follows(
+            self._records, log.state.copy(), SystemClock(), settings, counters, None  # type: ignore[arg-type]
+        )
+        kernel = FakeKernel(self.memory, lambda *_: self._check() if self._check else None)
+        self._reconciler = Reconciler(kernel, asyncio.get_running_loop().time)
+        self._feed = Feed(self._follower, Deriver("east", node), self._reconciler, Unrelabelled(), counters)  # type: ignore[arg-type]
+        self._tasks: list[asyncio.Task[None]] = []
+
+    async def start(self) -> None:
+        """Until the kernel holds the state that it began with."""
+        await self._reconciler.open()
+        for loop in (self._follower.run(), self._reconciler.run()):
+            self._tasks.append(asyncio.create_task(loop))
+        await self._follower.wait_in_sync(WAIT_S)
+        self._feed.start()
+        self._tasks.append(asyncio.create_task(self._feed.run()))
+        await self._reconciler.wait_realized(self._follower.state.revision, WAIT_S)
+
+    async def follow(self, records: list[Record], check: Callable[[], None]) -> None:
+        """Until the kernel holds them; `check` is called after each row."""
+        self._check = check
+        self._records.queue.put_nowait(records)
+        await self._reconciler.wait_realized(records[-1].revision, WAIT_S)
+        self._check = None
+
+    async def stop(self) -> None:
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._reconciler.close()
 
 
 def rule(peers: list[str], port: int | None) -> dict[str, Any]:
@@ -200,6 +273,33 @@ def test_labels_of_a_namespace_move_an_endpoint_likewise() -> None:
         old, *between, new = watched(node, kernels[name])
         assert old != new
         assert all(now in (was, will) for now_all in between for was, now, will in zip(old, now_all, new, strict=True))
+
+
+ALLOWING = {"endpointSelector": {"matchLabels": {"app": "green"}}, "ingress": [rule(["red", "blue"], None)]}
+REFUSING = {**ALLOWING, "ingress": [rule(["blue"], None)], "ingressDeny": [rule(["red"], None)]}
+ADMITTING = {**ALLOWING, "ingress": [rule(["red"], None)]}
+NOBODY = {**ALLOWING, "ingress": [{}]}
+
+
+@pytest.mark.parametrize(("old", "new", "passes"), [(ALLOWING, REFUSING, True), (NOBODY, ADMITTING, False)])
+async def test_a_policy_that_comes_right_after_a_move_never_meets_the_old_identity(
+    old: dict[str, Any], new: dict[str, Any], passes: bool
+) -> None:
+    """red becomes blue, then a policy is about blue, or about red: every state of the log lets the packet pass, or none,
+    and so does every state of the kernel, though both records come at once. The old identity under the new policy would
+    not."""
+    log, _, kernels = world([policy("p", old)], moved="red", neighbour="green", far="green")
+    agents = {name: Agent(log, name) for name in kernels}
+    for agent in agents.values():
+        await agent.start()
+    before = len(log.records)
+    relabel(log, app="blue")
+    accept(log, OPERATOR, ApplyPolicy("CiliumNetworkPolicy", "shop", "p", canonical(policy("p", new))))
+    for name, dest in (("n1", "neighbour"), ("n2", "far")):
+        kernel, found = Kernel(name, agents[name].memory, kernels[name].addresses), []
+        await agents[name].follow(log.records[before:], lambda k=kernel, d=dest, f=found: f.append(k.passes(("moved", d, 80))))
+        assert len(found) > 3 and set(found) == {passes}, (name, found)
+        await agents[name].stop()
 
 
 @pytest.mark.parametrize("table", ["policy_subjects", "policy"])

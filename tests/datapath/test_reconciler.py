@@ -14,7 +14,7 @@ from datapath.errors import KernelError
 from datapath.kernel.api import RowFailure
 from datapath.kernel.fake import Crash, FakeKernel, KernelMemory
 from datapath.realization import Report
-from datapath.reconciler import Reconciler
+from datapath.reconciler import TURNS_MAX, Reconciler
 from datapath.tables import Desired, DeviceKey, DeviceRow
 from tests.datapath.rows import complete, encoded
 
@@ -88,6 +88,36 @@ async def test_offers_during_a_pass_become_one() -> None:
         await reconciler.wait_realized(101, DEADLINE_S)
         assert passes == [1, 101]
         assert kernel.memory.writes == 2
+
+
+async def test_turns_are_passes_of_their_own() -> None:
+    """What ends a turn is written whole before what is offered after it, however much waits; up to a bound."""
+    kernel = GatedKernel()
+    passes: list[int] = []
+    async with running(kernel, lambda report: passes.append(report.realized_generation)) as reconciler:
+        reconciler.offer(complete(1, devices(1)))
+        await entered(kernel)
+        for generation in range(2, TURNS_MAX + 20):
+            row = DeviceRow(bytes(16), bytes(16), generation, 1, bytes(6))
+            offered = Desired(generation, False, {"devices": {DeviceKey(1): row}})
+            reconciler.offer(offered, ends_turn=generation != 3)
+        kernel.gate.set()
+        await reconciler.wait_realized(TURNS_MAX + 19, DEADLINE_S)
+        assert passes == [1, 2, *range(4, TURNS_MAX + 3), TURNS_MAX + 19]
+
+
+async def test_a_complete_offer_and_a_generation_that_is_forgotten_end_all_turns() -> None:
+    """Neither writes anything that was offered before."""
+    kernel = GatedKernel()
+    passes: list[int] = []
+    async with running(kernel, lambda report: passes.append(report.realized_generation)) as reconciler:
+        reconciler.offer(complete(1, devices(1)))
+        await entered(kernel)
+        reconciler.offer(Desired(2, False, {}), ends_turn=True)
+        reconciler.offer(complete(3, devices(2)))
+        kernel.gate.set()
+        await reconciler.wait_realized(3, DEADLINE_S)
+        assert passes == [1, 3]
 
 
 async def test_the_loop_runs_while_the_kernel_blocks() -> None:
