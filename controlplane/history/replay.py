@@ -7,9 +7,9 @@ from collections.abc import Mapping
 
 import msgspec
 
-from controlplane.codec import decode
 from controlplane.desired.derive import Deriver
 from controlplane.history.at import ReadableLog
+from controlplane.projections.folding import Folding
 from controlplane.projections.state import State
 from datapath.codec import encode_rows
 from datapath.digest import digest_of
@@ -52,20 +52,13 @@ async def replay(log: ReadableLog, through: int | None = None, start: State | No
     Raises kvstore.errors.LogError; controlplane.codec.MalformedBatch is counted as no events, as the state does.
     """
     state = State() if start is None else start
-    records = events = 0
-    async for record in log.read(state.position, None if through is None else Revision(through)):
-        state.apply(record)
-        records += 1
-        events += _count(record.payload)
+    records = 0
+    with Folding(state) as folding:
+        async for record in log.read(state.position, None if through is None else Revision(through)):
+            folding.apply(record)
+            records += 1
     digests = {
         f"{cluster}/{node}": encoded_rows(state, cluster, node).digests()
         for cluster, node in sorted(state.nodes)
     }
-    return ReplayResult(int(state.position.revision), records, events, digests, state.digest())
-
-
-def _count(payload: bytes) -> int:
-    try:
-        return len(decode(payload).events)
-    except ValueError:
-        return 0
+    return ReplayResult(int(state.position.revision), records, folding.events, digests, state.digest())

@@ -1,6 +1,6 @@
 """The state of the mesh, folded from the log. Pure.
 
-Belongs here: the dicts, the one mutator `apply`, and saving and loading. Does not belong here: what a kind of event
+Belongs here: the dicts, the one mutator `apply` with its two halves, saving and loading. Not here: what a kind of event
 changes (the other modules of projections/), decisions (commands/), rows (desired/).
 
 A function of the log alone: no order of insertion shows in what is asked for, saved or derived. An event that its
@@ -238,16 +238,23 @@ class State:
 
     def apply(self, record: Record) -> tuple[Change, ...]:
         """Fold one record in; what changed, in order. One at or below `revision` has been: nothing changes."""
-        revision = record.revision
-        if revision <= self.revision:
-            return ()
-        self.revision = revision
+        batch = self.begin(record)
+        return () if batch is None else self.apply_batch(record, batch)
+
+    def begin(self, record: Record) -> e.Batch | None:
+        """Move on to a record; its batch, to be applied now. None: it has been, or it is refused as a whole."""
+        if record.revision <= self.revision:
+            return None
+        self.revision = record.revision
         self.sequences[f"{record.cluster}/{record.writer}"] = record.sequence
         try:
-            batch = decode(record.payload)
+            return decode(record.payload)
         except MalformedBatch as error:
             self._refuse(record, "", str(error))
-            return ()
+            return None
+
+    def apply_batch(self, record: Record, batch: e.Batch) -> tuple[Change, ...]:
+        """The batch of the record that was begun last; what changed, in order."""
         changes: list[Change] = []
         if len(batch.events) == 1:
             self._apply_event(record, batch.events[0], changes)
@@ -256,7 +263,7 @@ class State:
             runs = [self._apply_run(record, kind, list(run), changes) for kind, run in groupby(batch.events, type)]
             moves = any(runs)
         if moves:
-            self.policy_epoch = revision
+            self.policy_epoch = record.revision
         return tuple(changes)
 
     def _apply_run(self, record: Record, kind: type[Any], events: Sequence[Any], changes: list[Change]) -> bool:

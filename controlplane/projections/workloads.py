@@ -76,19 +76,24 @@ def workload_applied(state: "State", record: Record, event: WorkloadApplied, cha
     return ""
 
 
+def are_right(columns: Sequence[Sequence[Any]]) -> bool:
+    """Whether nothing is wrong with any of several declarations but perhaps a name, given field by field."""
+    _, _, _, _, _, ports, _, host_ports, _, _, weights, egress, ingress, *_ = columns
+    return not (
+        (any(ports) and any(map(ports_fault, ports)))
+        or (any(host_ports) and any(map(host_ports_fault, host_ports)))
+        or any(map(weight_fault, set(weights)))
+        or any(map(bandwidth_fault, {*egress, *ingress}))
+    )
+
+
 def workloads_applied(
     state: "State", record: Record, columns: Sequence[Sequence[Any]], changes: list[Change]
 ) -> bool | None:
     """What `workload_applied` does for each of several, all at once; None, and nothing has changed, where one by one
     has to tell what comes of them."""
-    namespaces, names, _, _, _, ports, _, host_ports, _, _, weights, egress, ingress, _ = columns
-    has_ports = any(ports)
-    if (
-        (has_ports and any(map(ports_fault, ports)))
-        or (any(host_ports) and any(map(host_ports_fault, host_ports)))
-        or any(map(weight_fault, set(weights)))
-        or any(map(bandwidth_fault, {*egress, *ingress}))
-    ):
+    namespaces, names, _, _, _, ports, *_ = columns
+    if not are_right(columns):
         return None
     here = repeat(record.cluster)
     namespaces = tuple(map(intern, namespaces))
@@ -101,7 +106,7 @@ def workloads_applied(
     state.workloads.update(fresh)
     if not any(old):
         changes.extend(map(Change, repeat("workload"), fresh, old, new))  # type: ignore[arg-type]
-        return has_ports
+        return any(ports)
     each = zip(fresh, old, new, strict=True)
     changes += [Change("workload", key, was, now) for key, was, now in each if was != now]
     return [was.ports if was else NO_PORTS for was in old] != list(ports)

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import structlog
 
+from controlplane.projections.folding import Folding
 from controlplane.projections.state import State
 from controlplane.runtime.clock import Clock
 from controlplane.runtime.follower import Follower
@@ -117,9 +118,10 @@ class Checkpoints:
 async def fold(log: EventLog, state: State, through: Revision | None = None) -> State:
     """Apply every record after the state's position, up to the head seen at the start. Raises LogError."""
     applied = 0
-    async for record in log.read(state.position, through):
-        state.apply(record)
-        applied += 1
-        if applied % 512 == 0:
-            await asyncio.sleep(0)
+    with Folding(state) as folding:
+        async for record in log.read(state.position, through):
+            folding.apply(record)
+            applied += 1
+            if applied % 512 == 0:
+                await asyncio.sleep(0)
     return state

@@ -12,6 +12,7 @@ from typing import Any
 from controlplane.codec import decode, encode
 from controlplane.events import Batch, EndpointCreated
 from controlplane.model import Device
+from controlplane.projections.folding import Folding
 from controlplane.projections.state import State
 from kvstore import keys
 from kvstore import rpc_pb2 as rpc
@@ -237,8 +238,9 @@ async def _replay(endpoint: str, events: int) -> Row:
     for _ in range(ROUNDS):
         state = State()
         start = time.process_time()
-        async for record in log.read(Position()):
-            state.apply(record)
+        with Folding(state) as folding:
+            async for record in log.read(Position()):
+                folding.apply(record)
         folded.append(events / (time.process_time() - start))
         bare.append(events / await _bare_replay(endpoint))
         assert len(state.endpoints) == ENDPOINTS and not state.refused_count, "the replay did not reach the whole state"

@@ -1,8 +1,15 @@
 """Random histories: what holds for the state whatever was written to the log."""
 
-from hypothesis import given, settings
+from unittest.mock import patch
 
-from controlplane.events import ClusterLeft
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from controlplane.codec import decode
+from controlplane.events import ClusterLeft, Event, NamespaceLabelled, WorkloadApplied, WorkloadRemoved
+from controlplane.projections import folding as module
+from controlplane.projections.folding import Folding
 from controlplane.projections.state import State
 from kvstore.types import Record
 from tests.controlplane.random_mesh import CLUSTERS, LEAVE, Log, Step, forgery, history, joined, steps, wish
@@ -99,6 +106,53 @@ def test_a_record_counts_once(script: list[Step]) -> None:
         assert state.apply(record) == ()
     for record in log.records:
         assert state.apply(record) == ()
+    assert state.save() == log.state.save()
+
+
+declarations = st.lists(
+    st.builds(
+        WorkloadApplied,
+        st.just("shop"),
+        st.sampled_from(("w0", "w1", "w2", "w/3")),
+        st.just({}),
+        ready=st.booleans(),
+        ports=st.sampled_from(({}, {}, {"web": (80, "TCP")}, {"web": (0, "TCP")})),
+    ),
+    min_size=1,
+    max_size=4,
+)
+other_records = st.sampled_from((WorkloadRemoved("shop", "w1"), NamespaceLabelled("shop", {"a": "b"}), ClusterLeft()))
+
+
+@settings(max_examples=150, deadline=None)
+@given(steps(20), st.lists(st.one_of(declarations, other_records)), st.sampled_from((1, 300, 2**26)))
+def test_folding_ends_where_applying_does(
+    script: list[Step], more: list[list[WorkloadApplied] | Event], bytes_max: int
+) -> None:
+    """Whatever waits within it: state, indexes, refusals, and the revision of the last record that could change a
+    policy row; a record that comes again counts once, and so does each event."""
+    log = history(script)
+    for each in more:
+        log.write(CLUSTERS[0], "operator", *(each if isinstance(each, list) else (each,)))
+    state = State()
+    with patch.object(module, "WAITING_BYTES_MAX", bytes_max), Folding(state) as folding:
+        for record in log.records:
+            folding.apply(record)
+            folding.apply(record)
+    assert state.save() == log.state.save()
+    assert indexes(state) == indexes(log.state)
+    assert folding.events == sum(len(decode(record.payload).events) for record in log.records)
+
+
+def test_what_waits_is_built_behind_the_block() -> None:
+    """Else the property above would compare a thing with itself; a block that fails leaves a whole state too."""
+    log = history(())
+    state = replayed(log.records)
+    log.write(CLUSTERS[0], "operator", WorkloadApplied("shop", "late", {}))
+    with pytest.raises(ZeroDivisionError), Folding(state) as folding:
+        folding.apply(log.records[-1])
+        assert state.workloads != log.state.workloads
+        raise ZeroDivisionError
     assert state.save() == log.state.save()
 
 
