@@ -52,6 +52,7 @@ class Duties:
         self._wishes = wishes
         self._upkeep = Upkeep(settings.cluster, settings.node_dead_s, settings.identity_release_s)
         self._refused: dict[str, None] = {}
+        self._is_reserve = False
         self._logger = structlog.get_logger()
         follower.on_rewind.append(self._rewound)
 
@@ -89,12 +90,7 @@ class Duties:
 
     async def round(self) -> None:
         """Take the duty if it is free; do what is due. Raises LogError, WriterFailed."""
-        session = await self._writer.session()
-        try:
-            self.held = await self._log.acquire(session, f"operator-{self._settings.cluster}")
-        except Fenced:
-            self._writer.forget_session(session)
-            raise
+        self.held = await self._take()
         reports = await read_all_reports(self._log)
         self.reports = [report for report in reports if report.cluster == self._settings.cluster]
         if not self.held:
@@ -115,6 +111,23 @@ class Duties:
             elif outcome.events:
                 self._counters.add("duty_commands_total", command=name)
                 self._logger.info("did a duty", command=name, revision=outcome.revision)
+
+    async def _take(self) -> bool:
+        """Whether the duty is this process's now. One that starts takes it from whoever has it, who may be its own
+        predecessor; one from whom it was taken waits until nobody has it, or two would take it from each other without
+        end."""
+        duty = f"operator-{self._settings.cluster}"
+        if self._is_reserve and any(each.key == f"duty/{duty}" for each in await self._log.list("duty/")):
+            return False
+        session = await self._writer.session()
+        try:
+            held = await self._log.acquire(session, duty)
+        except Fenced:
+            self._writer.forget_session(session)
+            self._is_reserve = True
+            raise
+        self._is_reserve = False
+        return held
 
     def _complain(self, name: str, reason: str) -> None:
         """Once for each reason: the next round meets the same one."""
