@@ -81,8 +81,8 @@ static __always_inline void socket_join(struct bpf_sock_ops *ops)
 		else
 			bpf_sock_ops_cb_flags_set(ops, READ_WORD(ops->bpf_sock_ops_cb_flags) | BPF_SOCK_OPS_STATE_CB_FLAG);
 	}
-	/* The tuple is taken where another has given itself the same addresses. */
-	if (failure && failure != -EEXIST)
+	/* Other failures are no want of room: where another has given itself the same addresses, the tuple is taken. */
+	if (failure == -E2BIG || failure == -ENOMEM)
 		count(SOCKETS_FULL, TRAFFIC_EGRESS, 0);
 }
 

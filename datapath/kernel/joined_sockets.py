@@ -79,7 +79,10 @@ def has_joined_sockets() -> bool:
     lags could not be told, and its queue would grow without bound. Tried on two sockets in a namespace of their own.
     Raises NotRoot."""
     with ThreadPoolExecutor(1) as thread:
-        return thread.submit(_in_new_namespace, _charges_reader).result()
+        try:
+            return thread.submit(_in_new_namespace, _charges_reader).result()
+        except OSError:
+            return False
 
 
 def _in_new_namespace(call: Callable[[], bool]) -> bool:
