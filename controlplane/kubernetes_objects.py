@@ -31,6 +31,7 @@ from controlplane.policy.manifests import (
     canonical,
     parse,
 )
+from controlplane.policy.settings import DEFAULTS, PolicySettings
 from controlplane.projections.balancer_pools import KIND as POOL
 from controlplane.projections.redirects import KIND as REDIRECT
 
@@ -91,14 +92,14 @@ def _kind_of(document: Any, reading: Reading) -> str:
     return str(kind)
 
 
-def command_of(document: Any, cluster: str) -> Command | tuple[Refusal, ...]:
-    """What `apply` of the document asks for in this cluster; all refusals at once."""
+def command_of(document: Any, cluster: str, settings: PolicySettings = DEFAULTS) -> Command | tuple[Refusal, ...]:
+    """What `apply` of the document asks for in this cluster under its settings of policies; all refusals at once."""
     reading = Reading()
     kind = _kind_of(document, reading)
     if not kind:
         return tuple(reading.refusals)
     if kind in API_VERSIONS:
-        return _policy(reading, kind, document, cluster)
+        return _policy(reading, kind, document, cluster, settings)
     metadata = Metadata(reading, document, kind)
     command = _READERS[kind](reading, metadata, document)
     return tuple(reading.refusals) or command
@@ -141,9 +142,11 @@ def name_of(document: Any) -> tuple[str, str, str]:
     return kind, namespace, str(metadata.get("name") or "")
 
 
-def _policy(reading: Reading, kind: str, document: dict[str, Any], cluster: str) -> Command | tuple[Refusal, ...]:
+def _policy(
+    reading: Reading, kind: str, document: dict[str, Any], cluster: str, settings: PolicySettings
+) -> Command | tuple[Refusal, ...]:
     metadata = Metadata(reading, document, kind)
-    parsed = parse(kind, document, cluster)
+    parsed = parse(kind, document, cluster, settings=settings)
     if isinstance(parsed, tuple):
         seen = {refusal.field for refusal in reading.refusals}
         reading.refusals += [refusal for refusal in parsed if refusal.field not in seen]

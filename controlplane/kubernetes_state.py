@@ -48,7 +48,7 @@ from controlplane.model import (
     Workload,
 )
 from controlplane.policy.identity_labels import identity_labels
-from controlplane.policy.settings import settings_in_force
+from controlplane.policy.settings import DEFAULTS, PolicySettings, settings_in_force
 from controlplane.projections.balancer_pools import pool_key
 from controlplane.projections.exposures import EXTERNAL_NAME
 from controlplane.projections.redirects import ACTIVE, QUARANTINED, STATES
@@ -82,7 +82,9 @@ class Refused(msgspec.Struct, frozen=True):
 class StateReader:
     """Takes documents one by one; `state` puts them together. `refused` and `skipped` say what was not taken."""
 
-    def __init__(self) -> None:
+    def __init__(self, settings: PolicySettings = DEFAULTS) -> None:
+        """`settings`: under which policies are read."""
+        self._settings = settings
         self.refused: list[Refused] = []
         self.skipped: list[tuple[str, str]] = []
         """(source, kind) of documents that no row depends on."""
@@ -102,7 +104,7 @@ class StateReader:
         elif kind == NODE:
             self._take_node(reading, document, cluster)
         else:
-            command = command_of(document, cluster)
+            command = command_of(document, cluster, self._settings)
             if isinstance(command, tuple):
                 reading.refusals += command
             else:

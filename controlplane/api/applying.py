@@ -3,15 +3,18 @@
 Belongs here: the words of a result. Does not belong here: what a manifest means (kubernetes_objects.py).
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
 
 from controlplane.api.schema import ObjectResult, SourcedDocument
 from controlplane.commands.types import Decision, Rejection
+from controlplane.desired.policy_inputs import policy_settings
 from controlplane.events import Event
 from controlplane.kubernetes_objects import command_of, name_of, removal_of
 from controlplane.model import ObjectKey
+from controlplane.policy.settings import PolicySettings
 from controlplane.projections.namespaces import namespace_key
 from controlplane.projections.state import State
 from controlplane.projections.workloads import workload_key
@@ -27,10 +30,18 @@ class ReadDocument(msgspec.Struct, frozen=True):
     is_new: bool = False
 
 
-def read(found: SourcedDocument, cluster: str, removal: bool, state: State) -> ReadDocument:
+def read_all(found: Sequence[SourcedDocument], cluster: str, removal: bool, state: State) -> list[ReadDocument]:
+    """Under the cluster's settings of policies, by which some say what others may not."""
+    settings = policy_settings(state, cluster)
+    return [_read(each, cluster, removal, state, settings) for each in found]
+
+
+def _read(
+    found: SourcedDocument, cluster: str, removal: bool, state: State, settings: PolicySettings
+) -> ReadDocument:
     """The command of one manifest; every refusal is in the result's reason, the first one's field beside it."""
     kind, namespace, name = name_of(found.document)
-    command = removal_of(found.document) if removal else command_of(found.document, cluster)
+    command = removal_of(found.document) if removal else command_of(found.document, cluster, settings)
     if isinstance(command, tuple):
         reason = "; ".join(str(refusal) for refusal in command)
         refused = ObjectResult(

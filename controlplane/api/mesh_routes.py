@@ -127,7 +127,7 @@ class _MeshRoutes:
     async def _change(self, request: web.Request, removal: bool) -> web.Response:
         body = await read_body(request, schema.ApplyRequest)
         state = self._mesh.follower.state
-        read = [applying.read(found, self._mesh.cluster, removal, state) for found in body.documents]
+        read = applying.read_all(body.documents, self._mesh.cluster, removal, state)
         commands = [item.command for item in read if item.command is not None]
         if body.dry_run:
             outcomes: list[Any] = list(self._mesh.writer.preview(commands))

@@ -20,6 +20,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = "Examples:\n  meshlog apply -f deploy/lab/east --cluster east\n  meshlog apply -f - < policy.yaml"
     add_flags(parser)
     parser.add_argument("--offline", action="store_true", help="check the manifests without a running mesh")
+    parser.add_argument("--settings", metavar="FILE",
+                        help="with --offline: policy settings of the mesh, JSON or YAML, named as in Cilium")
     parser.add_argument("--replace", action="store_true",
                         help="take out the policies and CIDR groups of the cluster that the manifests do not name")
     parser.set_defaults(run=run_apply, path="/v1/apply")
@@ -41,9 +43,14 @@ def run_apply(arguments: argparse.Namespace) -> int:
     if arguments.offline:
         if arguments.replace or arguments.wait or arguments.node or arguments.socket:
             raise UsageError("--offline asks no mesh; leave out --replace, --wait, --node and --socket")
-        answer = offline.check(read_manifests(arguments.filename), arguments.cluster or "")
+        from controlplane.cli.verdict import settings_of
+
+        _, settings = settings_of(arguments.settings)
+        answer = offline.check(read_manifests(arguments.filename), arguments.cluster or "", settings)
         _print(arguments, answer)
         return OK if all(result["accepted"] for result in answer["results"]) else FAILED
+    if arguments.settings:
+        raise UsageError("--settings is for --offline; a running mesh has its own, see `meshlog policy settings`")
     documents = read_manifests(arguments.filename)
     if not arguments.replace:
         return _send(arguments, documents)

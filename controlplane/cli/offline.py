@@ -4,21 +4,24 @@ Belongs here: one result per manifest in the form of the API. Does not belong he
 """
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from controlplane.policy.settings import PolicySettings
 
 CLUSTER_DEFAULT = "default"
 REPLACED_KINDS = ("NetworkPolicy", "CiliumNetworkPolicy", "CiliumClusterwideNetworkPolicy", "CiliumCIDRGroup")
 """Kinds of which `--replace` makes the given set the whole set."""
 
 
-def check(documents: Sequence[dict[str, Any]], cluster: str) -> dict[str, Any]:
-    """The answer of an apply that changes nothing; revision 0, for there is no log."""
+def check(documents: Sequence[dict[str, Any]], cluster: str, settings: "PolicySettings") -> dict[str, Any]:
+    """The answer of an apply that changes nothing, in a mesh of these settings; revision 0, for there is no log."""
     from controlplane.kubernetes_objects import command_of, name_of
 
     results = []
     for item in documents:
         kind, namespace, name = name_of(item["document"])
-        command = command_of(item["document"], cluster or CLUSTER_DEFAULT)
+        command = command_of(item["document"], cluster or CLUSTER_DEFAULT, settings)
         result = {"source": item["source"], "kind": kind, "namespace": namespace, "name": name}
         result |= {"accepted": True, "changed": False, "action": "accepted", "reason": "", "field": ""}
         if isinstance(command, tuple):

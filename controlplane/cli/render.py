@@ -13,6 +13,7 @@ from controlplane.cli.verdict import CLUSTER_DEFAULT, document_of, say_skipped, 
 
 if TYPE_CHECKING:
     from controlplane.kubernetes_state import StateReader
+    from controlplane.policy.settings import PolicySettings
 
 ZONE_LABEL = "topology.kubernetes.io/zone"
 PARTS = ("services", "health_checks", "policy", "ipcache", "routes", "endpoints")
@@ -69,11 +70,11 @@ def _rendered(arguments: argparse.Namespace) -> dict[str, Any]:
     from controlplane.kubernetes_state import NodeWords, StateReader, read_health
     from controlplane.model import NodeKey
 
-    name, settings = _settings(arguments.settings)
+    name, settings, of_policies = _settings(arguments.settings)
     own = name or CLUSTER_DEFAULT
     places = [_place(place, own) for place in arguments.manifests]
     cluster = name or places[0][0]
-    reader = StateReader()
+    reader = StateReader(of_policies)
     faults = [fault for place in places for fault in take_documents(reader, place[1], place[0])]
     labels = [*arguments.node_label, *([f"{ZONE_LABEL}={arguments.zone}"] if arguments.zone else [])]
     words = NodeWords(tuple(map(_address, arguments.node_address)), tuple(map(_label, labels)))
@@ -121,16 +122,16 @@ def _label(text: str) -> str:
     return text
 
 
-def _settings(path: str | None) -> tuple[str, str]:
-    """The cluster's name, and the document as the log would have it; "" for none."""
-    from controlplane.policy.settings import Settings, read_settings
+def _settings(path: str | None) -> "tuple[str, str, PolicySettings]":
+    """The cluster's name, the document as the log would have it, and what it says of policies; "" for none."""
+    from controlplane.policy.settings import DEFAULTS, Settings, read_settings
 
     if not path:
-        return "", ""
+        return "", "", DEFAULTS
     document = document_of(path)
     found = read_settings(document)
     if isinstance(found, Settings):
-        return found.cluster, json.dumps(document, sort_keys=True)
+        return found.cluster, json.dumps(document, sort_keys=True), found.policy
     raise CommandFailed("\n         ".join(f"{path}: {refusal}" for refusal in found))
 
 

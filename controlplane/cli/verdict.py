@@ -94,7 +94,7 @@ def mesh_from_manifests(arguments: argparse.Namespace) -> "Mesh":
     """Raises CommandFailed naming everything that cannot be used: no verdict is given on half of the policies."""
     from controlplane.kubernetes_mesh import MeshReader, read_address_labels, read_names
 
-    name, settings = _settings(arguments.settings)
+    name, settings = settings_of(arguments.settings)
     cluster = name or CLUSTER_DEFAULT
     reader = MeshReader(cluster, settings)
     faults: list[str] = []
@@ -134,7 +134,8 @@ def take_documents(reader: Any, place: str, cluster: str) -> list[str]:
     return faults
 
 
-def _settings(path: str | None) -> "tuple[str, PolicySettings]":
+def settings_of(path: str | None) -> "tuple[str, PolicySettings]":
+    """The cluster's name and the settings of policies in a file; the defaults without one. Raises CommandFailed."""
     from controlplane.policy.settings import DEFAULTS, read_policy_settings
 
     if not path:

@@ -14,6 +14,7 @@ from controlplane.commands.addresses import ApplyCidrGroup, RemoveCidrGroup
 from controlplane.commands.decide import decide
 from controlplane.commands.policy import ApplyPolicy, RemovePolicy
 from controlplane.commands.types import Author, Rejection
+from controlplane.desired.policy_inputs import policy_settings
 from controlplane.desired.policy_mesh import mesh_of
 from controlplane.events import SCHEMA_VERSION, Batch
 from controlplane.history.flows import DENY, FlowRow, FlowSummary, Side
@@ -144,9 +145,9 @@ def _notes(state: State, summaries: Sequence[FlowSummary], since_ns: int) -> lis
 def changed(state: State, asked: Asked) -> tuple[State, list[PolicyChange]]:
     """A copy of the state after the change, and what became of each manifest."""
     after, found = state.copy(), []
-    author = Author(asked.cluster, WRITER)
+    author, settings = Author(asked.cluster, WRITER), policy_settings(state, asked.cluster)
     for document in asked.documents:
-        command = removal_of(document) if asked.removal else command_of(document, asked.cluster)
+        command = removal_of(document) if asked.removal else command_of(document, asked.cluster, settings)
         found.append(_decided(after, author, name_of(document), command))
     if asked.replace:
         named = {name_of(document) for document in asked.documents}

@@ -36,6 +36,19 @@ def test_offline_checks_without_a_mesh(manifests: str, capsys: pytest.CaptureFix
     ]
 
 
+def test_offline_checks_under_the_settings_of_a_mesh(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A policy that asks for one is accepted with it alone; a running mesh has its own."""
+    path, settings = tmp_path / "nodes.yaml", tmp_path / "settings.json"
+    path.write_text(POLICY.format(name="nodes", rule="fromNodes: [{matchLabels: {role: gpu}}]"))
+    settings.write_text('{"enable-node-selector-labels": true}')
+    words = ["apply", "-f", str(path), "--offline"]
+    assert main(words) == 1
+    assert "spec.ingress[0].fromNodes[0]" in capsys.readouterr().err
+    assert main([*words, "--settings", str(settings)]) == 0
+    assert main([*words[:-1], "--settings", str(settings)]) == 2
+    assert "--settings is for --offline" in capsys.readouterr().err
+
+
 def test_replace_takes_out_what_is_not_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """After everything was accepted; of each kind, what is in force and not in the set is deleted."""
     path = tmp_path / "policy.yaml"

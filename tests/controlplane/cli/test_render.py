@@ -133,6 +133,24 @@ def test_settings_choose_the_algorithm(run: Run, place: Path, tmp_path: Path) ->
     assert "bpf-lb-maglev-table-size: 250: must be one of 251" in error
 
 
+def test_settings_tell_nodes_apart(run: Run, place: Path, tmp_path: Path) -> None:
+    """The other node has an identity of its own where a policy asks for its label, and the row of the policy names it."""
+    settings = tmp_path / "settings.json"
+    settings.write_text('{"enable-node-selector-labels": true}')
+    (place / "nodes.yaml").write_text(
+        "apiVersion: v1\nkind: Node\nmetadata: {name: n3, labels: {role: gpu}}\n"
+        "status: {addresses: [{type: InternalIP, address: 192.168.0.3}]}\n---\n"
+        "apiVersion: cilium.io/v2\nkind: CiliumNetworkPolicy\nmetadata: {name: nodes, namespace: shop}\n"
+        "spec: {endpointSelector: {}, ingress: [{fromNodes: [{matchLabels: {role: gpu}}]}]}\n"
+    )
+    found = rendered(run, place, "--settings", str(settings))
+    (own,) = (row for row in found["ipcache"] if row["prefix"] == "192.168.0.3/32")
+    assert (own["identity"] >> 24, "node:role=gpu" in own["labels"]) == (2, True)
+    assert own["identity"] in {row["remote_identity"] for each in found["policy"] for row in each["rows"]}
+    status, _, error = run("render", "--manifests", str(place), "--node", "n1")
+    assert (status, "needs the setting enable-node-selector-labels" in error) == (1, True)
+
+
 def test_the_table_names_each_part(run: Run, place: Path) -> None:
     """For people: a heading for each part, and rows below it."""
     status, out, _ = run("render", "--manifests", str(place), "--node", "n1")

@@ -9,6 +9,7 @@ import yaml
 
 from controlplane import events as e
 from controlplane.cli.main import main
+from controlplane.commands.addresses import ChangeSettings
 from controlplane.desired.policy_mesh import mesh_of
 from controlplane.history.capsule import pack
 from controlplane.history.flows import FlowSummary
@@ -19,9 +20,10 @@ from controlplane.policy.mesh import Judge, Question
 from tests.controlplane.history.past import shop
 from tests.controlplane.history.test_capsule import asked, capsule_of
 from tests.controlplane.history.test_flows import DENIED, table, told
-from tests.controlplane.history.test_why import apply_policy
+from tests.controlplane.history.test_why import OPERATOR, apply_policy
+from tests.controlplane.policy.worlds import cilium_policy
 from tests.controlplane.random_mesh import Log
-from tests.controlplane.small_mesh import add_endpoint
+from tests.controlplane.small_mesh import accept, add_endpoint
 
 NOW_NS = 1_000_000_000_000
 DB_FROM_CART = """{podSelector: {matchLabels: {app: db}}, policyTypes: [Ingress],
@@ -57,6 +59,18 @@ def test_a_new_policy_denies_what_really_happened() -> None:
         ("east:shop/cart", "east:shop/db", "22/TCP", "allow", "deny", "NetworkPolicy/shop/guard"),
     }  # fmt: skip
     assert answer.flows_judged == 3
+
+
+def test_the_mesh_s_settings_count() -> None:
+    """What may be said only under one is refused without it; with it, a node of another label is denied."""
+    log = shop()
+    spec = {"endpointSelector": {"matchLabels": {"app": "db"}}, "ingress": [{"fromNodes": [{"matchLabels": {"role": "gpu"}}]}]}
+    document = cilium_policy(spec, "nodes")
+    assert [each.action for each in ask(log, document).policies] == ["rejected"]
+    accept(log, OPERATOR, ChangeSettings('{"enable-node-selector-labels":true}'))
+    answer = ask(log, document)
+    assert [each.action for each in answer.policies] == ["created"]
+    assert ("node:east:n2", "east:shop/db", "deny") in {(each.source, each.target, each.after) for each in answer.pairs}
 
 
 def test_taking_a_policy_out_allows_what_was_denied() -> None:
