@@ -19,6 +19,7 @@ from datapath.abi import types as abi
 from datapath.frames import Outcome
 from datapath.kernel.programs import Constant, Loaded, load_private
 from datapath.kernel.ringbuf import RingReader
+from datapath.masquerade import spare_ports
 from datapath.notifications import decode_records
 from datapath.tables import DeviceKey, DeviceRow, TunnelKey, TunnelRow
 
@@ -38,8 +39,8 @@ ENTRIES = {"from_overlay": "from_overlay_rehearsed"}
 RUNTIME_ROWS = 1024
 """Of a copy's runtime maps: a run leaves one or two entries, and they are taken away before the next."""
 RUNTIME_MAPS = ("conntrack", "nat", "affinity")
-CLIENT_PORTS = (1024, 31743)
-"""First of the ports that a node gives to clients in its name, and how many: as an agent has them by default."""
+CLIENT_PORTS = spare_ports((32768, 60999))
+"""First and last of the ports that a node gives to clients in its name, where its stack hands out the usual ones."""
 COPIES_MAX = 16
 """Of nodes with other addresses; the one made first goes for the next."""
 CONSTANTS: Mapping[str, Constant] = {"config_underlay_ifindex": LOOPBACK, "config_notify_denials": 1}
@@ -160,8 +161,8 @@ TUNNEL_ROWS = {codec.encode_key("tunnel", TunnelKey(0)): codec.encode_row("tunne
 def _constants(ipv4: bytes, ipv6: bytes) -> Mapping[str, Constant]:
     if not ipv4 and not ipv6:
         return CONSTANTS
-    first, count = CLIENT_PORTS
-    ports = {"config_masquerade_port_first": first, "config_masquerade_port_count": count}
+    first, last = CLIENT_PORTS
+    ports = {"config_masquerade_port_first": first, "config_masquerade_port_count": last - first + 1}
     return {**CONSTANTS, "config_node_ipv4": ipv4, "config_node_ipv6": ipv6, **ports}
 
 
