@@ -318,6 +318,16 @@ struct node_state_row {
 	__u64 policy_epoch;
 };
 
+/* row_changes[0]: of rows that the programs keep copies of (endpoints, devices, ipcache, policy_subjects). Not derived: the
+ * agent counts up before it writes such rows and again when they stand. */
+struct row_changes_key {
+	__u32 index;
+};
+
+struct row_changes_row {
+	__u64 count; /* odd: rows are being written, and no copy counts */
+};
+
 /* tunnel[0]: the node's device that encapsulates, with the sender's identity in the VNI. */
 struct tunnel_key {
 	__u32 index;
@@ -374,7 +384,8 @@ struct conntrack_row {
 	__u32 source_identity; /* of the initiator */
 	__u8 forward_tcp_flags; /* union of the flags seen */
 	__u8 reply_tcp_flags;
-	__u16 reserved[3];
+	__be16 masquerade_port; /* of the client of a service, with CONNTRACK_MASQUERADED; 0: `nat` tells */
+	__u16 reserved[2];
 };
 
 /*
@@ -601,6 +612,8 @@ ABI_SIZE(affinity_backend_key, 32);
 ABI_SIZE(affinity_backend_row, 4);
 ABI_SIZE(node_state_key, 4);
 ABI_SIZE(node_state_row, 8);
+ABI_SIZE(row_changes_key, 4);
+ABI_SIZE(row_changes_row, 8);
 ABI_SIZE(tunnel_key, 4);
 ABI_SIZE(tunnel_row, 4);
 ABI_SIZE(conntrack_key, 40);

@@ -30,6 +30,8 @@ EMIT_STRUCT(affinity_backend_key);
 EMIT_STRUCT(affinity_backend_row);
 EMIT_STRUCT(node_state_key);
 EMIT_STRUCT(node_state_row);
+EMIT_STRUCT(row_changes_key);
+EMIT_STRUCT(row_changes_row);
 EMIT_STRUCT(tunnel_key);
 EMIT_STRUCT(tunnel_row);
 EMIT_STRUCT(conntrack_key);

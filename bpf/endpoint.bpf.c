@@ -18,6 +18,7 @@
 #include "lib/notify.h"
 #include "lib/parse.h"
 #include "lib/policy.h"
+#include "lib/recent.h"
 #include "lib/reject.h"
 #include "lib/related.h"
 #include "lib/scratch.h"
@@ -29,13 +30,6 @@ struct target {
 	struct endpoint_row *local;
 	struct ipcache_row *remote;
 };
-
-static __always_inline struct device_row *device_find(struct __sk_buff *skb)
-{
-	struct device_key key = {.ifindex = skb->ifindex};
-
-	return bpf_map_lookup_elem(&devices, &key);
-}
 
 static __always_inline int source_mac_is(struct __sk_buff *skb, const struct device_row *device)
 {
@@ -69,13 +63,13 @@ static __always_inline void target_identify(struct packet *packet, struct target
 		packet->dest_side = endpoint_side(target->local);
 		return;
 	}
-	target->remote = ipcache_find(&packet->dest);
+	target->remote = ipcache_recall(packet, &packet->dest);
 	packet->dest_identity = target->remote ? target->remote->identity : IDENTITY_WORLD;
 }
 
 static __always_inline void target_find(struct packet *packet, struct target *target)
 {
-	target->local = endpoint_find(&packet->dest);
+	target->local = endpoint_recall(packet, &packet->dest);
 	target_identify(packet, target);
 }
 
@@ -101,13 +95,13 @@ static __always_inline int outbound_new(struct __sk_buff *skb, struct packet *pa
 			return result < 0 ? result : 0;
 	}
 	/* An endpoint's own address is no frontend, whatever a service says. */
-	target->local = endpoint_find(&packet->dest);
+	target->local = endpoint_recall(packet, &packet->dest);
 	if (!is_icmp(packet->protocol) && (!target->local || target->local->flags & ENDPOINT_HOST))
 		translated = service_translate(packet, SERVICE_SCOPE_INTERNAL);
 	if (translated < 0)
 		return translated;
 	if (translated)
-		target->local = endpoint_find(&packet->dest);
+		target->local = endpoint_recall(packet, &packet->dest);
 	target_identify(packet, target);
 	if (translated == SERVICE_HAIRPIN)
 		return hairpin_new(skb, packet, tracking, &frontend);
@@ -170,7 +164,7 @@ static __always_inline int outbound_established(struct __sk_buff *skb, struct pa
 
 static __always_inline int outbound(struct __sk_buff *skb, struct packet *packet)
 {
-	struct device_row *device = device_find(skb);
+	struct device_row *device = device_recall(packet, skb->ifindex);
 	struct tracking tracking = {};
 	struct conntrack_row *entry;
 	struct target target = {};
@@ -226,19 +220,19 @@ int from_endpoint(struct __sk_buff *skb)
 /* Whose packet is it that the node's own stack sends to an endpoint? */
 static __always_inline __u32 stack_source_identity(const struct packet *packet)
 {
-	struct endpoint_row *row = endpoint_find(&packet->source);
+	struct endpoint_row *row = endpoint_recall(packet, &packet->source);
 
 	if (row)
 		return row->identity;
 	/* A link-local source is the other end of the link, which is this node. */
 	if (packet->family == 6 && (bpf_ntohl(packet->source.words[0]) & 0xffc00000) == 0xfe800000)
 		return IDENTITY_HOST;
-	return ipcache_identity(&packet->source);
+	return source_recall(packet);
 }
 
 static __always_inline int deliver(struct __sk_buff *skb, struct packet *packet)
 {
-	struct device_row *device = device_find(skb);
+	struct device_row *device = device_recall(packet, skb->ifindex);
 	int result;
 
 	if (!device)

@@ -48,9 +48,9 @@ static __always_inline int inbound(struct __sk_buff *skb, int is_guarded)
 		return TC_ACT_OK;
 	if (!packet)
 		return TC_ACT_SHOT;
+	packet_begin(packet);
 	parsed = parse_l3(skb, packet);
 	row = local_endpoint(packet);
-	packet_begin(packet);
 	if (row)
 		return finish(skb, packet, admit(skb, packet, row, parsed));
 	if (!parsed && !parse_l4(skb, packet))

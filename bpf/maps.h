@@ -194,4 +194,107 @@ struct {
 	__uint(pinning, LIBBPF_PIN_BY_NAME);
 } scratch SEC(".maps");
 
+/* lib/recent.h */
+enum recent_size { RECENT_BITS = 9, RECENT_ROWS = 1 << RECENT_BITS };
+
+struct recent_clock {
+	__u64 tick; /* jiffies */
+	__u64 now;  /* CLOCK_MONOTONIC, read in that tick; 0: not yet */
+};
+
+struct recent_endpoint {
+	__u64 stamp;
+	struct address address;
+	__u32 is_known; /* 0: there is no such row */
+	struct endpoint_row row;
+};
+
+struct recent_ipcache {
+	__u64 stamp;
+	struct address address;
+	struct ipcache_row row;
+	__u32 is_known;
+	__u32 reserved;
+};
+
+struct recent_device {
+	__u64 stamp;
+	__u32 ifindex;
+	__u32 is_known;
+	struct device_row row;
+};
+
+struct recent_subject {
+	__u64 stamp;
+	__u32 identity;
+	__u32 is_known;
+	struct policy_subject_row row;
+	__u32 reserved;
+};
+
+struct recent_hop {
+	__u64 stamp;
+	struct address source; /* all zero: of what the node itself sends */
+	struct address dest;
+	__u32 ifindex;
+	__u8 dest_mac[6];
+	__u8 source_mac[6];
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32); /* struct row_changes_key */
+	__type(value, struct row_changes_row);
+	__uint(pinning, LIBBPF_PIN_BY_NAME);
+} row_changes SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct recent_clock);
+	__uint(pinning, LIBBPF_PIN_BY_NAME);
+} recent_clock SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, RECENT_ROWS);
+	__type(key, __u32);
+	__type(value, struct recent_endpoint);
+	__uint(pinning, LIBBPF_PIN_BY_NAME);
+} recent_endpoints SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, RECENT_ROWS);
+	__type(key, __u32);
+	__type(value, struct recent_ipcache);
+	__uint(pinning, LIBBPF_PIN_BY_NAME);
+} recent_ipcache SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, RECENT_ROWS);
+	__type(key, __u32);
+	__type(value, struct recent_device);
+	__uint(pinning, LIBBPF_PIN_BY_NAME);
+} recent_devices SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, RECENT_ROWS);
+	__type(key, __u32);
+	__type(value, struct recent_subject);
+	__uint(pinning, LIBBPF_PIN_BY_NAME);
+} recent_subjects SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, RECENT_ROWS);
+	__type(key, __u32);
+	__type(value, struct recent_hop);
+	__uint(pinning, LIBBPF_PIN_BY_NAME);
+} recent_hops SEC(".maps");
+
 #endif /* MESHLOG_MAPS_H */

@@ -36,47 +36,80 @@ static __always_inline int is_same_mac(const __u8 *left, const __u8 *right)
 	return one->words[0] == other->words[0] && one->words[1] == other->words[1] && one->words[2] == other->words[2];
 }
 
-/* A question to the host's routes about a node. */
-static __always_inline void node_question(struct bpf_fib_lookup *lookup, const struct address *node)
+/* Asks the host's routes for the way from `hop->source` to `hop->dest`. 1: the next hop is known. */
+static __noinline int hop_ask(struct xdp_md *xdp, const struct packet *packet, struct recent_hop *hop)
 {
-	if (address_is_ipv4(node)) {
-		lookup->family = ADDRESS_FAMILY_IPV4;
-		lookup->ipv4_src = 0;
-		lookup->ipv4_dst = node->words[3];
-		return;
+	struct bpf_fib_lookup lookup = {.ifindex = config_underlay_ifindex};
+	__u32 flags = address_is_zero(&hop->source) ? BPF_FIB_LOOKUP_OUTPUT : 0;
+
+	if (address_is_ipv4(&hop->dest)) {
+		lookup.family = ADDRESS_FAMILY_IPV4;
+		lookup.ipv4_src = hop->source.words[3];
+		lookup.ipv4_dst = hop->dest.words[3];
+	} else {
+		lookup.family = ADDRESS_FAMILY_IPV6;
+		for (int word = 0; word < 4; word++) {
+			lookup.ipv6_src[word] = hop->source.words[word];
+			lookup.ipv6_dst[word] = hop->dest.words[word];
+		}
 	}
-	lookup->family = ADDRESS_FAMILY_IPV6;
-	for (int word = 0; word < 4; word++) {
-		lookup->ipv6_src[word] = 0;
-		lookup->ipv6_dst[word] = node->words[word];
-	}
+	hop->stamp = 0;
+	if (bpf_fib_lookup(xdp, &lookup, sizeof(lookup), flags) != BPF_FIB_LKUP_RET_SUCCESS)
+		return 0;
+	hop->ifindex = lookup.ifindex;
+	__builtin_memcpy(hop->dest_mac, lookup.dmac, sizeof(hop->dest_mac));
+	__builtin_memcpy(hop->source_mac, lookup.smac, sizeof(hop->source_mac));
+	hop->stamp = packet->stamp;
+	return 1;
+}
+
+/* The way to a node is the same for all that is sent there. 0: it is not known. */
+static __always_inline struct recent_hop *hop_recall(struct xdp_md *xdp, const struct packet *packet,
+						     const struct address *node)
+{
+	struct address source = {}, dest = node ? *node : packet->dest;
+	__u32 place = address_place(&dest);
+	struct recent_hop *hop = bpf_map_lookup_elem(&recent_hops, &place);
+
+	if (!hop)
+		return 0;
+	if (!node)
+		source = packet->source;
+	if (stamp_counts(packet, hop->stamp) && address_equal(&dest, &hop->dest) && address_equal(&source, &hop->source))
+		return hop;
+	hop->source = source;
+	hop->dest = dest;
+	return hop_ask(xdp, packet, hop) ? hop : 0;
 }
 
 /*
  * Where nodeport_send() would send it, out of the device that it came in by. 1: the next hop is known, and the packet
  * was for this device.
  */
-static __noinline int next_hop_find(struct xdp_md *xdp, const struct packet *packet, struct xdp_way *way)
+static __always_inline int next_hop_find(struct xdp_md *xdp, const struct packet *packet, struct xdp_way *way)
 {
-	struct ipcache_row *remote = ipcache_find(&packet->dest);
+	struct ipcache_row *remote = ipcache_recall(packet, &packet->dest);
 	struct ethhdr *header = xdp_data(xdp);
-	struct bpf_fib_lookup lookup = {};
-	__u32 flags = 0;
+	struct recent_hop *hop;
 
-	route_question(&lookup, packet, config_underlay_ifindex);
-	if (remote && remote->flags & IPCACHE_REMOTE_ENDPOINT) {
-		if (remote->flags & IPCACHE_TUNNEL || address_is_zero(&remote->node))
-			return 0;
-		flags = BPF_FIB_LOOKUP_OUTPUT;
-		node_question(&lookup, &remote->node);
-	}
-	if (bpf_fib_lookup(xdp, &lookup, sizeof(lookup), flags) != BPF_FIB_LKUP_RET_SUCCESS ||
-	    lookup.ifindex != config_underlay_ifindex || (void *)(header + 1) > xdp_data_end(xdp) ||
-	    !is_same_mac(header->h_dest, lookup.smac))
+	if (!remote || !(remote->flags & IPCACHE_REMOTE_ENDPOINT))
+		hop = hop_recall(xdp, packet, 0);
+	else if (remote->flags & IPCACHE_TUNNEL || address_is_zero(&remote->node))
 		return 0;
-	__builtin_memcpy(way->dest_mac, lookup.dmac, sizeof(way->dest_mac));
-	__builtin_memcpy(way->source_mac, lookup.smac, sizeof(way->source_mac));
+	else
+		hop = hop_recall(xdp, packet, &remote->node);
+	if (!hop || hop->ifindex != config_underlay_ifindex || (void *)(header + 1) > xdp_data_end(xdp) ||
+	    !is_same_mac(header->h_dest, hop->source_mac))
+		return 0;
+	__builtin_memcpy(way->dest_mac, hop->dest_mac, sizeof(way->dest_mac));
+	__builtin_memcpy(way->source_mac, hop->source_mac, sizeof(way->source_mac));
 	return 1;
+}
+
+/* The same as a step of its own, which takes less of the caller's stack. */
+static __noinline int next_hop_step(struct xdp_md *xdp, const struct packet *packet, struct xdp_way *way)
+{
+	return next_hop_find(xdp, packet, way);
 }
 
 static __noinline int transmit(struct xdp_md *xdp, const struct packet *packet, const struct xdp_way *way)
@@ -93,6 +126,7 @@ static __always_inline int leave(struct xdp_md *xdp, struct packet *packet, stru
 	/* from_network tells that no port is left. */
 	if (nat_outbound(packet, &way->source))
 		return XDP_PASS;
+	packet->masquerade_port = way->source.port;
 	way->dest.address = packet->dest;
 	way->dest.port = packet->dest_port;
 	return transmit(xdp, packet, way);
@@ -105,10 +139,10 @@ static __noinline int accelerate_new(struct xdp_md *xdp, struct packet *packet, 
 	struct xdp_way way = {};
 	int outcome = service_translate(packet, SERVICE_SCOPE_EXTERNAL);
 
-	if (outcome <= 0 || endpoint_find(&packet->dest))
+	if (outcome <= 0 || endpoint_recall(packet, &packet->dest))
 		return XDP_PASS;
 	nodeport_method(packet, outcome);
-	if (packet->dsr || !next_hop_find(xdp, packet, &way) ||
+	if (packet->dsr || !next_hop_step(xdp, packet, &way) ||
 	    conntrack_create_service(skb, packet, tracking, &frontend, 0))
 		return XDP_PASS;
 	return leave(xdp, packet, &way);
@@ -118,14 +152,18 @@ static __noinline int accelerate_established(struct xdp_md *xdp, struct packet *
 					     struct conntrack_row *entry)
 {
 	struct xdp_way way = {};
+	int result;
 
 	packet->dest = entry->translated;
 	packet->dest_port = entry->translated_port;
-	if (!(entry->flags & CONNTRACK_MASQUERADED) || endpoint_find(&packet->dest) || !next_hop_find(xdp, packet, &way))
+	if (!(entry->flags & CONNTRACK_MASQUERADED) || endpoint_recall(packet, &packet->dest) || !next_hop_find(xdp, packet, &way))
 		return XDP_PASS;
 	packet->masquerade = MASQUERADE_CLIENT;
+	packet->masquerade_port = entry->masquerade_port;
 	conntrack_keep(skb, packet, entry, 0);
-	return leave(xdp, packet, &way);
+	result = leave(xdp, packet, &way);
+	conntrack_port_keep(packet, entry);
+	return result;
 }
 
 /* To the client whose port of this node it was sent to. */
@@ -138,7 +176,7 @@ static __noinline int accelerate_answer(struct xdp_md *xdp, struct packet *packe
 
 	packet->dest = client->address;
 	packet->dest_port = client->port;
-	if (endpoint_find(&packet->dest))
+	if (endpoint_recall(packet, &packet->dest))
 		return XDP_PASS;
 	entry = conntrack_find(packet, &tracking);
 	if (!entry || !tracking.is_reply || !(entry->flags & CONNTRACK_REVERSE_DNAT))

@@ -43,6 +43,7 @@ class ConntrackRow(NamedTuple):
     source_identity: int
     forward_tcp_flags: int
     reply_tcp_flags: int
+    masquerade_port: int = 0
 
 
 class ConntrackEntry(NamedTuple):

@@ -204,6 +204,13 @@ STEP conntrack_keep(struct __sk_buff *skb, const struct packet *packet, struct c
 	return 0;
 }
 
+/* What masquerading has found, for the flow's next packet. */
+static __always_inline void conntrack_port_keep(const struct packet *packet, struct conntrack_row *entry)
+{
+	if (entry->masquerade_port != packet->masquerade_port)
+		entry->masquerade_port = packet->masquerade_port;
+}
+
 /* Only a request opens an ICMP flow; an answer or an error without one leaves no trace. */
 static __always_inline int conntrack_wants(const struct packet *packet)
 {

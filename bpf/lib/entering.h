@@ -8,6 +8,7 @@
 #include "ipcache.h"
 #include "packet.h"
 #include "parse.h"
+#include "recent.h"
 
 /* By the address alone, well formed or not: only an endpoint's packets are ours to refuse. */
 static __always_inline struct endpoint_row *local_endpoint(struct packet *packet)
@@ -16,7 +17,7 @@ static __always_inline struct endpoint_row *local_endpoint(struct packet *packet
 
 	if (!packet->family)
 		return 0;
-	row = endpoint_find(&packet->dest);
+	row = endpoint_recall(packet, &packet->dest);
 	return row && !(row->flags & ENDPOINT_HOST) ? row : 0;
 }
 

@@ -8,18 +8,9 @@
 #include "ipcache.h"
 #include "nat.h"
 #include "policy.h"
+#include "recent.h"
 #include "related.h"
 #include "service_error.h"
-
-/* Reads what every later step needs once. */
-static __always_inline void packet_begin(struct packet *packet)
-{
-	struct node_state_key key = {.index = 0};
-	struct node_state_row *row = bpf_map_lookup_elem(&node_state, &key);
-
-	packet->now = bpf_ktime_get_coarse_ns();
-	packet->policy_epoch = row ? row->policy_epoch : 0;
-}
 
 /* Replies to a flow that went to a frontend come from the frontend. 0, or a drop. */
 STEP reverse_translate(struct __sk_buff *skb, struct packet *packet, const struct conntrack_row *entry)

@@ -40,11 +40,4 @@ static __always_inline int identity_is_other_node(__u32 identity)
 	       identity >> IDENTITY_SCOPE_SHIFT == IDENTITY_SCOPE_NODE;
 }
 
-/* Whose packet is it that came to this node? Out of the tunnel it is known; on the underlay the address tells. */
-static __always_inline void source_identify(struct packet *packet)
-{
-	if (packet->source_identity == IDENTITY_UNKNOWN)
-		packet->source_identity = ipcache_identity(&packet->source);
-}
-
 #endif /* MESHLOG_LIB_IPCACHE_H */

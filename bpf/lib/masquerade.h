@@ -177,6 +177,26 @@ STEP nat_allocate(struct packet *packet, struct address_port *row)
 	return DROP(packet, FILE_MASQUERADE, NO_MAPPING_FOR_NAT_MASQUERADE);
 }
 
+/* Whether the port that the flow of a service's client is said to have is its own: the entry may have been evicted, and
+ * taken by another. */
+static __always_inline int nat_recall(const struct packet *packet, struct address_port *row)
+{
+	struct address_port *held;
+	struct nat_key key;
+
+	if (packet->masquerade != MASQUERADE_CLIENT || !packet->masquerade_port)
+		return 0;
+	nat_key_set(&key, packet, NAT_INBOUND);
+	node_address(packet->family, &key.near);
+	key.near_port = packet->masquerade_port;
+	held = bpf_map_lookup_elem(&nat, &key);
+	if (!held || held->port != packet->source_port || !address_equal(&held->address, &packet->source))
+		return 0;
+	row->address = key.near;
+	row->port = key.near_port;
+	return 1;
+}
+
 /* The node's end of the packet's flow. 0, or a drop. */
 STEP nat_outbound(struct packet *packet, struct address_port *row)
 {
@@ -184,7 +204,7 @@ STEP nat_outbound(struct packet *packet, struct address_port *row)
 	struct nat_key key;
 	int result;
 
-	if (!packet || !row)
+	if (!packet || !row || nat_recall(packet, row))
 		return 0;
 	nat_key_set(&key, packet, NAT_OUTBOUND);
 	held = bpf_map_lookup_elem(&nat, &key);
@@ -244,6 +264,7 @@ STEP masquerade_source(struct __sk_buff *skb, struct packet *packet)
 	result = nat_outbound(packet, &node);
 	if (result)
 		return result;
+	packet->masquerade_port = node.port;
 	own.address = packet->source;
 	own.port = packet->source_port;
 	return nat_rewrite(skb, packet, NAT_SOURCE, &own, &node);

@@ -110,18 +110,13 @@ static __always_inline int nat_port(struct __sk_buff *skb, struct packet *packet
 	return nat_port_write(skb, packet, end, to);
 }
 
-/* 0, or a drop. Packet pointers are invalid afterwards. */
-STEP nat_rewrite(struct __sk_buff *skb, struct packet *packet, __u32 end, const struct address_port *from,
-		 const struct address_port *to)
+static __always_inline int nat_write(struct __sk_buff *skb, struct packet *packet, __u32 end,
+				     const struct address_port *from, const struct address_port *to)
 {
-	__u32 l4_checksum;
-	__u64 l4_flags;
+	__u64 l4_flags = packet->protocol == IPPROTO_UDP ? BPF_F_MARK_MANGLED_0 : 0;
+	__u32 l4_checksum = checksum_offset(packet);
 	int result;
 
-	if (!packet || !from || !to)
-		return 0;
-	l4_checksum = checksum_offset(packet);
-	l4_flags = packet->protocol == IPPROTO_UDP ? BPF_F_MARK_MANGLED_0 : 0;
 	if (address_is_ipv4(&to->address) != (packet->family == 4))
 		return DROP(packet, FILE_NAT, ERROR_WRITING_TO_PACKET);
 	if (packet->family == 4)
@@ -133,6 +128,13 @@ STEP nat_rewrite(struct __sk_buff *skb, struct packet *packet, __u32 end, const 
 	return nat_port(skb, packet, end, from->port, to->port, l4_checksum, l4_flags);
 }
 
+/* 0, or a drop. Packet pointers are invalid afterwards. */
+STEP nat_rewrite(struct __sk_buff *skb, struct packet *packet, __u32 end, const struct address_port *from,
+		 const struct address_port *to)
+{
+	return packet && from && to ? nat_write(skb, packet, end, from, to) : 0;
+}
+
 /* The destination becomes packet->dest, which is known before it stands in the packet. 0, or a drop. */
 STEP nat_rewrite_dest(struct __sk_buff *skb, struct packet *packet, const struct address_port *from)
 {
@@ -142,7 +144,7 @@ STEP nat_rewrite_dest(struct __sk_buff *skb, struct packet *packet, const struct
 		return 0;
 	to.address = packet->dest;
 	to.port = packet->dest_port;
-	return nat_rewrite(skb, packet, NAT_DEST, from, &to);
+	return nat_write(skb, packet, NAT_DEST, from, &to);
 }
 
 #endif /* MESHLOG_LIB_NAT_H */

@@ -20,7 +20,7 @@
 /* Out of this node, to whatever packet->dest is. */
 static __always_inline int nodeport_send(struct __sk_buff *skb, struct packet *packet)
 {
-	struct ipcache_row *remote = ipcache_find(&packet->dest);
+	struct ipcache_row *remote = ipcache_recall(packet, &packet->dest);
 
 	if (remote && remote->flags & IPCACHE_REMOTE_ENDPOINT)
 		return forward(skb, packet, 0, remote);
@@ -79,7 +79,7 @@ static __always_inline int nodeport_deliver(struct __sk_buff *skb, struct packet
 /* How the answers of a backend elsewhere find the client. By DSR only where the backend's node will read the option. */
 static __always_inline void nodeport_method(struct packet *packet, int outcome)
 {
-	struct ipcache_row *remote = ipcache_find(&packet->dest);
+	struct ipcache_row *remote = ipcache_recall(packet, &packet->dest);
 
 	if (!remote || !(remote->flags & IPCACHE_REMOTE_ENDPOINT) || remote->flags & IPCACHE_TUNNEL)
 		packet->dsr = 0;
@@ -114,7 +114,7 @@ static __always_inline int nodeport_new(struct __sk_buff *skb, struct packet *pa
 
 	if (result <= 0)
 		return result;
-	row = endpoint_find(&packet->dest);
+	row = endpoint_recall(packet, &packet->dest);
 	if (!row) {
 		nodeport_method(packet, result);
 		result = nodeport_fits(skb, packet, &frontend);
@@ -138,7 +138,7 @@ static __always_inline int nodeport_established(struct __sk_buff *skb, struct pa
 
 	packet->dest = entry->translated;
 	packet->dest_port = entry->translated_port;
-	row = endpoint_find(&packet->dest);
+	row = endpoint_recall(packet, &packet->dest);
 	if (row && entry->policy_epoch != packet->policy_epoch) {
 		result = nodeport_judge(skb, packet, row, tracking, entry);
 		if (result)
@@ -148,9 +148,13 @@ static __always_inline int nodeport_established(struct __sk_buff *skb, struct pa
 	conntrack_keep(skb, packet, entry, 0);
 	if (!row) {
 		packet->masquerade = entry->flags & CONNTRACK_MASQUERADED ? MASQUERADE_CLIENT : MASQUERADE_NONE;
+		packet->masquerade_port = entry->masquerade_port;
 		packet->dsr = !!(entry->flags & CONNTRACK_DSR);
 		result = nodeport_fits(skb, packet, &wire);
-		return result ? result : nodeport_leave(skb, packet, &wire);
+		if (!result)
+			result = nodeport_leave(skb, packet, &wire);
+		conntrack_port_keep(packet, entry);
+		return result;
 	}
 	return nodeport_deliver(skb, packet, &wire, row);
 }
@@ -219,7 +223,7 @@ static __always_inline int nodeport_error(struct __sk_buff *skb, struct packet *
 
 	if (result <= 0)
 		return result;
-	row = endpoint_find(&packet->dest);
+	row = endpoint_recall(packet, &packet->dest);
 	if (!row)
 		return nodeport_send(skb, packet);
 	return row->flags & ENDPOINT_HOST ? 0 : forward_to_endpoint(skb, packet, row);
@@ -255,7 +259,7 @@ static __always_inline int nodeport_receive(struct __sk_buff *skb, struct packet
 	if (result < 0)
 		return result;
 	if (result) {
-		row = endpoint_find(&packet->dest);
+		row = endpoint_recall(packet, &packet->dest);
 		if (row)
 			return endpoint_answered(skb, packet, row);
 	}

@@ -63,6 +63,7 @@ struct packet {
 	struct address dest;   /* after DNAT: the backend */
 	__u64 now; /* CLOCK_MONOTONIC as of the last tick, some ms back: to read the clock itself costs as much as a lookup */
 	__u64 policy_epoch;
+	__u64 stamp; /* of the copies that count; 0: none does (recent.h) */
 	__u32 source_identity;
 	__u32 dest_identity;
 	__u32 l3_end; /* bytes from the start of the frame to the end of the IP packet */
@@ -71,6 +72,7 @@ struct packet {
 	__u16 l4_offset; /* of a later fragment: where its bytes begin */
 	__be16 source_port; /* ICMP echo: the id at the end that asks, 0 at the end that answers */
 	__be16 dest_port;
+	__be16 masquerade_port; /* that the flow is said to have; 0: nothing is said */
 	__u16 endpoint_id; /* whose device it is, then whose policy spoke */
 	__u16 source_endpoint_id; /* with SIDE_ENDPOINT */
 	__u16 dest_endpoint_id;

@@ -24,6 +24,7 @@
 #define L4_REACH 0xff /* where transport headers usually are: there they are read and written in place */
 #define IPV4_FRAGMENT_MORE 0x2000
 #define IPV4_FRAGMENT_OFFSET 0x1fff
+#define IPV4_PLAIN 0x45 /* the first byte: its version, and a header of 5 words */
 #define IPV6_FRAGMENT_MORE 0x0001
 #define IPV6_FRAGMENT_OFFSET 0xfff8
 #define IPV6_EXTENSION_HEADERS_MAX 6
@@ -206,8 +207,7 @@ static __always_inline int parse_ipv6(struct __sk_buff *skb, struct packet *pack
 	return parse_ipv6_extensions(skb, packet);
 }
 
-/* Addresses and protocol. TC_ACT_OK for ARP, which is the host stack's. */
-STEP parse_l3(struct __sk_buff *skb, struct packet *packet)
+STEP parse_l3_any(struct __sk_buff *skb, struct packet *packet)
 {
 	void *data = packet_data(skb);
 	void *data_end = packet_data_end(skb);
@@ -236,6 +236,31 @@ STEP parse_l3(struct __sk_buff *skb, struct packet *packet)
 	if (bpf_ntohs(header->h_proto) < ETH_P_802_3_MIN)
 		return DROP(packet, FILE_PARSE, UNSUPPORTED_L2_PROTOCOL);
 	return DROP(packet, FILE_PARSE, UNSUPPORTED_L3_PROTOCOL);
+}
+
+/* Addresses and protocol. TC_ACT_OK for ARP, which is the host stack's. The plain form is read here, all others in a
+ * step of their own. */
+static __always_inline int parse_l3(struct __sk_buff *skb, struct packet *packet)
+{
+	struct ethhdr *ethernet = packet_data(skb);
+	struct iphdr *header = (void *)(ethernet + 1);
+	__u32 total_bytes;
+
+	if ((void *)(header + 1) > packet_data_end(skb) || ethernet->h_proto != bpf_htons(ETH_P_IP) ||
+	    *(__u8 *)header != IPV4_PLAIN || header->frag_off & bpf_htons(IPV4_FRAGMENT_MORE | IPV4_FRAGMENT_OFFSET) ||
+	    skb->vlan_present)
+		return parse_l3_any(skb, packet);
+	total_bytes = bpf_ntohs(header->tot_len);
+	if (total_bytes < sizeof(*header) || L3_OFFSET + total_bytes > skb->len)
+		return parse_l3_any(skb, packet);
+	packet->family = 4;
+	packet->protocol = header->protocol;
+	packet->l4_offset = L3_OFFSET + sizeof(*header);
+	packet->l3_end = L3_OFFSET + total_bytes;
+	packet->fragment_id = header->id;
+	address_from_ipv4(&packet->source, header->saddr);
+	address_from_ipv4(&packet->dest, header->daddr);
+	return 0;
 }
 
 static __always_inline int l4_fits(const struct packet *packet, __u32 bytes)
@@ -380,8 +405,7 @@ STEP fragment_follow(struct packet *packet)
 	return 0;
 }
 
-/* Ports, TCP flags, ICMP type and code; of a later fragment those of the first. */
-STEP parse_l4(struct __sk_buff *skb, struct packet *packet)
+STEP parse_l4_any(struct __sk_buff *skb, struct packet *packet)
 {
 	int result;
 
@@ -393,6 +417,24 @@ STEP parse_l4(struct __sk_buff *skb, struct packet *packet)
 	if (result || packet->fragment == FRAGMENT_NONE)
 		return result;
 	return fragment_remember(packet);
+}
+
+/* Ports, TCP flags, ICMP type and code; of a later fragment those of the first. */
+static __always_inline int parse_l4(struct __sk_buff *skb, struct packet *packet)
+{
+	const struct tcp_start *header = packet_data(skb) + (packet->l4_offset & L4_REACH);
+
+	if (packet->fragment != FRAGMENT_NONE || packet->l4_offset > L4_REACH ||
+	    (void *)(header + 1) > packet_data_end(skb))
+		return parse_l4_any(skb, packet);
+	if (packet->protocol == IPPROTO_TCP && l4_fits(packet, sizeof(struct tcphdr)) &&
+	    (header->words >> 4) * 4 >= sizeof(struct tcphdr))
+		packet->tcp_flags = header->flags;
+	else if (packet->protocol != IPPROTO_UDP || !l4_fits(packet, sizeof(struct udphdr)))
+		return parse_l4_any(skb, packet);
+	packet->source_port = header->source;
+	packet->dest_port = header->dest;
+	return 0;
 }
 
 /* Neighbour discovery and multicast listening on the link itself are the host stack's and no policy's. */

@@ -8,6 +8,7 @@
 #include "notify.h"
 #include "packet.h"
 #include "parse.h"
+#include "recent.h"
 
 static __always_inline __u8 policy_match_of(__u32 shape, __u32 remote_identity)
 {
@@ -102,9 +103,8 @@ static __always_inline int is_neighbour_discovery(const struct packet *packet)
 /* Judges one direction of a flow whose forward packet this is, if it is this node's to judge. 0, or a drop. */
 STEP policy_judge(struct __sk_buff *skb, struct packet *packet, __u32 direction, __u32 is_new)
 {
-	struct policy_subject_key key = {.identity = IDENTITY_HOST};
 	struct policy_subject_row *subject;
-	__u32 own, remote, side, reason;
+	__u32 identity = IDENTITY_HOST, own, remote, side, reason;
 	int result, is_localhost, is_endpoint;
 
 	if (!packet)
@@ -119,10 +119,10 @@ STEP policy_judge(struct __sk_buff *skb, struct packet *packet, __u32 direction,
 	packet->match = POLICY_MATCH_NONE;
 	is_endpoint = side == SIDE_ENDPOINT || side == SIDE_ENDPOINT_AUDITED;
 	if (is_endpoint)
-		key.identity = own;
+		identity = own;
 	/* The host may talk to its endpoints unless a row denies it: probes and the agents of the node live there. */
 	is_localhost = is_endpoint && direction == POLICY_INGRESS && remote == IDENTITY_HOST;
-	subject = bpf_map_lookup_elem(&policy_subjects, &key);
+	subject = subject_recall(packet, identity);
 	if (!subject) {
 		if (side == SIDE_HOST || is_localhost)
 			return 0;
@@ -130,7 +130,7 @@ STEP policy_judge(struct __sk_buff *skb, struct packet *packet, __u32 direction,
 	}
 	if (subject->flags & POLICY_SUBJECT_ASKS_LOCALHOST)
 		is_localhost = 0;
-	result = policy_ask(packet, subject, key.identity, remote, is_localhost);
+	result = policy_ask(packet, subject, identity, remote, is_localhost);
 	reason = (__u32)-result;
 	if (result && (side == SIDE_ENDPOINT_AUDITED || subject->flags & POLICY_SUBJECT_AUDIT)) {
 		packet->audited = 1;
@@ -148,11 +148,14 @@ STEP policy_judge(struct __sk_buff *skb, struct packet *packet, __u32 direction,
  * here, since nobody will ask again. 0, or a drop. */
 static __always_inline int policy_judge_flow(struct __sk_buff *skb, struct packet *packet, __u32 is_new)
 {
-	int result;
+	int result = 0;
 
 	packet->audited = 0;
-	result = policy_judge(skb, packet, POLICY_EGRESS, is_new);
-	return result ? result : policy_judge(skb, packet, POLICY_INGRESS, is_new);
+	if (packet->source_side != SIDE_ELSEWHERE)
+		result = policy_judge(skb, packet, POLICY_EGRESS, is_new);
+	if (!result && packet->dest_side != SIDE_ELSEWHERE)
+		result = policy_judge(skb, packet, POLICY_INGRESS, is_new);
+	return result;
 }
 
 /* A reply: would its flow be let begin now? 0; or a drop, and the packet has the ends of the flow. */

@@ -505,7 +505,8 @@ STRUCTS: Mapping[str, Struct] = {
             Field("source_identity", 68, 4, "u32"),
             Field("forward_tcp_flags", 72, 1, "u8"),
             Field("reply_tcp_flags", 73, 1, "u8"),
-            Field("reserved", 74, 6, "bytes"),
+            Field("masquerade_port", 74, 2, "be16"),
+            Field("reserved", 76, 4, "bytes"),
         ),
     ),
     "device_key": Struct(
@@ -716,6 +717,20 @@ STRUCTS: Mapping[str, Struct] = {
             Field("ingress_shapes", 8, 4, "u32"),
             Field("egress_shapes", 12, 4, "u32"),
             Field("flags", 16, 4, "u32"),
+        ),
+    ),
+    "row_changes_key": Struct(
+        "row_changes_key",
+        4,
+        (
+            Field("index", 0, 4, "u32"),
+        ),
+    ),
+    "row_changes_row": Struct(
+        "row_changes_row",
+        8,
+        (
+            Field("count", 0, 8, "u64"),
         ),
     ),
     "service_key": Struct(

@@ -16,7 +16,7 @@ from msgspec import msgpack
 
 from datapath.abi.types import STRUCTS
 from datapath.errors import KernelError
-from datapath.kernel import features, uapi
+from datapath.kernel import features, row_changes, uapi
 from datapath.kernel.api import RowFailure
 from datapath.kernel.attachments import Attachments
 from datapath.kernel.clsact import Filters
@@ -105,6 +105,7 @@ class RealKernel:
         refuse_other_filesystem(self._pin_root)
         self._open_netlink = Netlink()
         self.objects.open(self._attached_ids(self._open_netlink))
+        row_changes.settle(self.objects.maps)
         self._open_attachments = self._make_attachments(self._open_netlink)
         self._open_shapers = Shapers()
         self._open_socket_hooks = self._make_socket_hooks()
@@ -150,7 +151,8 @@ class RealKernel:
         """As the Protocol says."""
         found = TABLES[table]
         if found.map:
-            return self._map(found.map).put(rows)
+            with row_changes.announced(self.objects.maps, table):
+                return self._map(found.map).put(rows)
         if table in PROGRAM_TABLES and self.objects.has_unused:
             self.objects.catch_up()
         writers: Mapping[str, Callable[[Any, Any], int]] = {
@@ -174,7 +176,8 @@ class RealKernel:
         """As the Protocol says."""
         found = TABLES[table]
         if found.map:
-            return self._map(found.map).delete(keys)[1]
+            with row_changes.announced(self.objects.maps, table):
+                return self._map(found.map).delete(keys)[1]
         decoded = {_decode_key(found, key): key for key in keys}
         if table == "neighbours":
             failed = self._netlink.delete_neighbours(list(decoded))

@@ -17,6 +17,7 @@ from typing import NamedTuple, Self
 from datapath import codec
 from datapath.abi import types as abi
 from datapath.frames import Outcome
+from datapath.kernel import row_changes
 from datapath.kernel.programs import Constant, Loaded, load_private
 from datapath.kernel.ringbuf import RingReader
 from datapath.masquerade import spare_ports
@@ -78,8 +79,9 @@ class _Copy:
             if name == "tunnel" and rows:
                 rows = TUNNEL_ROWS
             before = self._rows.get(name, {})
-            held.delete([key for key in before if key not in rows])
-            failures = held.put([(key, row) for key, row in rows.items() if before.get(key) != row])
+            with row_changes.announced(self._loaded.maps, name):
+                held.delete([key for key in before if key not in rows])
+                failures = held.put([(key, row) for key, row in rows.items() if before.get(key) != row])
             if failures:
                 raise ValueError(f"{name}: {failures[0].reason}")
             self._rows[name] = dict(rows)
@@ -90,7 +92,8 @@ class _Copy:
     ) -> Outcome:
         maps = self._loaded.maps
         if device is not None:
-            maps["devices"].put([device])
+            with row_changes.announced(maps, "devices"):
+                maps["devices"].put([device])
         try:
             run = self._loaded.test_run(program, frame, cb=words)
             return Outcome(run.retval, run.packet, tuple(decode_records(self._ring.read().tobytes())))
@@ -99,7 +102,8 @@ class _Copy:
                 if name in maps:
                     maps[name].delete(list(maps[name].dump()))
             if device is not None and device[0] not in self._rows.get("devices", {}):
-                maps["devices"].delete([device[0]])
+                with row_changes.announced(maps, "devices"):
+                    maps["devices"].delete([device[0]])
 
     def close(self) -> None:
         self._ring.close()

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple, Self
 from datapath import codec, conntrack
 from datapath.abi import types as abi
 from datapath.abi.types import STRUCTS
-from datapath.kernel import libbpf, uapi
+from datapath.kernel import libbpf, row_changes, uapi
 from datapath.kernel.programs import Loaded, PacketRun, load_private
 from datapath.kernel.ringbuf import RingReader
 from datapath.notifications import Notification, decode_records
@@ -98,8 +98,14 @@ class Node:
 
     def put(self, table: str, rows: Mapping[Any, Any]) -> None:
         """Writes rows of a derived table."""
-        failures = self.maps[table].put(list(codec.encode_rows(table, rows).items()))
+        with row_changes.announced(self.maps, table):
+            failures = self.maps[table].put(list(codec.encode_rows(table, rows).items()))
         assert not failures, failures
+
+    def remove(self, table: str, key: Any) -> None:
+        """Takes away a row of a derived table."""
+        with row_changes.announced(self.maps, table):
+            self.maps[table].delete([codec.encode_key(table, key)])
 
     def settle(self) -> None:
         """The rows of the node: endpoints, ipcache, and no policy enforced."""

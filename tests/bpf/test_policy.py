@@ -2,7 +2,6 @@
 
 import pytest
 
-from datapath import codec
 from datapath.abi import types as abi
 from datapath.tables import NO_ADDRESS, IpcacheRow, PolicySubjectKey
 from tests.bpf import packets
@@ -58,8 +57,7 @@ def test_other_direction_enforced_allows(node: Node, subject: Endpoint) -> None:
 @pytest.mark.parametrize("subject", [CLIENT, SERVER], ids=["egress", "ingress"])
 def test_unknown_subject_fails_closed(node: Node, subject: Endpoint) -> None:
     """An identity whose policy has not been written yet."""
-    key = codec.encode_key("policy_subjects", PolicySubjectKey(subject.identity))
-    node.maps["policy_subjects"].delete([key])
+    node.remove("policy_subjects", PolicySubjectKey(subject.identity))
     assert try_port(node) == abi.NO_CONFIGURATION_AVAILABLE_TO_PERFORM_POLICY_DECISION
 
 
@@ -295,8 +293,7 @@ def test_end_of_audit_cuts_what_it_let_pass(node: Node, own: bool) -> None:
 def test_unknown_subject_fails_closed_under_audit_of_others(node: Node) -> None:
     """Audit is a word of the subject's row; without one nothing passes."""
     node.subject(SERVER, flags=AUDIT)
-    key = codec.encode_key("policy_subjects", PolicySubjectKey(CLIENT.identity))
-    node.maps["policy_subjects"].delete([key])
+    node.remove("policy_subjects", PolicySubjectKey(CLIENT.identity))
     assert try_port(node) == abi.NO_CONFIGURATION_AVAILABLE_TO_PERFORM_POLICY_DECISION
 
 

@@ -2,7 +2,6 @@
 
 import pytest
 
-from datapath import codec
 from datapath.abi import types as abi
 from datapath.tables import PolicySubjectKey
 from tests.bpf import packets
@@ -33,7 +32,7 @@ def test_host_may_connect_without_a_row(node: Node) -> None:
     """Probes of the node pass whatever is enforced, and where the endpoint's policy is not known yet."""
     node.subject(SERVER, ingress=True)
     assert arrive(node, HOST, packets.tcp(1000, 80)) == OK
-    node.maps["policy_subjects"].delete([codec.encode_key("policy_subjects", PolicySubjectKey(SERVER.identity))])
+    node.remove("policy_subjects", PolicySubjectKey(SERVER.identity))
     assert arrive(node, HOST, packets.tcp(1001, 80)) == OK
 
 
