@@ -9,7 +9,7 @@ from pathlib import Path
 from controlplane.runtime.process import tune_collector
 from tests.bench.report import Row, markdown, page
 
-ROOMS = ("log", "tables", "packets", "live", "policy", "node")
+ROOMS = ("log", "tables", "packets", "frames", "live", "policy", "node")
 """Modules bench_<room>.py, in the order of the table; each has `measure() -> list[Row]`."""
 
 

@@ -10,6 +10,7 @@ import itertools
 import json
 import os
 import shutil
+import socket
 import subprocess
 import sys
 import tempfile
@@ -51,6 +52,9 @@ ROUNDS = 9
 EXCHANGES = {"ask": 8000, "load": 1500, "connect": 1500}
 SERVICES = 20_000
 SERVICE_PORT = 80
+NEAR_FRONTEND = "10.96.0.11"
+"""Of a service whose backend is on the client's node; FRONTEND's is on the other machine."""
+NEAR_SET = 50
 
 
 class Way(NamedTuple):
@@ -121,11 +125,18 @@ def with_programs(place: Place, folder: Path, cgroups: Cgroups, services: int) -
                 1000 + n, 1, abi.SERVICE_CLUSTER_IP
             )
             for n in range(services - 1)
+        }
+        | {
+            ServiceKey(codec.address_bytes(NEAR_FRONTEND), SERVICE_PORT, protocol): ServiceRow(
+                NEAR_SET, 1, abi.SERVICE_CLUSTER_IP
+            )
+            for protocol in (socket.IPPROTO_TCP, socket.IPPROTO_UDP)
         },
         "backends": {
             BackendKey(1000 + n, 0): BackendRow(codec.address_bytes(REMOTE.ipv4), BACKEND_PORT, 0)
             for n in range(services - 1)
-        },
+        }
+        | {BackendKey(NEAR_SET, 0): BackendRow(server, BACKEND_PORT, 0)},
         "attachments": {
             AttachmentKey(lxc2, "ingress"): AttachmentRow("from_endpoint"),
             AttachmentKey(lxc2, "egress"): AttachmentRow("to_endpoint"),
@@ -150,38 +161,49 @@ def with_programs(place: Place, folder: Path, cgroups: Cgroups, services: int) -
     return attached
 
 
-def _iptables(place: Place) -> None:
+def _iptables(place: Place, protocol: str) -> None:
     """As kube-proxy does for one service of one backend."""
-    rule = ("-d", FRONTEND.ipv4, "-p", "tcp", "--dport", str(SERVICE_PORT))
-    target = ("-j", "DNAT", "--to-destination", f"{REMOTE.ipv4}:{BACKEND_PORT}")
-    place.node.run("iptables", "-t", "nat", "-A", "PREROUTING", *rule, *target)
+    for frontend, backend in ((FRONTEND.ipv4, REMOTE.ipv4), (NEAR_FRONTEND, SERVER.ipv4)):
+        rule = ("-d", frontend, "-p", protocol, "--dport", str(SERVICE_PORT))
+        target = ("-j", "DNAT", "--to-destination", f"{backend}:{BACKEND_PORT}")
+        place.node.run("iptables", "-t", "nat", "-A", "PREROUTING", *rule, *target)
 
 
-def _nft(place: Place) -> None:
+def _nft(place: Place, protocol: str) -> None:
     """By a map, as kube-proxy's newer mode does."""
     place.node.run(
         "nft",
         "table ip bench { map services { type ipv4_addr . inet_service : ipv4_addr . inet_service; "
-        f"elements = {{ {FRONTEND.ipv4} . {SERVICE_PORT} : {REMOTE.ipv4} . {BACKEND_PORT} }}; }}; "
+        f"elements = {{ {FRONTEND.ipv4} . {SERVICE_PORT} : {REMOTE.ipv4} . {BACKEND_PORT}, "
+        f"{NEAR_FRONTEND} . {SERVICE_PORT} : {SERVER.ipv4} . {BACKEND_PORT} }}; }}; "
         "chain prerouting { type nat hook prerouting priority dstnat; "
-        "dnat ip to ip daddr . tcp dport map @services; }; }",
+        f"dnat ip to ip daddr . {protocol} dport map @services; }}; }}",
     )
 
 
-RULES: dict[str, tuple[str, Callable[[Place], None]]] = {
+RULES: dict[str, tuple[str, Callable[[Place, str], None]]] = {
     "iptables DNAT": ("iptables", _iptables),
     "nftables map DNAT": ("nft", _nft),
 }
 
 
 @contextmanager
-def _paths() -> Iterator[dict[str, Way]]:
-    """Every path that this machine can offer, by name."""
+def bpf_folder() -> Iterator[Path]:
+    """A BPF filesystem of one's own."""
+    with tempfile.TemporaryDirectory(prefix="meshlog-bench-") as folder:
+        subprocess.run(["mount", "-t", "bpf", "bpf", folder], check=True)
+        try:
+            yield Path(folder)
+        finally:
+            subprocess.run(["umount", folder], check=True)
+
+
+@contextmanager
+def live_paths(protocol: str = "tcp") -> Iterator[dict[str, Way]]:
+    """Every path that this machine can offer, by name; `protocol`: of what is sent to services."""
     made: list[Namespace] = []
     with ExitStack() as stack:
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="meshlog-bench-")))
-        subprocess.run(["mount", "-t", "bpf", "bpf", str(folder)], check=True)
-        stack.callback(subprocess.run, ["umount", str(folder)], check=True)
+        folder = stack.enter_context(bpf_folder())
         stack.callback(lambda: [each.close() for each in made])
         kernel = Place(made).forward()
         ours = _ours(stack, made, folder / "one", Cgroups(), 1)
@@ -199,6 +221,7 @@ def _paths() -> Iterator[dict[str, Way]]:
             "two nodes, kernel": Way(kernel, REMOTE.ipv4, BACKEND_PORT),
             "two nodes, ours": Way(ours, REMOTE.ipv4, BACKEND_PORT),
             "service, tc": Way(ours, FRONTEND.ipv4, SERVICE_PORT),
+            "near service, tc": Way(ours, NEAR_FRONTEND, SERVICE_PORT),
             "service of many, tc": Way(many, FRONTEND.ipv4, SERVICE_PORT),
             "service, socket": Way(sockets, FRONTEND.ipv4, SERVICE_PORT, translated),
             "one node, joined": Way(joining, SERVER.ipv4, BACKEND_PORT, joined, with_server=True),
@@ -206,8 +229,9 @@ def _paths() -> Iterator[dict[str, Way]]:
         for name, (tool, rule) in RULES.items():
             if shutil.which(tool):
                 place = Place(made).forward()
-                rule(place)
+                rule(place, protocol)
                 paths[name] = Way(place, FRONTEND.ipv4, SERVICE_PORT)
+                paths[f"near, {name}"] = Way(place, NEAR_FRONTEND, SERVICE_PORT)
             else:
                 print(f"left out: {name}, as there is no {tool}", file=sys.stderr, flush=True)
         yield paths
@@ -230,7 +254,7 @@ class Cost(NamedTuple):
 def measure() -> list[Row]:
     """All rows of this file."""
     subprocess.run(["make", "-s", "-C", str(BPF)], check=True)
-    with tempfile.TemporaryDirectory(prefix="meshlog-bench-") as folder, _paths() as paths:
+    with tempfile.TemporaryDirectory(prefix="meshlog-bench-") as folder, live_paths() as paths:
         program = Path(folder) / "exchange"
         subprocess.run(["clang", "-O2", "-o", program, Path(__file__).with_name("exchange.c")], check=True)
         with ExitStack() as stack:
@@ -253,13 +277,11 @@ def _servers(stack: ExitStack, program: Path, place: Place, cgroup: Path | None)
     return found
 
 
-def _costs(
-    program: Path, paths: dict[str, Way], ends: dict[Place, dict[str, int]]
-) -> dict[tuple[str, str], Cost]:
+def _costs(program: Path, paths: dict[str, Way], ends: dict[Place, dict[str, int]]) -> dict[tuple[str, str], Cost]:
     best: dict[tuple[str, str], Cost] = {}
     for number, kind in itertools.product(range(ROUNDS + 1), EXCHANGES):
         for name, path in paths.items():
-            server = ends[path.wire][SERVER.ipv4 if path.address == SERVER.ipv4 else REMOTE.ipv4]
+            server = ends[path.wire][SERVER.ipv4 if path.address in (SERVER.ipv4, NEAR_FRONTEND) else REMOTE.ipv4]
             found = _run(program, path, kind, server)
             if number:  # the first fills caches and neighbour tables
                 known = best.get((name, kind), found)

@@ -10,7 +10,7 @@ from typing import NamedTuple
 class Row(NamedTuple):
     """One line of the table: what was measured, both sides of the ratio, and the target of the design.
 
-    `met` is None where the row states a figure without a target.
+    `met` is None where the row states a figure without a target. `reason`: why a target is missed, where that is known.
     """
 
     what: str
@@ -19,6 +19,7 @@ class Row(NamedTuple):
     ratio: str
     target: str
     met: bool | None
+    reason: str = ""
 
 
 def machine() -> str:
@@ -42,7 +43,7 @@ def markdown(rows: Sequence[Row]) -> str:
     """The table as Markdown."""
     lines = ["| what | Meshlog | against | ratio | target | met |", "|---|---|---|---|---|---|"]
     for row in rows:
-        met = {True: "yes", False: "no", None: ""}[row.met]
+        met = {True: "yes", False: "no", None: ""}[row.met] + (f": {row.reason}" if row.reason else "")
         lines.append(f"| {row.what} | {row.ours} | {row.against} | {row.ratio} | {row.target} | {met} |")
     return "\n".join(lines)
 
@@ -53,6 +54,9 @@ def page(rows: Sequence[Row]) -> str:
         "# What it costs\n\n"
         "`make bench` measures these rows and writes this page: both sides of each ratio in one run on one machine.\n"
         "Times of a shared machine move by up to a factor of two from run to run; read the ratios. Figures of Cilium\n"
-        "are of 1.19.4, measured on a machine of the same kind, and stand for comparison only.\n\n"
+        "are of 1.19.4, measured on a machine of the same kind, and stand for comparison only. Rows that begin with\n"
+        "`this machine` are what it charges for single steps, in this very run; beside a path that misses its target stands\n"
+        "what the steps that it cannot be without cost here. Packets are measured alone, by test runs, and live, in network\n"
+        "namespaces beside iptables and nftables where those are installed.\n\n"
         f"Machine: {machine()}.\n\n{markdown(rows)}\n"
     )
