@@ -15,6 +15,7 @@
 
 /* Steps of conntrack take a struct __sk_buff, and a global function would want it whole. */
 #define STEP static __noinline __attribute__((unused)) int
+#define EVERY_STEP static __always_inline int
 #include "lib/conntrack.h"
 #undef STEP
 #define STEP __noinline int
@@ -112,7 +113,8 @@ static __noinline int next_hop_step(struct xdp_md *xdp, const struct packet *pac
 	return next_hop_find(xdp, packet, way);
 }
 
-static __noinline int transmit(struct xdp_md *xdp, const struct packet *packet, const struct xdp_way *way)
+/* Written and sent back by the device. */
+static __always_inline int send_back(struct xdp_md *xdp, const struct packet *packet, const struct xdp_way *way)
 {
 	if (!xdp_write(xdp, packet, way))
 		return XDP_ABORTED;
@@ -120,16 +122,21 @@ static __noinline int transmit(struct xdp_md *xdp, const struct packet *packet, 
 	return XDP_TX;
 }
 
-/* To the backend packet->dest, in this node's name. */
-static __always_inline int leave(struct xdp_md *xdp, struct packet *packet, struct xdp_way *way)
+/* The same as a step of its own, which takes less of the caller's stack. */
+static __noinline int transmit(struct xdp_md *xdp, const struct packet *packet, const struct xdp_way *way)
 {
-	/* from_network tells that no port is left. */
-	if (nat_outbound(packet, &way->source))
-		return XDP_PASS;
+	return send_back(xdp, packet, way);
+}
+
+/* To the backend packet->dest, in this node's name. 0: there is no port left, as from_network will tell. */
+static __always_inline int ends_set(struct packet *packet, struct xdp_way *way)
+{
+	if (!nat_recall(packet, &way->source) && nat_outbound(packet, &way->source))
+		return 0;
 	packet->masquerade_port = way->source.port;
 	way->dest.address = packet->dest;
 	way->dest.port = packet->dest_port;
-	return transmit(xdp, packet, way);
+	return 1;
 }
 
 static __noinline int accelerate_new(struct xdp_md *xdp, struct packet *packet, struct __sk_buff *skb,
@@ -145,14 +152,13 @@ static __noinline int accelerate_new(struct xdp_md *xdp, struct packet *packet, 
 	if (packet->dsr || !next_hop_step(xdp, packet, &way) ||
 	    conntrack_create_service(skb, packet, tracking, &frontend, 0))
 		return XDP_PASS;
-	return leave(xdp, packet, &way);
+	return ends_set(packet, &way) ? transmit(xdp, packet, &way) : XDP_PASS;
 }
 
 static __noinline int accelerate_established(struct xdp_md *xdp, struct packet *packet, struct __sk_buff *skb,
 					     struct conntrack_row *entry)
 {
 	struct xdp_way way = {};
-	int result;
 
 	packet->dest = entry->translated;
 	packet->dest_port = entry->translated_port;
@@ -161,9 +167,10 @@ static __noinline int accelerate_established(struct xdp_md *xdp, struct packet *
 	packet->masquerade = MASQUERADE_CLIENT;
 	packet->masquerade_port = entry->masquerade_port;
 	conntrack_keep(skb, packet, entry, 0);
-	result = leave(xdp, packet, &way);
+	if (!ends_set(packet, &way))
+		return XDP_PASS;
 	conntrack_port_keep(packet, entry);
-	return result;
+	return send_back(xdp, packet, &way);
 }
 
 /* To the client whose port of this node it was sent to. */
@@ -193,7 +200,7 @@ static __noinline int accelerate_answer(struct xdp_md *xdp, struct packet *packe
 }
 
 /* The end of a flow that left in this node's name, if the packet answers one; packet->dest is this node. */
-static __noinline struct nat_row *answered(const struct packet *packet)
+static __noinline struct nat_row *answered_find(const struct packet *packet)
 {
 	struct nat_key key = {
 		.near = packet->dest,
@@ -204,11 +211,16 @@ static __noinline struct nat_row *answered(const struct packet *packet)
 		.direction = NAT_INBOUND,
 	};
 
+	return bpf_map_lookup_elem(&nat, &key);
+}
+
+static __always_inline struct nat_row *answered(const struct packet *packet)
+{
 	/* A new connection is none of ours, whatever its ports; nor is what comes to a port that nobody is given. */
 	if (is_tcp_start(packet) ||
 	    bpf_ntohs(packet->dest_port) - config_masquerade_port_first >= config_masquerade_port_count)
 		return 0;
-	return bpf_map_lookup_elem(&nat, &key);
+	return answered_find(packet);
 }
 
 static __always_inline int is_to_node(const struct packet *packet)

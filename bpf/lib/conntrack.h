@@ -51,7 +51,7 @@ static __always_inline int is_tcp_start(const struct packet *packet)
 }
 
 /* The key that the packet's own tuple gives. */
-STEP conntrack_key_of(const struct packet *packet, struct tracking *tracking)
+EVERY_STEP conntrack_key_of(const struct packet *packet, struct tracking *tracking)
 {
 	if (!packet || !tracking)
 		return 0;
@@ -169,8 +169,8 @@ STEP conntrack_tell_twin(const struct packet *packet, const struct conntrack_row
 }
 
 /* Counts the packet and prolongs the entry's life. */
-STEP conntrack_keep(struct __sk_buff *skb, const struct packet *packet, struct conntrack_row *entry,
-		    __u32 is_reply)
+EVERY_STEP conntrack_keep(struct __sk_buff *skb, const struct packet *packet, struct conntrack_row *entry,
+			  __u32 is_reply)
 {
 	__u64 lifetime_ns, remaining_ns;
 	__u16 flags;

@@ -19,6 +19,11 @@
 #define STEP __noinline int
 #endif
 
+/* A step that every packet takes: a program with room for it has it in place. */
+#ifndef EVERY_STEP
+#define EVERY_STEP STEP
+#endif
+
 #define NS_PER_S 1000000000ull
 
 /* Which part of a datagram a packet is. A later one has no transport header. */
