@@ -50,7 +50,7 @@ async def follow(
                     async for piece in pieces:
                         for record in piece:
                             yield record
-                yield Bookmark(Revision(reader.revision))
+                yield Bookmark(Revision(reader.revision), reader.cluster_id)
             elif reader.phase is Phase.RESUME:
                 await _resume(client, reader)
             else:
@@ -99,7 +99,7 @@ async def _watch(client: Client, reader: Reader) -> AsyncGenerator[Record | Book
             elif not live:
                 raise LogUnavailable("etcd did not answer the request to watch")
             else:
-                yield Bookmark(Revision(reader.revision))
+                yield Bookmark(Revision(reader.revision), reader.cluster_id)
                 audit_at = await _audit(client, reader, audit_at)
     except grpc.aio.AioRpcError as error:
         raise client.failed(error) from None

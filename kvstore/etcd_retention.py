@@ -16,7 +16,7 @@ from kvstore.errors import ArchiveDamaged, LogError, LogUnavailable
 from kvstore.etcd_catchup import Paging, Resealed, survey, tails, whole
 from kvstore.etcd_client import ALARM, COMPACT, DEFRAGMENT, DELETE_RANGE, PUT, RANGE, STATUS, TXN, Client
 from kvstore.etcd_writer import created, first, get, modified, put
-from kvstore.lanes import Lane, Lanes
+from kvstore.lanes import Lane, Lanes, Segment
 from kvstore.packed import Manifest, PackDamaged, Sealed, decode_manifest, encode_manifest, parts, unpack
 from kvstore.types import Position, Record
 from kvstore.watch import Reader, Tally
@@ -73,22 +73,21 @@ class Retention:
         """Nothing is sent."""
         self._client = client
         self.cluster = cluster
-        self._packed: dict[int, Manifest] = {}
+        self._packed: dict[Segment, Manifest] = {}
         """Manifests that were read: they never change while they are there."""
 
     async def segments(self) -> Segments:
         """What there is now."""
         found = await survey(self._client, self.cluster)
-        numbers = {each.number: each for each in found.segments}
-        unknown = [each for number, each in numbers.items() if number not in self._packed]
+        unknown = [each for each in found.segments if each not in self._packed]
         reads = [get(keys.segment_key(self.cluster, each.number, each.opened, each.through)) for each in unknown]
         for start in range(0, len(reads), DELETES_MAX):
             page = await self._client.call(TXN, rpc.TxnRequest(success=reads[start : start + DELETES_MAX]))
             for each, answer in zip(unknown[start:], page.responses, strict=False):
                 kv = first(answer)
                 if kv.value:
-                    self._packed[each.number] = self._manifest(kv)
-        self._packed = {number: each for number, each in self._packed.items() if number in numbers}
+                    self._packed[each] = self._manifest(kv)
+        self._packed = {each: self._packed[each] for each in found.segments if each in self._packed}
         sealed, low = found.sealed.get(self.cluster, Sealed()), found.lows.get(self.cluster, (0, 0))
         ends = [(cursor, sealed.ended(name.partition("/")[2])) for name, cursor in found.cursors.items()]
         return Segments(
@@ -98,7 +97,7 @@ class Retention:
             low_segment=low[1],
             low_touched=found.low_touched,
             sealed=sealed,
-            packed=dict(self._packed),
+            packed={each.number: manifest for each, manifest in self._packed.items()},
             loose_records=sum(max(0, cursor.sequence - end.sequence) for cursor, end in ends),
             loose_bytes=sum(max(0, cursor.size - end.size) for cursor, end in ends),
         )

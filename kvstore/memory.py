@@ -307,7 +307,7 @@ class MemoryLog:
                     for record in self._range(reader, end):
                         yield record
                     reader.caught_up(end, cursors)
-                    yield Bookmark(Revision(reader.revision))
+                    yield Bookmark(Revision(reader.revision), reader.cluster_id)
                     reader.turn(Turn.CANCELLED)
                 if not flag.is_set():
                     await flag.wait()

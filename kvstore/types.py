@@ -84,9 +84,11 @@ class Session(msgspec.Struct, frozen=True):
 
 
 class Bookmark(msgspec.Struct, frozen=True):
-    """Nothing new up to `revision`. The first one after `follow` starts says: in sync with the head seen then."""
+    """Nothing new up to `revision`. The first one after `follow` starts says: in sync with the head seen then.
+    `store_id`: of the store that was read; by now there may be another in its place. 0: not known."""
 
     revision: Revision
+    store_id: int = 0
 
 
 class Stored(msgspec.Struct, frozen=True):

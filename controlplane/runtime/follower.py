@@ -170,7 +170,7 @@ class Follower:
 
     def _bookmark(self, bookmark: Bookmark) -> None:
         self.applied_revision = max(self.applied_revision, bookmark.revision)
-        self.state.store_id = self._log.cluster_id
+        self.state.store_id = bookmark.store_id
         self.in_sync = self.has_been_in_sync = True
         self.repairing = ""
         self._wake()

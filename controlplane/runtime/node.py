@@ -324,7 +324,7 @@ class Node:
             await self.parts.follower.wait_moved()
 
     async def _wait_ready(self) -> None:
-        """Until the kernel has held the whole desired state once."""
+        """Until the kernel has held the whole desired state once; of a log that was put back meanwhile, the new one."""
         parts = self.parts
         await self._wait_block()
         generation = self.generation()
@@ -333,6 +333,7 @@ class Node:
                 await parts.reconciler.wait_realized(generation, parts.settings.endpoint_ready_s)
             except TimeoutError:
                 self._logger.warning("the kernel does not hold the desired state yet", generation=generation)
+                generation = min(generation, self.generation())
         writes = parts.reconciler.status().writes
         self.writes_at_start = {table: count.puts + count.deletes for table, count in writes.items()}
         self.ready_after_s = round(parts.clock.monotonic_s() - self._started_s, 4)

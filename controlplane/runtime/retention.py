@@ -24,7 +24,8 @@ from controlplane.runtime.writer import Writer
 from controlplane.settings import OperatorSettings
 from kvstore import checkpoint_parts
 from kvstore.archive import Archive, Held
-from kvstore.errors import Fenced, LogError, LogFull
+from kvstore.checkpoint_parts import CheckpointManifest
+from kvstore.errors import CheckpointDamaged, Fenced, LogError, LogFull
 from kvstore.etcd import EtcdLog
 from kvstore.etcd_retention import Segments, Space
 from kvstore.packed import Manifest, due, is_full
@@ -230,7 +231,7 @@ class Retention:
 
     async def _checkpoint(self, found: Segments, archived: dict[int, Manifest]) -> int:
         """The revision of the cluster's checkpoint in etcd: a fresh one if it is old, or if a segment waits for it."""
-        known = (await checkpoint_parts.manifests(self._log)).get(self._keep.cluster)
+        known = await self._sound_checkpoint(archived)
         at = known.position.revision if known else 0
         now_ns, state = self._clock.time_ns(), self._follower.state
         waits = any(
@@ -251,6 +252,17 @@ class Retention:
         self._counters.add("log_checkpoints_shared_total")
         return fresh.position.revision
 
+    async def _sound_checkpoint(self, archived: dict[int, Manifest]) -> CheckpointManifest | None:
+        """The cluster's; read whole where history is to leave behind it, since then it is all that there is."""
+        known = (await checkpoint_parts.manifests(self._log)).get(self._keep.cluster)
+        if known is not None and self._due(archived, known.position.revision):
+            try:
+                await checkpoint_parts.load(self._log, self._keep.cluster, known)
+            except CheckpointDamaged as damage:
+                self._logger.warning("the checkpoint in etcd is put again", reason=str(damage))
+                return None
+        return known
+
     def _due(self, archived: dict[int, Manifest], through: int) -> list[Manifest]:
         settings = self._settings
         return list(
@@ -270,9 +282,10 @@ class Retention:
                 # An older one is not archived: history leaves from its beginning, or not at all.
                 break
             # Read whole, from the disk, before etcd forgets it.
-            await asyncio.to_thread(
+            if not await asyncio.to_thread(
                 self._archive.records, found.store_id, manifest.cluster, manifest.segment
-            )
+            ):
+                break
             touched = await self._keep.truncate(manifest, touched)
             next_segment += 1
             self._counters.add("log_segments_truncated_total")

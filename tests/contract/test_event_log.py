@@ -341,14 +341,14 @@ async def test_follow_gives_the_past_a_bookmark_and_the_future(bed, cluster):
 
 
 async def test_a_bookmark_comes_when_it_is_quiet(bed, cluster):
-    """After the last record a Bookmark says so, at its revision."""
+    """After the last record a Bookmark says so, at its revision, and which store was read."""
     log = await bed.log()
     session = await log.open_session(cluster, "n1")
     deliveries = log.follow(await log.position())
     await take_bookmark(deliveries)
     revision = await log.append(session, b"x")
     await take(deliveries, 1)
-    assert (await take_bookmark(deliveries)).revision == revision
+    assert await take_bookmark(deliveries) == Bookmark(revision, log.cluster_id)
     await deliveries.aclose()
 
 
