@@ -361,11 +361,15 @@ class MemoryLog:
     def _begin(self, reader: Reader) -> tuple[int, dict[str, int]]:
         """The head, and the writers' cursors there."""
         reader.meet(self.store.revision, self.store.cluster_id, (self.store.low,), self.store.sequences)
+        self._confirm(reader, (self.store.low,))
+        return self.store.revision, dict(self.store.sequences)
+
+    def _confirm(self, reader: Reader, lows: Sequence[int]) -> None:
+        """The store is the one that the reader has read."""
         place = self.store.first_after(reader.last - 1)
         there = [each for each in self.store.records[place : place + 1] if each.revision == reader.last]
         held = [each.revision for each in there if each.sequence == reader.held(f"{each.cluster}/{each.writer}")]
-        reader.confirm(held, (), (self.store.low,))
-        return self.store.revision, dict(self.store.sequences)
+        reader.confirm(held, (), lows)
 
     def _range(self, reader: Reader, through: int) -> Iterator[Record]:
         for record in self.store.records[self.store.first_after(reader.revision) :]:

@@ -7,15 +7,20 @@ import asyncio
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+
 from controlplane.api.schema import EndpointRequest
 from controlplane.codec import decode
 from controlplane.commands.addresses import ApplyCidrGroup, ChangeSettings, ExpireName, RemoveCidrGroup, ResolveName
+from controlplane.commands.balancer_pools import ApplyBalancerPool, RemoveBalancerPool
+from controlplane.commands.cluster import LeaveCluster
 from controlplane.commands.namespace import RemoveNamespace
 from controlplane.commands.policy import ApplyPolicy, RemovePolicy
 from controlplane.commands.redirect import RemoveLocalRedirect
 from controlplane.commands.service import WithdrawBackends
 from controlplane.commands.types import Rejection
 from controlplane.commands.workload import ApplyWorkload, RemoveWorkload
+from controlplane.model import Exposure
 from controlplane.policy.manifests import canonical
 from controlplane.runtime.endpoints import EndpointRefused
 from controlplane.runtime.writer import WriterFailed, Written
@@ -24,9 +29,9 @@ from tests.controlplane import random_mesh
 if TYPE_CHECKING:
     from tests.simulation.mesh import Machine, NodeMachine, SimulatedMesh
 
-NOT_WISHED = (4, 9, 10, 11, 19, 20, 21, 22, 30)
+NOT_WISHED = (4, 9, 10, 11, 19, 20, 21, 22, 30, 31)
 """Of random_mesh's wishes those that are about devices, blocks and nodes: agents and operators have them themselves."""
-WISHES = tuple(kind for kind in range(31) if kind not in NOT_WISHED and not 5 <= kind <= 8)
+WISHES = tuple(kind for kind in range(33) if kind not in NOT_WISHED and not 5 <= kind <= 8)
 ATTACHMENTS = 7
 PATIENCE_S = 30.0
 
@@ -58,7 +63,7 @@ NAMES = ("www.example.com", "kernel.org", "python.org")
 def wish(mesh: "SimulatedMesh") -> tuple[str, Any]:
     """A cluster and a command."""
     chance = mesh.chance
-    own = (_policy, _policy, _policy, _cidr_group, _name, _settings, _removal)
+    own = (_policy, _policy, _policy, _cidr_group, _name, _settings, _removal, _balancer_pool)
     if chance.random() < 0.45:
         return chance.choice(("east", "west")), chance.choice(own)(mesh)
     step = (chance.choice(WISHES), chance.randrange(6), chance.randrange(4), chance.randrange(4))
@@ -106,8 +111,21 @@ def _settings(mesh: "SimulatedMesh") -> Any:
     return ChangeSettings(mesh.chance.choice(SETTINGS))
 
 
+def _balancer_pool(mesh: "SimulatedMesh") -> Any:
+    """Of few addresses, so that services compete for them; or such a service."""
+    if mesh.chance.random() < 0.4:
+        _, service = random_mesh.wish((23, 0, 0, mesh.chance.randrange(4)))
+        return msgspec.structs.replace(service, exposure=Exposure("LoadBalancer"))
+    name = f"p{mesh.chance.randrange(2)}"
+    if mesh.chance.random() < 0.3:
+        return RemoveBalancerPool(name)
+    return ApplyBalancerPool(name, ("198.18.0.0/30", "2001:db8:9::/126"), disabled=mesh.chance.random() < 0.2)
+
+
 async def populate(mesh: "SimulatedMesh") -> None:
-    """Workloads in both clusters, so that endpoints can be made from the first step on."""
+    """Workloads in both clusters, so that endpoints can be made from the first step on; the third is there, or not yet."""
+    if mesh.chance.random() < 0.5:
+        mesh.visitor.start()
     for machine in (mesh.nodes[0], mesh.nodes[2]):
         declared = [
             ApplyWorkload(namespace, f"{app}-{n}", {"app": app}, True, "", {"web": (8000, "TCP")})
@@ -121,7 +139,10 @@ async def populate(mesh: "SimulatedMesh") -> None:
 def change(mesh: "SimulatedMesh") -> None:
     """One request, or several at once, to whoever runs; answered later, if at all."""
     kind = mesh.chance.random()
-    if kind < 0.08:
+    if kind < 0.05:
+        _visit(mesh)
+        return
+    if kind < 0.1:
         _contend(mesh)
         return
     if kind < 0.45:
@@ -147,6 +168,28 @@ def _contend(mesh: "SimulatedMesh") -> None:
         _, removal = random_mesh.wish((14, cluster, 0, place))
         _, service = random_mesh.wish((23, cluster, 0, place))
         _ask(mesh, machine, _submit, [removal, service] if again else [service])
+
+
+def _visit(mesh: "SimulatedMesh") -> None:
+    """The third cluster comes up, offers services, or takes them back and leaves for good; or wants to while it has them."""
+    visitor = mesh.visitor
+    if not visitor.is_running:
+        visitor.start()
+        return
+    services = [random_mesh.wish((kind, 0, 0, place))[1] for kind in (23, 14) for place in range(3)]
+    offers, removals = services[:3], services[3:]
+    if mesh.chance.random() < 0.4:
+        _ask(mesh, visitor, _submit, offers)
+    else:
+        _ask(mesh, visitor, _leave, removals[: mesh.chance.choice((0, 0, 3))])
+
+
+async def _leave(mesh: "SimulatedMesh", visitor: "Machine", removals: Sequence[Any]) -> None:
+    process = visitor.process
+    await _submit(mesh, visitor, [*removals, LeaveCluster()])
+    if process is not None and visitor.process is process and mesh.chance.random() < 0.7:
+        mesh.note(f"{visitor} is switched off")
+        mesh.kill(process)
 
 
 def _ask(mesh: "SimulatedMesh", machine: "Machine", how: Any, what: Any) -> None:

@@ -22,6 +22,7 @@ class Ledger:
 
     def __init__(self, realized: Callable[[NodeName], int]) -> None:
         self.nodes: dict[NodeName, tuple[str, ...]] = {}
+        self.joined_at: dict[NodeName, int] = {}
         self.blocks: dict[NodeName, tuple[str, ...]] = {}
         self.identities: dict[int, tuple[str, tuple[str, ...]]] = {}
         self.last_use: dict[int, int] = {}
@@ -48,11 +49,22 @@ class Ledger:
         owner = self.cluster_ids.setdefault(event.cluster_id, record.cluster)
         self._need(owner == record.cluster, f"cluster number {event.cluster_id} is {owner}'s too", record)
 
+    def _cluster_left(self, record: Record, event: e.ClusterLeft) -> None:
+        own = [number for number, owner in self.cluster_ids.items() if owner == record.cluster]
+        self._need(bool(own), f"cluster {record.cluster} left and was not there", record)
+        for what, held in (("nodes", self.nodes), ("services", self.services), ("endpoints", self.endpoints)):
+            left = [key for key in held if key[0] == record.cluster]
+            self._need(not left, f"cluster {record.cluster} left with {what} {left}", record)
+        for number in own:
+            del self.cluster_ids[number]
+
     def _node_joined(self, record: Record, event: e.NodeJoined) -> None:
         key = (record.cluster, event.node)
         taken = {a: other for other, addresses in self.nodes.items() if other != key for a in addresses}
         for address in event.addresses:
             self._need(address not in taken, f"node address {address} is {taken.get(address)}'s too", record)
+        if key not in self.nodes:
+            self.joined_at[key] = int(record.revision)
         self.nodes[key] = event.addresses
 
     def _node_left(self, record: Record, event: e.NodeLeft) -> None:
@@ -89,8 +101,10 @@ class Ledger:
         self._need(not users, f"identity {number} is released while {users} carry it", record)
         for node in self.nodes:
             held = self._realized(node)
+            # Whoever released it may not have seen a node come back; that folds the log before it writes a row.
+            is_back = self.joined_at[node] > self.last_use[number]
             self._need(
-                held >= self.last_use[number],
+                is_back or held >= self.last_use[number],
                 f"identity {number} is released; node {node} has realized {held} only, its last use is at "
                 f"{self.last_use[number]}",
                 record,
@@ -145,6 +159,8 @@ class Ledger:
             self._need(not same, f"node port {same} of {key} is {other}'s too", record)
             shared = set(held.cluster_ips) & set(event.cluster_ips)
             self._need(not shared, f"service address {shared} of {key} is {other}'s too", record)
+            given = set(_chosen(held)) & set(_chosen(event))
+            self._need(not given, f"balancer address {given} of {key} is {other}'s too", record)
         own = list(_places(event))
         self._need(len(own) == len(set(own)), f"service {key} has a node port twice", record)
         self.services[key] = event
@@ -153,6 +169,11 @@ class Ledger:
         key = (record.cluster, event.namespace, event.name)
         self._need(key in self.services, f"service {key} is removed and not there", record)
         del self.services[key]
+
+
+def _chosen(service: e.ServiceApplied) -> tuple[str, ...]:
+    """The addresses that pools gave a service."""
+    return service.exposure.load_balancer_ips if service.exposure.load_balancer_chosen else ()
 
 
 def _places(service: e.ServiceApplied) -> Iterator[tuple[int, str]]:

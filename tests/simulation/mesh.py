@@ -9,6 +9,7 @@ import random
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from controlplane.agent import build_node
 from controlplane.api.schema import EndpointResult
@@ -20,19 +21,22 @@ from controlplane.runtime.checkpoints import Checkpoints
 from controlplane.runtime.duties import Duties
 from controlplane.runtime.follower import Follower
 from controlplane.runtime.node import Node
+from controlplane.runtime.retention import Retention
 from controlplane.runtime.telemetry import Counters
 from controlplane.runtime.underlay import Underlay
 from controlplane.runtime.writer import Writer
 from controlplane.settings import AgentSettings, OperatorSettings
 from datapath.kernel.fake import FakeKernel, KernelMemory
-from kvstore import keys
+from kvstore.archive import Archive
 from kvstore.errors import LogError
-from kvstore.memory import MemoryStore
+from kvstore.memory import _Kept
 from kvstore.types import Claim, Revision, Session
+from tests.simulation.history import Archives, HistoryStore
 from tests.simulation.process import Process, SimulatedDevices, SimulatedWorker
 from tests.simulation.witness import Witness
 
 CLUSTERS = ("east", "west")
+VISITOR = "south"
 NODES = ("n1", "n2")
 SETTLE_S = 120.0
 """Virtual: longer than any lease, retry and dead node together."""
@@ -40,7 +44,7 @@ LEASE_S = 3.0
 NODE_DEAD_S = 3.0
 
 
-class WitnessedStore(MemoryStore):
+class WitnessedStore(HistoryStore):
     """Tells the witness of everything that happens to the log."""
 
     witness: Witness
@@ -69,6 +73,7 @@ class Machine:
     def __init__(self, mesh: "SimulatedMesh", cluster: str, name: str, where: Path) -> None:
         self.mesh, self.cluster, self.name, self.where = mesh, cluster, name, where
         self.process: Process | None = None
+        self.archives: Archives = ()
         self.down_until_s = 0.0
         """Whoever brings machines back leaves it until then."""
         where.mkdir()
@@ -96,7 +101,7 @@ class Machine:
         """A new process."""
         assert not self.is_running
         self.mesh.note(f"{self} starts")
-        self.process = Process(self.mesh, str(self), next(self.mesh.numbers))
+        self.process = Process(self.mesh, str(self), next(self.mesh.numbers), self.archives)
         self._build(self.process)
 
     def _build(self, process: Process) -> None:
@@ -125,6 +130,7 @@ class NodeMachine(Machine):
         self.work: Node
         self.kernel: FakeKernel
         self.writes_at_start = 0
+        self.was_empty = True
 
     @property
     def writer_name(self) -> str:
@@ -141,6 +147,7 @@ class NodeMachine(Machine):
     def _build(self, process: Process) -> None:
         self.kernel = FakeKernel(self.memory)
         self.writes_at_start = self.memory.writes
+        self.was_empty = not any(self.memory.tables.values())
         self.work = build_node(
             self._settings, self._underlay, process.clock, process.log, self.kernel,
             SimulatedDevices(process, self.devices), None, SimulatedWorker(process),
@@ -160,7 +167,8 @@ class OperatorMachine(Machine):
 
     def __init__(self, mesh: "SimulatedMesh", cluster: str, name: str, where: Path) -> None:
         super().__init__(mesh, cluster, name, where)
-        self._held: tuple[Follower, Writer, Duties]
+        self.archives = ((cluster, where / "archive"),)
+        self._held: tuple[Follower, Writer, Duties, Retention]
 
     @property
     def writer_name(self) -> str:
@@ -179,10 +187,11 @@ class OperatorMachine(Machine):
         return self._held[2]
 
     def _build(self, process: Process) -> None:
-        number = CLUSTERS.index(self.cluster) + 1
+        number = (*CLUSTERS, VISITOR).index(self.cluster) + 1
         settings = OperatorSettings(
             cluster=self.cluster, cluster_id=number, retry_s=0.05, retry_s_max=0.4, duty_s=0.4, wait_applied_s=2.0,
-            node_dead_s=NODE_DEAD_S, identity_release_s=0.8, checkpoint_s=1.5,
+            node_dead_s=NODE_DEAD_S, identity_release_s=0.8, checkpoint_s=1.5, retention_round_s=0.7, retention_s=4.0,
+            segment_age_s=2.0, shared_checkpoint_s=3.0,
         )  # fmt: skip
         checkpoints, counters, log = Checkpoints(self.where), Counters(), process.log
 
@@ -192,7 +201,10 @@ class OperatorMachine(Machine):
         follower = Follower(log, checkpoints.load() or State(), process.clock, settings, counters, refold)
         writer = Writer(log, follower, Author(self.cluster, "operator"), process.clock, settings, counters)
         wish = self.mesh.cluster_wish(self.cluster)
-        self._held = (follower, writer, Duties(log, follower, writer, process.clock, settings, counters, (wish,)))
+        duties = Duties(log, follower, writer, process.clock, settings, counters, (wish,))
+        archive = Archive(self.archives[0][1])
+        keeping: Any = (log, archive, None, follower, writer, duties, process.clock, settings, counters)
+        self._held = (follower, writer, duties, Retention(*keeping))
 
         async def run() -> None:
             async with asyncio.TaskGroup() as group:
@@ -218,9 +230,6 @@ class SimulatedMesh:
         self.store.witness = self.witness
         self.modes = dict.fromkeys(CLUSTERS, "native")
         self.requests: list[tuple[Process | None, asyncio.Task[None]]] = []
-        self.retentions: list[asyncio.Task[None]] = []
-        self.sound = ""
-        """The cluster whose checkpoint in the store stands for what left the log."""
         self.nodes = [
             NodeMachine(self, cluster, node, f"192.168.{number}.{place}", where / f"{cluster}-{node}")
             for number, cluster in enumerate(CLUSTERS, 1)
@@ -231,12 +240,16 @@ class SimulatedMesh:
             for cluster in CLUSTERS
             for place in (1, 2)
         ]
+        self.spoilt: dict[bytes, tuple[float, _Kept]] = {}
+        """Keys that were damaged: when, and what they held."""
+        self.visitor = OperatorMachine(self, VISITOR, "operator", where / VISITOR)
+        """A cluster without nodes, which joins and leaves."""
         for machine in (*self.nodes, *self.operators[::2]):
             machine.start()
 
     @property
     def machines(self) -> list[Machine]:
-        return [*self.nodes, *self.operators]
+        return [*self.nodes, *self.operators, self.visitor]
 
     def note(self, what: str) -> None:
         """One line of what happened, with its virtual time."""
@@ -244,10 +257,10 @@ class SimulatedMesh:
 
     def cluster_wish(self, cluster: str) -> JoinCluster:
         """What an operator's flags say."""
-        number = CLUSTERS.index(cluster) + 1
+        number = (*CLUSTERS, VISITOR).index(cluster) + 1
         pods = (f"10.{number}.0.0/16", f"fd00:{number}::/48")
         services = (f"172.{number}.0.0/24", f"fd01:{number}::/112")
-        return JoinCluster(number, pods, (28, 64), services, self.modes[cluster])
+        return JoinCluster(number, pods, (28, 64), services, self.modes.get(cluster, "native"))
 
     def kill(self, process: Process) -> None:
         """kill -9: nothing is given back, nothing saved; its lease runs out later."""
@@ -303,6 +316,9 @@ class SimulatedMesh:
 
     async def settle(self) -> None:
         """Bring everybody back, and wait until every kernel holds all that the log says, and that stays."""
+        if self.visitor.is_running:
+            assert self.visitor.process is not None
+            self.kill(self.visitor.process)
         for machine in (*self.nodes, *self.operators[::2]):
             if machine.process is not None and not machine.process.is_dead:
                 machine.process.resume()
@@ -348,11 +364,6 @@ class SimulatedMesh:
         for process, task in self.requests:
             if task.done() and process is not None and not process.is_dead and task.exception() is not None:
                 self.witness.breach("nothing falls over", f"a request to {process.name}: {task.exception()!r}")
-
-    def shared_revision(self) -> int:
-        """That of the checkpoint that stands for what left the log; 0: nothing did."""
-        kept = self.store.kept.get(keys.side_key(f"manifest/{self.sound}")) if self.sound else None
-        return kept.revision if kept else 0
 
     def all_know_the_store(self) -> bool:
         """Whether nobody decides any more by what a restored store has lost."""

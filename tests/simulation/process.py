@@ -16,9 +16,11 @@ from controlplane.model import Device
 from controlplane.runtime.devices import device_name
 from datapath.kernel.fake import Crash
 from datapath.reconciler import KernelWorker
-from kvstore.errors import LogUnavailable
-from kvstore.memory import MemoryLog
+from kvstore.append import Cursor, Found, Landed, Lost, Place, attempt, encode_batch, settle
+from kvstore.errors import Fenced, LogUnavailable
+from kvstore.keys import session_key
 from kvstore.types import Bookmark, Claim, Position, Record, Revision, Session, Stored
+from tests.simulation.history import ArchivedLog, Archives, SimulatedRetention
 from tests.simulation.loop import OWNER
 
 if TYPE_CHECKING:
@@ -32,6 +34,7 @@ LATENCY_S_MAX = 0.02
 KILL_POINTS = (
     "before append", "after append", "before apply", "after apply", "before kernel", "after kernel", "before device",
     "after device", "before file", "after file", "before put", "after put", "before session", "after session",
+    "before history", "before seal", "after seal", "before truncate", "after truncate",
 )  # fmt: skip
 """After deciding and before the append, after the append and before its answer, between two records, and so on; within
 a pass of kernel writes the fake kernel itself crashes."""
@@ -40,12 +43,12 @@ a pass of kernel writes the fake kernel itself crashes."""
 class Process:
     """`number` counts the processes of a mesh; its chance is its own, so that faults do not shift another's."""
 
-    def __init__(self, mesh: "SimulatedMesh", name: str, number: int) -> None:
+    def __init__(self, mesh: "SimulatedMesh", name: str, number: int, archives: Archives = ()) -> None:
         self.mesh, self.name = mesh, name
         self.chance = random.Random(f"{mesh.seed} {number}")
         self.loop = asyncio.get_running_loop()
         self.clock = SkewedClock(self)
-        self.log = SimulatedLog(self)
+        self.log = SimulatedLog(self, archives)
         self.is_dead = False
         self.lag_s = 0.0
         """How long each record takes to come: a slow reader."""
@@ -53,6 +56,8 @@ class Process:
         """A record of its watch was overtaken or dropped. Until the log is quiet for it, it may not know."""
         self.was_quiet = False
         """The last that its log delivered was a bookmark."""
+        self.was_in_sync = False
+        """Its log has been through once."""
         self.failure: BaseException | None = None
         """What a process fell over by itself; it must not."""
         self._kill_at: tuple[str, int] | None = None
@@ -139,15 +144,15 @@ class SkewedClock:
         return f"{self._process.chance.getrandbits(32):08x}"
 
 
-class SimulatedLog(MemoryLog):
+class SimulatedLog(ArchivedLog):
     """A process's way to the store: slow, cut off at times, its answers lost or late, its watch not to be trusted."""
 
-    def __init__(self, process: Process) -> None:
-        super().__init__(process.mesh.store)
+    def __init__(self, process: Process, archives: Archives = ()) -> None:
+        super().__init__(process.mesh.store, archives)
         self.process = process
         self.append_faults: list[str] = []
         """For the next appends: "lost" on the way, "unanswered" though it landed, "late" in its answer, "limbo": given
-        up, and landing later."""
+        up, and landing later, "resent": without an answer, so that the same transaction is sent again."""
         self.watch_faults: list[str] = []
         """For the next deliveries of the watch: "twice", "turned" within a writer, "overtaken" by another, "dropped"."""
         self.disturb = self._disturb
@@ -156,6 +161,10 @@ class SimulatedLog(MemoryLog):
         if self.process.is_dead:
             raise LogUnavailable("this process is dead")
         return super()._call(name, act)
+
+    def retention(self, cluster: str) -> SimulatedRetention:
+        """See EtcdLog."""
+        return SimulatedRetention(self.process, cluster)
 
     async def append(
         self, session: Session, payload: bytes, claims: Sequence[Claim] = (), *, known: int = 0
@@ -174,7 +183,10 @@ class SimulatedLog(MemoryLog):
             raise LogUnavailable(f"append: {fault}")
         if fault == "unanswered":
             self.fail_next("append", landed=True)
+        sequence = self.store.sequences.get(f"{session.cluster}/{session.writer}", 0)
         revision = await super().append(session, payload, claims, known=known)
+        if fault == "resent" and self.process.mesh.seen["restored"] == restored:
+            revision = await self._resend(session, payload, claims, sequence)
         await self.process.at("after append")
         await (asyncio.sleep(self.process.chance.uniform(1.0, 4.0)) if fault == "late" else self.process.latency())
         await self.process.at("answered")
@@ -183,6 +195,33 @@ class SimulatedLog(MemoryLog):
         if self.process.mesh.seen["restored"] == restored:
             self.process.mesh.witness.acknowledged(self.process, revision, payload)
         return revision
+
+    async def _resend(self, session: Session, payload: bytes, claims: Sequence[Claim], before: int) -> Revision:
+        """As etcd_writer.py does: what the refused copy finds in the store says what became of the first. Meanwhile the
+        writer's place may be another's."""
+        rewinds = self.process.mesh.seen["restored"]
+        sent = attempt(Place(session.token, before, 0, 0), session.cluster, session.writer, payload)
+        await self.process.at("resends")
+        await asyncio.sleep(self.process.chance.choice((0.01, 1.0)))
+        if not self.connected or self.process.mesh.seen["restored"] != rewinds:
+            raise LogUnavailable("append: no answer to the second copy")
+        self.process.mesh.seen["append resent"] += 1
+        name, held = (session.cluster, session.writer), self.store.kept.get(session_key(session.cluster, session.writer))
+        own = [each for each in self.store.records if (each.cluster, each.writer) == name]
+        stored = next((each for each in own if each.sequence == sent.sequence), None)
+        outcome = settle(sent, (), Found(
+            session_token=held.revision if held else 0,
+            cursor=Cursor(self.store.sequences["/".join(name)], own[-1].token if own else 0, 0),
+            cursor_revision=own[-1].revision if own else 1,
+            stored=encode_batch(stored.token, stored.payload) if stored else b"",
+            stored_revision=stored.revision if stored else 0,
+            claims_touched=(),
+        ))  # fmt: skip
+        if isinstance(outcome, Landed):
+            return outcome.revision
+        if isinstance(outcome, Lost):
+            raise Fenced(f"session of {self.process.name} is gone")
+        return await super().append(session, payload)
 
     def _land(self, session: Session, payload: bytes, claims: Sequence[Claim], sequence: int) -> None:
         """A transaction that was given up arrives: it compares the cursor, as all do."""
@@ -202,6 +241,7 @@ class SimulatedLog(MemoryLog):
                     if self.process.lag_s:
                         await asyncio.sleep(self.process.lag_s)
                 self.process.was_quiet = isinstance(delivery, Bookmark)
+                self.process.was_in_sync |= self.process.was_quiet
                 yield delivery
                 if isinstance(delivery, Record):
                     await self.process.at("after apply")
@@ -282,7 +322,7 @@ def _dropped(records: list[Record], chance: random.Random) -> bool:
 
 _TWISTS = {"twice": _twice, "turned": _turned, "overtaken": _overtaken, "dropped": _dropped}
 WATCH_FAULTS = tuple(_TWISTS)
-APPEND_FAULTS = ("lost", "unanswered", "late", "limbo")
+APPEND_FAULTS = ("lost", "unanswered", "late", "limbo", "resent")
 
 
 class SimulatedWorker(KernelWorker):

@@ -11,6 +11,7 @@ from pathlib import Path
 import msgspec
 import structlog
 
+from kvstore import packed
 from tests.simulation.changes import change, populate
 from tests.simulation.faults import fault
 from tests.simulation.loop import Standstill, run_virtual
@@ -19,6 +20,9 @@ from tests.simulation.witness import Broken
 
 STEPS = 60
 FAULTS_SHARE = 0.3
+SEGMENT_RECORDS = 12
+PAST_STEPS = 15
+"""How often somebody asks what the mesh was."""
 
 
 class Course(msgspec.Struct, frozen=True):
@@ -38,10 +42,13 @@ class Course(msgspec.Struct, frozen=True):
 def simulate(seed: int, steps: int = STEPS) -> Course:
     """The whole run. Never raises for what a mesh does; KeyboardInterrupt goes through."""
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
+    whole = packed.SEGMENT_RECORDS_MAX
+    packed.SEGMENT_RECORDS_MAX = SEGMENT_RECORDS
     try:
         with tempfile.TemporaryDirectory() as where:
             return run_virtual(lambda: _run(seed, steps, Path(where)))
     finally:
+        packed.SEGMENT_RECORDS_MAX = whole
         structlog.reset_defaults()
 
 
@@ -51,8 +58,10 @@ async def _run(seed: int, steps: int, where: Path) -> Course:
     try:
         await mesh.settle()
         await populate(mesh)
-        for _ in range(steps):
+        for number in range(steps):
             await _step(mesh)
+            if number % PAST_STEPS == PAST_STEPS - 1:
+                await mesh.witness.check_past(1)
         while any(each.down_until_s > asyncio.get_running_loop().time() for each in mesh.nodes):
             await asyncio.sleep(0.3)
             mesh.witness.check()
@@ -60,6 +69,7 @@ async def _run(seed: int, steps: int, where: Path) -> Course:
         await mesh.answer_all()
         mesh.witness.check_living()
         mesh.witness.check_replay()
+        await mesh.witness.check_past(5)
     except Broken as error:
         broken, what = error.invariant, str(error)
     except Standstill:

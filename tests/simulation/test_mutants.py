@@ -8,18 +8,26 @@ from typing import Any
 
 import pytest
 
-from controlplane.commands import endpoint, identity, node, service, upkeep
-from controlplane.commands.types import Decision
+from controlplane.commands import decide, endpoint, identity, node, service, upkeep
+from controlplane.commands.cluster import LeaveCluster, cluster_claim
+from controlplane.commands.types import Author, Decision
 from controlplane.desired.derive import Deriver
+from controlplane.events import ClusterLeft
 from controlplane.projections.state import State
 from controlplane.runtime.announced import OwnFile
+from controlplane.runtime.feed import Feed
 from controlplane.runtime.follower import Follower
+from controlplane.runtime.retention import Retention
 from controlplane.runtime.writer import Writer
 from datapath import plan
 from datapath.realization import Realization
+from kvstore import packed
+from kvstore.append import Again
+from kvstore.etcd_retention import Segments
 from kvstore.memory import MemoryStore
-from kvstore.types import Record, Revision
+from kvstore.types import Claim, Record, Revision, Want
 from kvstore.watch import Reader, Verdict
+from tests.simulation import process
 from tests.simulation.run import simulate
 
 Patch = pytest.MonkeyPatch
@@ -156,9 +164,46 @@ def announces_nothing_again(patch: Patch) -> None:
     patch.setattr(OwnFile, "is_behind", False)
 
 
+def offers_all_before_it_knows(patch: Patch) -> None:
+    patch.setattr(Feed, "_may_prune", True)
+
+
+def sends_again_what_landed(patch: Patch) -> None:
+    patch.setattr(process, "settle", lambda sent, claims, found: Again(sent.place))
+
+
+def takes_out_what_no_archive_has(patch: Patch) -> None:
+    async def archived(self: Retention, found: Segments) -> Any:
+        for manifest in found.packed.values():
+            await self._keep.truncate(manifest, found.low_touched)
+        return {}
+
+    patch.setattr(Retention, "_archived", archived)
+
+
+def takes_out_beyond_the_checkpoint(patch: Patch) -> None:
+    async def checkpoint(*_: Any) -> int:
+        return 1 << 60
+
+    patch.setattr(Retention, "_checkpoint", checkpoint)
+
+
+def seals_one_record_less(patch: Patch) -> None:
+    whole = packed.pack
+    patch.setattr(packed, "pack", lambda records, *others: whole([*records[:-2], *records[-1:]], *others))
+
+
+def leaves_with_its_services(patch: Patch) -> None:
+    def leave(state: State, author: Author, command: LeaveCluster) -> Decision:
+        own = state.clusters.get(author.cluster)
+        return Decision((ClusterLeft(),), (Claim(cluster_claim(own.cluster_id), Want.FREED),)) if own else Decision()
+
+    patch.setattr(decide, "DECISIONS", {**decide.DECISIONS, LeaveCluster: leave})
+
+
 FIRST_SEED = {
-    writes_headers_first: 7, repairs_nothing: 3, claims_no_node_port: 1, releases_an_identity_too_early: 1,
-    forgets_in_a_checkpoint: 1, takes_an_overtaken_record_for_a_duplicate: 21,
+    writes_headers_first: 1, claims_no_node_port: 2, releases_an_identity_too_early: 2, forgets_in_a_checkpoint: 1,
+    takes_an_overtaken_record_for_a_duplicate: 4, offers_all_before_it_knows: 1, claims_no_identity: 1,
 }  # fmt: skip
 """Where the search begins, for those that seed 0 does not show."""
 
@@ -166,7 +211,7 @@ MUTANTS: Sequence[tuple[Callable[[Patch], None], tuple[str, ...]]] = (
     (repeats_a_revision, ("one order", "no gap unnoticed", "exactly once")),
     (believes_every_session, ("fencing",)),
     (takes_an_overtaken_record_for_a_duplicate, ("no gap unnoticed",)),
-    (claims_no_identity, ("decisions are recorded", "what is decided is accepted")),
+    (claims_no_identity, ("decisions are recorded", "what is decided is accepted", "everything settles")),
     (claims_no_node_port, ("decisions are recorded", "what is decided is accepted")),
     (gives_an_address_twice, ("decisions are recorded", "what is decided is accepted")),
     (gives_a_block_twice, ("decisions are recorded", "what is decided is accepted", "everything settles")),
@@ -181,6 +226,12 @@ MUTANTS: Sequence[tuple[Callable[[Patch], None], tuple[str, ...]]] = (
     (forgets_deletes_in_the_digest, ("digests tell",)),
     (keeps_what_should_go, ("same log, same rows", "everything settles")),
     (announces_nothing_again, ("living endpoints stay",)),
+    (offers_all_before_it_knows, ("prune only in sync", "living endpoints stay")),
+    (sends_again_what_landed, ("exactly once",)),
+    (takes_out_what_no_archive_has, ("history stays",)),
+    (takes_out_beyond_the_checkpoint, ("history stays",)),
+    (seals_one_record_less, ("history stays",)),
+    (leaves_with_its_services, ("decisions are recorded", "what is decided is accepted")),
 )
 """The mistake, and the invariants of which one must find it."""
 

@@ -3,20 +3,31 @@
 Belongs here: the invariants of ARCHITECTURE.md, one function each. Does not belong here: making anything happen.
 """
 
+import asyncio
 from bisect import bisect_right
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING
+
+import msgspec
 
 from controlplane.codec import decode
 from controlplane.events import NodeLeft
+from controlplane.history.at import Past
 from controlplane.history.replay import encoded_rows
 from controlplane.projections.state import State
 from datapath import codec
 from datapath.digest import digest_of
 from datapath.plan import UNSETTLED_EPOCH
 from datapath.tables import TABLES, EndpointKey
-from kvstore.keys import session_key
+from kvstore import checkpoint_parts
+from kvstore.archive import Archive
+from kvstore.checkpoint_parts import CheckpointManifest
+from kvstore.errors import HistoryTruncated
+from kvstore.keys import PREFIX, session_key, side_key
+from kvstore.packed import Manifest
 from kvstore.types import Record, Session
+from tests.simulation.history import ArchivedLog
 from tests.simulation.ledger import Breach, Ledger
 
 if TYPE_CHECKING:
@@ -124,6 +135,57 @@ class Witness:
                 self.find("what is decided is accepted", f"{each.event} at {revision} is refused: {each.reason}")
         return [each.event for each in found]
 
+    def leaves(self, cluster: str, manifest: Manifest) -> None:
+        """A segment is about to leave the store: it must be in an archive, record by record, and a checkpoint behind it."""
+        own = [each for each in self.records if each.cluster == cluster and manifest.opened <= each.revision <= manifest.last_revision]
+        store_id = self.mesh.store.cluster_id
+        for _, where in self._archives(cluster):
+            kept = Archive(where).records(store_id, cluster, manifest.segment)
+            if kept is not None and list(kept) == own:
+                break
+        else:
+            self.find("history stays", f"segment {manifest.segment} of {cluster} leaves, and no archive has it")
+        at = self._checkpoint_at(cluster)
+        if at < manifest.last_revision:
+            self.find("history stays", f"{cluster}'s history leaves up to {manifest.last_revision}, its checkpoint is at {at}")
+
+    def _checkpoint_at(self, cluster: str) -> int:
+        """The revision of a cluster's checkpoint in the store, 0 if there is none that is whole. What was damaged just now
+        is mended: whoever read it before cannot know."""
+        store, now_s = self.mesh.store, asyncio.get_running_loop().time()
+        found = store.kept.get(side_key(f"manifest/{cluster}"))
+        if found is None:
+            return 0
+        manifest = msgspec.msgpack.decode(found.value, type=CheckpointManifest)
+        parts = store.table(PREFIX + f"checkpoint/{cluster}/{manifest.position.revision:016x}/".encode())
+        for key, (at_s, before) in self.mesh.spoilt.items():
+            if key in parts and parts[key].revision == before.revision and now_s - at_s < 1.0:
+                store.kept[key] = before
+        content = b"".join(store.kept[key].value for key in parts)
+        is_whole = len(content) == manifest.size and checkpoint_parts._digest(manifest, content) == manifest.digest
+        return int(manifest.position.revision) if is_whole else 0
+
+    def _archives(self, cluster: str = "") -> list[tuple[str, Path]]:
+        return [pair for each in self.mesh.machines for pair in each.archives if cluster in ("", pair[0])]
+
+    async def check_past(self, revisions: int) -> None:
+        """Whoever has all archives is told of any revision what the mesh was, whatever has left the store since; of a
+        store that was put back, as far as it had kept it."""
+        log = ArchivedLog(self.mesh.store, self._archives())
+        past = Past(log, lambda: int(self.state.revision))
+        known = sorted(self._states)
+        for _ in range(revisions if known else 0):
+            revision = self.mesh.chance.choice(known)
+            try:
+                moment = await past.moment(revision)
+            except HistoryTruncated:
+                if not self.mesh.seen["restored"]:
+                    self.breach("history stays", f"what the mesh was at {revision} cannot be told any more")
+                continue
+            self.mesh.seen["past told"] += 1
+            if moment.state.digest() != self._digests[revision]:
+                self.breach("history stays", f"what is told of {revision} is not what was")
+
     def rewound(self, revision: int) -> None:
         """The store was put back: what was later has never been."""
         records = [each for each in self.records if each.revision <= revision]
@@ -229,8 +291,9 @@ class Witness:
         reconciler, follower = node.work.parts.reconciler, node.follower
         report = reconciler._realization.report()
         generation = report.realized_generation
-        if not follower.in_sync and generation < 0 and node.memory.writes != node.writes_at_start:
-            self.breach("prune only in sync", f"{node} wrote before it had a state")
+        is_blind = node.process is not None and not node.process.was_in_sync and not node.was_empty
+        if is_blind and node.memory.writes != node.writes_at_start:
+            self.breach("prune only in sync", f"{node} changed what it found, before it knew the log")
         if generation < 0 or generation not in self._states:
             return
         self._realized((node.cluster, node.name))
