@@ -8,16 +8,18 @@ changes, a packet is allowed only if the old or the new rows allow it, and is no
 deny row wins over any allow row, and a row counts only while its subject's shapes name its kind; hence up to five
 writes of a changed subject: relaxed (audit begins), widened (old and new shapes), then the new enforcement, then only
 the new shapes, at last settled (audit ends). And an endpoint that is relabelled changes its identity only when the
-new identity's rows stand, while the old one's still do: devices, endpoints and ipcache move between the two.
+new identity's rows stand, while the old one's still do: devices, endpoints and ipcache move between the two. An
+address that falls back to a shorter prefix likewise, when that has only the rows of now, and before its own go.
 A crash between two steps leaves a state that is one more "old" state: the next plan starts from it under the
 same rule.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+import struct
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import NamedTuple
 
 from datapath import codec
-from datapath.abi.types import POLICY_SUBJECT_ASKS_LOCALHOST, POLICY_SUBJECT_AUDIT, POLICY_VERDICT_DENY
+from datapath.abi.types import POLICY_SUBJECT_ASKS_LOCALHOST, POLICY_SUBJECT_AUDIT, POLICY_VERDICT_DENY, STRUCTS
 from datapath.delta import Delta, TableDelta
 from datapath.tables import PolicyRow, PolicySubjectRow
 
@@ -45,7 +47,8 @@ class Step(NamedTuple):
 
 class Phase(NamedTuple):
     """`choose` picks rows of a delta; of a delete with the value that goes. `held_by`: a row waits if a row
-    of the same device, set or subject failed in one of these phases."""
+    of the same device, set or subject failed in one of these phases. `about`: of the policy, only rows about these
+    remotes."""
 
     name: str
     table: str
@@ -53,6 +56,7 @@ class Phase(NamedTuple):
     choose: Callable[[TableDelta], Sequence[Row]]
     held_by: tuple[str, ...]
     reason: str
+    about: str = ""
 
 
 def _puts(delta: TableDelta) -> Sequence[Row]:
@@ -166,6 +170,10 @@ def _subjects_at(delta: TableDelta, before: str, stage: str) -> Sequence[Row]:
     return tuple((key, value) for key, old, value in found if value is not None and value != old)
 
 
+STAYING, STAYING_ALONE, LEAVING, LEAVING_OR_ANY = "staying", "staying alone", "leaving", "leaving or any"
+"""Remotes that no address loses by this very delta, and those that one does: with rows about every remote, or not."""
+DENIALS_WAIT = ("denials up", "subjects widened", "subjects enforced", "subjects released", "subjects gone")
+
 # fmt: off
 PHASES: tuple[Phase, ...] = (
     Phase("backends up", "backends", PUT, _puts, (), "a header points only to backends that are there"),
@@ -183,13 +191,14 @@ PHASES: tuple[Phase, ...] = (
           "rows of new kinds count, rows of old kinds still do"),
     Phase("permissions up", "policy", PUT, _allow_puts, ("denials up", "subjects widened"),
           "new permissions stand before enforcement or the loss of old ones; never without their denials"),
-    Phase("subjects enforced", "policy_subjects", PUT, _subjects_enforced, ("subjects widened",),
-          "enforcement starts when its permissions stand; a denial that failed does not keep it off"),
     Phase("subjects released", "policy_subjects", PUT, _subjects_released, ("denials up", "subjects widened"),
           "enforcement ends before permissions go, a new subject opens, and neither while a denial is missing"),
     Phase("tunnel up", "tunnel", PUT, _puts, (), "no row leads into a tunnel that is not known"),
     Phase("ipcache up", "ipcache", PUT, _puts, (),
           "an address takes its new identity when that identity's permissions stand"),
+    Phase("subjects enforced", "policy_subjects", PUT, _subjects_enforced, ("subjects widened",),
+          "enforcement starts when its permissions stand, and addresses have the identities that these are about; a "
+          "denial that failed does not keep it off"),
     Phase("devices up", "devices", PUT, _puts, (), "a program finds its device's row with the first packet"),
     Phase("attachments up", "attachments", PUT, _puts, ("devices up",),
           "a program runs when all that it reads is there"),
@@ -211,17 +220,23 @@ PHASES: tuple[Phase, ...] = (
           "an identity keeps its policy until no device and no address has it any more; "
           "then one write ends it, before its permissions go one by one"),
     Phase("permissions down", "policy", DELETE, _allow_deletes, (),
-          "never waits: it only closes, and makes room where a map is full"),
-    Phase("subjects narrowed", "policy_subjects", PUT, _subjects_narrowed, ("denials up", "permissions down"),
-          "old denials may stop to count once the old permissions that they limit are gone"),
-    Phase("denials down", "policy", DELETE, _deny_deletes,
-          ("denials up", "subjects widened", "subjects enforced", "subjects released", "subjects gone",
-           "permissions down"),
-          "for the same reason; not while what may replace them is missing, nor while the subject is still there"),
-    Phase("subjects settled", "policy_subjects", PUT, _subjects_settled, ("denials up", "permissions down"),
-          "audit ends after the last denial that it let pass"),
+          "never waits: it only closes, and makes room where a map is full", STAYING),
+    Phase("denials down", "policy", DELETE, _deny_deletes, (*DENIALS_WAIT, "permissions down"),
+          "old denials go once the old permissions that they limit are gone; not while what may replace them is "
+          "missing, nor while the subject is still there", STAYING_ALONE),
     Phase("ipcache down", "ipcache", DELETE, _deletes, (),
-          "an address falls back to a shorter prefix when the old permissions of that are gone"),
+          "an address falls back to a shorter prefix when that has only the rows of now"),
+    Phase("leavers' permissions down", "policy", DELETE, _allow_deletes, (),
+          "an address has left an identity before that is permitted less", LEAVING),
+    Phase("subjects narrowed", "policy_subjects", PUT, _subjects_narrowed,
+          ("denials up", "permissions down", "leavers' permissions down"),
+          "old denials may stop to count once the old permissions that they limit are gone"),
+    Phase("leavers' denials down", "policy", DELETE, _deny_deletes,
+          (*DENIALS_WAIT, "permissions down", "leavers' permissions down"),
+          "for the same reason; those about every remote as well", LEAVING_OR_ANY),
+    Phase("subjects settled", "policy_subjects", PUT, _subjects_settled,
+          ("denials up", "permissions down", "leavers' permissions down"),
+          "audit ends after the last denial that it let pass"),
     Phase("tunnel down", "tunnel", DELETE, _deletes, (), "no row leads into it any more"),
     Phase("shapers up", "shapers", PUT, _puts, (), "what has no class yet passes without a limit, and not slower"),
     Phase("shapers down", "shapers", DELETE, _deletes, (), "likewise"),
@@ -245,12 +260,41 @@ POLICY_TABLES = ("policy", "policy_subjects", "ipcache")
 _HELD_BY = {phase.name: phase.held_by for phase in PHASES}
 
 
+_IDENTITY = struct.Struct("=I")
+_IDENTITY_AT = next(each.offset for each in STRUCTS["ipcache_row"].fields if each.name == "identity")
+_REMOTE_AT = next(each.offset for each in STRUCTS["policy_key"].fields if each.name == "remote_identity")
+ANY_REMOTE = 0
+
+
+def _remote(key: bytes) -> int:
+    """Of a policy key."""
+    return int(_IDENTITY.unpack_from(key, _REMOTE_AT)[0])
+
+
+def _left(delta: Delta) -> frozenset[int]:
+    """The identities that an address of the ipcache loses by a delta, and none gets."""
+    changes = delta.get("ipcache")
+    if not changes:
+        return frozenset()
+    lost = {_IDENTITY.unpack_from(value, _IDENTITY_AT)[0] for value in changes.previous.values()}
+    return frozenset(lost - {_IDENTITY.unpack_from(value, _IDENTITY_AT)[0] for value in changes.puts.values()})
+
+
+def _is_about(about: str, remote: int, left: Collection[int]) -> bool:
+    if about in (STAYING, LEAVING):
+        return (remote in left) == (about == LEAVING)
+    return (remote == ANY_REMOTE or remote in left) == (about == LEAVING_OR_ANY)
+
+
 def plan(delta: Delta) -> tuple[Step, ...]:
     """The steps of a delta, in order; empty ones are left out."""
     steps = []
+    left = _left(delta) if "policy" in delta else frozenset()
     for phase in PHASES:
         changes = delta.get(phase.table)
         chosen = phase.choose(changes) if changes else ()
+        if phase.about:
+            chosen = tuple(row for row in chosen if _is_about(phase.about, _remote(row[0]), left))
         if chosen and phase.operation == PUT:
             steps.append(Step(phase.table, PUT, phase.name, chosen, ()))
         elif chosen:

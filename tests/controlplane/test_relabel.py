@@ -5,6 +5,7 @@ The rows are those of real records, derived and realized as an agent does, on th
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
+from ipaddress import ip_network
 from typing import Any
 
 import pytest
@@ -24,7 +25,7 @@ from controlplane.runtime.follower import Follower as Follows
 from controlplane.runtime.telemetry import Counters
 from controlplane.settings import AgentSettings
 from datapath import codec
-from datapath.abi.types import POLICY_EGRESS, POLICY_INGRESS
+from datapath.abi.types import IDENTITY_WORLD, POLICY_EGRESS, POLICY_INGRESS
 from datapath.delta import Pending
 from datapath.kernel.fake import FakeKernel, KernelMemory
 from datapath.realization import Realization
@@ -65,6 +66,16 @@ class Kernel:
         if from_here and not look_up(subjects, rows, sender, receiver, POLICY_EGRESS, TCP, port):
             return False
         return not to_here or look_up(subjects, rows, receiver, sender, POLICY_INGRESS, TCP, port)
+
+    def leaves(self, source: str, address: str) -> bool:
+        """Whether a workload of this node reaches an address outside the mesh, which the longest prefix tells."""
+        wanted, best = int.from_bytes(codec.address_bytes(address), "big"), (-1, IDENTITY_WORLD)
+        for key, row in self._decoded("ipcache").items():
+            rest = 128 - key.prefix_length
+            if wanted >> rest == int.from_bytes(key.address, "big") >> rest:
+                best = max(best, (key.prefix_length, row.identity))
+        subjects, rows = self._decoded("policy_subjects"), self._decoded("policy")
+        return look_up(subjects, rows, self._device(PLACES[source][1]), best[1], POLICY_EGRESS, TCP, 80)
 
     def _decoded(self, table: str) -> dict[Any, Any]:
         held = self._memory.tables[table]
@@ -300,6 +311,46 @@ async def test_a_policy_that_comes_right_after_a_move_never_meets_the_old_identi
         await agents[name].follow(log.records[before:], lambda k=kernel, d=dest, f=found: f.append(k.passes(("moved", d, 80))))
         assert len(found) > 3 and set(found) == {passes}, (name, found)
         await agents[name].stop()
+
+
+OUTSIDE = ("10.1.2.3", "10.200.0.1", "192.0.2.1")
+CIDRS = st.sampled_from(("0.0.0.0/0", "10.0.0.0/8", "10.1.0.0/16"))
+HOLES = st.lists(st.sampled_from(("10.0.0.0/8", "10.1.0.0/16", "10.1.2.0/24")), max_size=2, unique=True)
+
+
+@st.composite
+def outward(draw: st.DrawFn) -> dict[str, Any]:
+    """A policy about prefixes within each other."""
+    spec: dict[str, Any] = {"endpointSelector": {"matchLabels": {"app": "red"}}}
+    for section in draw(st.lists(st.sampled_from(("egress", "egressDeny")), min_size=1, unique=True)):
+        holes = HOLES if section == "egress" else st.just([])
+        sets = st.lists(st.fixed_dictionaries({"cidr": CIDRS, "except": holes}), min_size=1, max_size=2)
+        listed = draw(st.lists(sets, max_size=2))
+        within = [[each for each in some if _is_whole(each)] for some in listed]
+        spec[section] = [{"toCIDRSet": some} for some in within if some]
+    return policy("outward", spec)
+
+
+def _is_whole(each: dict[str, Any]) -> bool:
+    """Every hole is inside."""
+    return all(ip_network(hole).subnet_of(ip_network(each["cidr"])) for hole in each["except"])
+
+
+@settings(max_examples=60, deadline=None)
+@given(outward(), outward())
+def test_an_address_that_gets_another_prefix_is_never_under_a_third_policy(
+    before: dict[str, Any], after: dict[str, Any]
+) -> None:
+    """One policy takes another's place, and with it prefixes come and go: whatever both let out goes out at every moment,
+    and what neither does never."""
+    log, nodes, kernels = world([before], moved="red", neighbour="green", far="green")
+    accept(log, OPERATOR, ApplyPolicy("CiliumNetworkPolicy", "shop", "outward", canonical(after)))
+    node, kernel = nodes["n1"], kernels["n1"]
+    found = [[kernel.leaves("moved", address) for address in OUTSIDE]]
+    node.follow(lambda: found.append([kernel.leaves("moved", address) for address in OUTSIDE]))
+    found.append([kernel.leaves("moved", address) for address in OUTSIDE])
+    for seen in zip(*found, strict=True):
+        assert seen[0] != seen[-1] or set(seen) == {seen[0]}, found
 
 
 @pytest.mark.parametrize("table", ["policy_subjects", "policy"])
