@@ -18,6 +18,8 @@ ENDPOINT: dict[str, Any] = {
     "ingress_enforced": True, "egress_enforced": False, "identity": 65793, "labels": ["k8s:app=cart", "k8s:team=shop"],
     "ipv4": "10.1.0.7", "ipv6": "fd00:1::7", "device": "ml7", "container_id": "c", "interface": "eth0",
     "state": "ready",
+    "audited": False,
+    "configured_audit": False,
 }
 ITEMS: dict[str, dict[str, Any]] = {
     "node": {"cluster": "east", "name": "n1", "ipv4": "192.0.2.1", "ipv6": "2001:db8::1",

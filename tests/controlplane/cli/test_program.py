@@ -54,7 +54,7 @@ def test_every_verb_says_what_it_does_and_shows_an_example_that_parses(command: 
 
 @pytest.mark.parametrize(("words", "told"), [
     (["status", "--wiat"], "--wiat: unknown; did you mean --wait?"),
-    (["endpoint", "lst"], "VERB 'lst': right is one of get, list, ls; did you mean list?"),
+    (["endpoint", "lst"], "VERB 'lst': right is one of get, config, list, ls; did you mean list?"),
     (["status", "-o", "jsno"], "-o/--output 'jsno': right is one of table, wide, json, yaml; did you mean json?"),
     (["log", "show"], "missing: REVISION"),
     (["log", "show", "x"], "'x': right is a whole number, such as 42"),
