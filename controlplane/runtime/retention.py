@@ -286,6 +286,9 @@ class Retention:
                 self._archive.records, found.store_id, manifest.cluster, manifest.segment
             ):
                 break
+            if self._log.cluster_id != found.store_id:
+                # The log was put back meanwhile: the archive has this for the store that was.
+                break
             touched = await self._keep.truncate(manifest, touched)
             next_segment += 1
             self._counters.add("log_segments_truncated_total")

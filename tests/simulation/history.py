@@ -172,7 +172,10 @@ class SimulatedRetention:
         return manifest, self._store.kept[self._piece(manifest)].value
 
     async def truncate(self, manifest: Manifest, low_touched: int) -> int:
+        store_id = self._store.cluster_id
         await self._reach("before truncate")
+        if self._store.cluster_id != store_id:
+            raise LogUnavailable("what was under way is lost when a store is put back")
         touched = self._store.kept.get(keys.low_key(self.cluster))
         if (touched.revision if touched else 0) != low_touched:
             raise LogUnavailable(f"another process moved the beginning of {self.cluster}'s history")
