@@ -3,12 +3,15 @@
 Belongs here: one original to one pseudonym, the same wherever it stands. Does not belong here: what a capsule
 consists of (redaction.py).
 
-A name becomes "r" and a number. A label keeps its source and the keys that the platform itself gives a meaning. An
-address keeps its first octet and its host bits, and two addresses that share a prefix share one of that length
-afterwards; so prefixes hold what they held, and a router's address is still the first of its block.
+A name becomes a letter and a number, in the order that the names had: what a mesh decides by the order of names, such
+as which of two services has an address that both claim, it decides the same way. A label keeps its source and the keys
+that the platform itself gives a meaning. An address keeps its first octet and its host bits, and two addresses that
+share a prefix share one of that length afterwards; so prefixes hold what they held, and a router's address is still the
+first of its block.
 """
 
-from collections.abc import Mapping, Sequence
+from bisect import bisect
+from collections.abc import Iterable, Mapping, Sequence
 from hashlib import blake2b
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 from typing import Any
@@ -20,6 +23,8 @@ from controlplane.policy.manifests import canonical
 
 KEPT_NAMES = ("", "default", "operator")
 """A manifest without a namespace means "default"; "operator" is a role."""
+LETTERS = ("b", "c", "m", "r")
+"""Of names before each of those kept, and after all of them."""
 KEPT_KEYS = (NAMESPACE_KEY, CLUSTER_KEY, SERVICE_ACCOUNT_KEY, "kubernetes.io/metadata.name")
 LABEL_SOURCES = ("k8s", "any", "reserved", "cidr", "cidrgroup", "node", "fqdn", "container", "unspec")
 KEPT_FIELDS = frozenset(
@@ -36,12 +41,13 @@ Address = IPv4Address | IPv6Address
 
 
 class Pseudonyms:
-    """`key` decides the addresses. `block_bits`: by IP version, the length of the shortest address block."""
+    """`key` decides the addresses. `block_bits`: by IP version, the length of the shortest address block. `names`:
+    those whose order is kept."""
 
-    def __init__(self, key: bytes, block_bits: Mapping[int, int]) -> None:
+    def __init__(self, key: bytes, block_bits: Mapping[int, int], names: Iterable[str] = ()) -> None:
         self._key = key
         self._last_bits = {version: min(bits, block_bits.get(version, bits)) for version, bits in LAST_BITS.items()}
-        self._names: dict[str, str] = {}
+        self._names = _in_order(names)
         self._macs: dict[str, str] = {}
         self.originals: dict[str, None] = {}
         """Addresses and prefixes that were replaced, of /16 and longer."""
@@ -51,7 +57,7 @@ class Pseudonyms:
         """Of any name or value."""
         if text in KEPT_NAMES:
             return text
-        return self._names.setdefault(text, f"r{len(self._names) + 1}")
+        return self._names.setdefault(text, f"{LETTERS[-1]}{len(self._names) + 1}")
 
     def names(self) -> Sequence[str]:
         """The originals."""
@@ -179,6 +185,15 @@ class Pseudonyms:
         if field in DNS_FIELDS:
             return self.dns(text)
         return self.address(text) if _is_address(text) else self.name(text)
+
+
+def _in_order(names: Iterable[str]) -> dict[str, str]:
+    """The pseudonyms of names, in the same order among each other and to those that are kept."""
+    originals = sorted(names)
+    width = len(str(len(originals)))
+    return {
+        each: f"{LETTERS[bisect(KEPT_NAMES, each)]}{number:0{width}}" for number, each in enumerate(originals, start=1)
+    }
 
 
 def _address(version: int, number: int) -> Address:

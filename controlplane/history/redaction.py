@@ -50,8 +50,11 @@ class RedactionFailed(ValueError):
 
 def redacted(capsule: Capsule, key: bytes) -> Capsule:
     """`key` is secret and for this file only. Raises RedactionFailed, CapsuleDamaged."""
+    block_bits = _block_bits(capsule)
+    met = Pseudonyms(key, block_bits)
+    _redacted(capsule, met)
     for attempt in range(ATTEMPTS_MAX):
-        names = Pseudonyms(key + bytes((attempt,)), _block_bits(capsule))
+        names = Pseudonyms(key + bytes((attempt,)), block_bits, met.names())
         found = _redacted(capsule, names)
         if not names.tells:
             return found

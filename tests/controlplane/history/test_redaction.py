@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from controlplane import events as e
@@ -109,7 +109,12 @@ async def test_no_address_of_the_mesh_is_in_the_file() -> None:
     assert held.isdisjoint(last.addresses)
 
 
+TWO_OF_ONE_ADDRESS = [(0, 0, 0, 0)] * 4 + [(23, 0, 1, 0), (23, 0, 1, 1)]
+"""Balancers of two namespaces: the first by name has the address."""
+
+
 @given(steps(25), st.lists(st.tuples(st.integers(0, 12), *[st.integers(0, 5)] * 3), max_size=3), st.integers(0, 30))
+@example(TWO_OF_ONE_ADDRESS, [], 13)
 @settings(max_examples=40, deadline=None)
 async def test_the_mesh_keeps_its_shape(script: Any, forged: Any, place: int) -> None:
     """As many things of each kind, as many rows in each table of each node, as many refusals; and it verifies."""
@@ -194,3 +199,11 @@ def test_one_original_has_one_pseudonym() -> None:
     names = Pseudonyms(KEY, {})
     assert names.label("k8s:app=cart") == f"k8s:{names.name('app')}={names.name('cart')}"
     assert len({names.name(f"n{number}") for number in range(100)}) == 100
+
+
+@given(st.sets(st.text("abmnrz-", max_size=3)))
+def test_names_keep_their_order(names: set[str]) -> None:
+    """Among each other, and to those that stay: what is decided by the order of names is decided the same way."""
+    words = sorted({*names, "", "default", "operator"})
+    found = [Pseudonyms(KEY, {}, names).name(each) for each in words]
+    assert found == sorted(found) and len(set(found)) == len(found)
