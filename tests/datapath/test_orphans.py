@@ -20,12 +20,15 @@ from datapath.tables import (
     Desired,
     IpcacheKey,
     IpcacheRow,
+    NodeStateKey,
+    NodeStateRow,
     ServiceKey,
     ServiceRow,
 )
 
 TCP, UDP = 6, 17
 DEADLINE_S = 10.0
+EPOCH = 1
 CLIENT, FRONTEND, FIRST, SECOND, WORLD, NODE = map(
     codec.address_bytes, ("10.1.0.5", "10.96.0.10", "10.1.0.6", "10.2.0.7", "198.51.100.9", "192.168.9.1")
 )
@@ -62,6 +65,7 @@ def tables(
 ) -> dict[str, dict[object, object]]:
     """A frontend with these backends, and the addresses that somebody in the mesh has."""
     return {
+        "node_state": {NodeStateKey(0): NodeStateRow(EPOCH)},
         "services": {ServiceKey(FRONTEND, 80, protocol): ServiceRow(5, len(backends), 0)},
         "backends": {BackendKey(5, slot): BackendRow(*each, 0) for slot, each in enumerate(backends)},
         "ipcache": {IpcacheKey(128, each): IpcacheRow(NO_ADDRESS, 1, 0) for each in in_mesh},
