@@ -52,7 +52,7 @@ def _start() -> None:
     nodes.build_node(NODE)
     machine.ensure_bpffs(topology.BPFFS)
     nodes.ensure_etcd()
-    nodes.ensure_operator(EAST)
+    nodes.ensure_operator(EAST, tunnel="")
     nodes.wait_ready("operator-east", topology.operator_socket("east"))
     nodes.ensure_agent(NODE)
     nodes.wait_ready(nodes.agent_name(NODE), NODE.socket)
