@@ -23,7 +23,6 @@ from controlplane.lab.connectivity_cases import Case, Document, Trial
 from controlplane.lab.topology import LabNode, LabPod
 
 DROP_S_MAX = 3.0
-SERVE_S_MAX = 15.0
 RECENT_MAX = 4096
 REASONS_MAX = 4
 LOCK = f"{topology.ROOT}/connectivity.lock"
@@ -90,10 +89,8 @@ def _make(note: Callable[[str], None]) -> "_Mesh":
     up.attach_pods(list(PODS.values()))
     for name in cases.HOST_NODES:
         _start_host(topology.node_named(name))
-    for pod in PODS.values():
-        _wait_serving(pod.netns, cases.POD_PORT)
     for name in cases.HOST_NODES:
-        _wait_serving(topology.node_named(name).netns, cases.HOST_PORT)
+        pods.wait_serving(topology.node_named(name).netns, cases.HOST_PORT)
     return _Mesh()
 
 
@@ -106,14 +103,6 @@ def _start_host(node: LabNode) -> None:
 
 def _host_process(node: str) -> str:
     return f"{cases.NAMESPACE}-{cases.host_server(node)}"
-
-
-def _wait_serving(netns: str, port: int) -> None:
-    """Until somebody listens. Raises LabFailure."""
-    listening = f":{port:04X} {'0' * 32}:0000 0A"  # as /proc/net/tcp6 has it
-    command = machine.in_netns(netns, "cat", "/proc/net/tcp6")
-    if not machine.wait_for(lambda: listening in machine.run(*command), SERVE_S_MAX, 0.1):
-        raise machine.LabFailure(f"nobody listens on port {port} in namespace {netns}")
 
 
 def _remove(note: Callable[[str], None]) -> None:

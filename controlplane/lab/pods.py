@@ -21,6 +21,7 @@ MANIFESTS = Path(__file__).resolve().parents[2] / "deploy" / "lab"
 INTERFACE = "eth0"
 CNI_VERSION = "1.0.0"
 CNI_S_MAX = 60.0
+SERVE_S_MAX = 15.0
 
 
 def manifests_of(cluster: str) -> list[dict[str, Any]]:
@@ -67,6 +68,14 @@ def ensure_pod(pod: LabPod) -> bool:
     env = {"SHOP_NAME": pod.name, "SHOP_NAMESPACE": pod.namespace, "SHOP_CLUSTER": pod.cluster, "SHOP_NODE": pod.node}
     processes.start(process_name(pod), argv, pod.netns, pod.cgroup, env)
     return True
+
+
+def wait_serving(netns: str, port: int) -> None:
+    """Until somebody listens, for both families. Raises LabFailure."""
+    listening = f":{port:04X} {'0' * 32}:0000 0A"  # as /proc/net/tcp6 has it
+    command = machine.in_netns(netns, "cat", "/proc/net/tcp6")
+    if not machine.wait_for(lambda: listening in machine.run(*command), SERVE_S_MAX, 0.1):
+        raise machine.LabFailure(f"nobody listens on port {port} in namespace {netns}")
 
 
 def remove_pod(pod: LabPod) -> None:

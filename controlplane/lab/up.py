@@ -17,6 +17,7 @@ import msgspec
 from controlplane.api.connection import Connection
 from controlplane.api.quickclient import ApiRefused, ApiUnavailable
 from controlplane.lab import machine, nodes, pods, processes, topology
+from controlplane.lab.flows import POD_PORT
 from controlplane.lab.topology import LabNode, LabPod
 
 TOPOLOGY_FILE = Path(topology.ROOT) / "topology.json"
@@ -167,13 +168,14 @@ def apply_manifests(cluster: str) -> int:
 
 
 def attach_pods(found: list[LabPod]) -> None:
-    """Several at a time, as kubelets do; then wait until every node's kernel holds all of it."""
+    """Several at a time, as kubelets do; then wait until all serve, and every node's kernel holds all of it."""
     with ThreadPoolExecutor(max_workers=len(topology.NODES)) as pool:
         list(pool.map(pods.ensure_pod, found))
     for pod in found:
         if processes.find(pods.process_name(pod)) is None:
             name = pods.process_name(pod)
             raise machine.LabFailure(f"pod {pod.title}: its process ended{processes.last_line(name)}")
+        pods.wait_serving(pod.netns, POD_PORT)
     wait_realized()
 
 
