@@ -76,11 +76,11 @@ class Machine:
         self.where.mkdir()
 
     @asynccontextmanager
-    async def running(self, is_killed: bool = False) -> AsyncIterator[Node]:
-        """`is_killed`: at the end nothing is saved."""
+    async def running(self, is_killed: bool = False, restore_wait_s: float = WAIT_S) -> AsyncIterator[Node]:
+        """`is_killed`: at the end nothing is saved. `restore_wait_s`: after which it goes on without what others had."""
         settings = AgentSettings(
             cluster="east", node="n1", runtime_dir=str(self.where), state_dir=str(self.where), retry_s=0.02,
-            retry_s_max=0.1, wait_applied_s=20.0, report_s=0.1, restore_wait_s=0.5,
+            retry_s_max=0.1, wait_applied_s=20.0, report_s=0.1, restore_wait_s=restore_wait_s,
         )  # fmt: skip
         log = await EtcdLog.connect([self.store.etcd.endpoint], limits=LIMITS)
         underlay = Underlay(Device("eth0", 2, "02:00:00:00:00:01"), ("192.168.0.1",), 1500)
@@ -194,13 +194,15 @@ async def test_a_policy_that_was_added_goes_on_to_hold(store, after_restore):
         "apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy", "metadata": {"name": "closed", "namespace": "shop"},
         "spec": {"podSelector": {}},
     }  # fmt: skip
-    async with operator(store, after_restore):
+    async with operator(store, after_restore) as knowing:
         machine = Machine(store)
-        async with machine.running() as node:
+        keeps = after_restore == "keep"
+        async with machine.running(restore_wait_s=WAIT_S if keeps else 0.5) as node:
             made = await make(node, "web")
             await store.keep()
             written = await node.writer.submit(ApplyPolicy("NetworkPolicy", "shop", "closed", canonical(manifest)))
             await node.wait_realized(written.revision, WAIT_S)
+            await knowing.follower.wait_applied(written.revision, WAIT_S)
             subjects = dict(machine.memory.tables["policy_subjects"])
             assert subjects and machine.has_row(made)
             stood = True
@@ -212,7 +214,6 @@ async def test_a_policy_that_was_added_goes_on_to_hold(store, after_restore):
 
             await store.put_back()
             await wait_until(is_back)
-            keeps = after_restore == "keep"
             assert stood or not keeps
             await node.wait_realized(node.follower.head_revision, WAIT_S)
             assert (machine.memory.tables["policy_subjects"] == subjects) is keeps
