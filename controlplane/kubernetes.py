@@ -191,8 +191,3 @@ def _without_list(found: Document) -> list[Document | Unreadable]:
         Document(f"{found.source}[{number}]", {**defaults, **item} if isinstance(item, dict) else item)
         for number, item in enumerate(items)
     ]
-
-
-def to_yaml(documents: Sequence[dict[str, Any]]) -> str:
-    """Manifests as YAML, one document each, in the order of their fields."""
-    return yaml.safe_dump_all(documents, sort_keys=False, default_flow_style=False)

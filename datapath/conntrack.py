@@ -1,4 +1,4 @@
-"""Conntrack entries as values: which have expired, and their lines for people.
+"""Conntrack entries as values: which have expired.
 
 Belongs here: decoding and judging what the programs wrote. Does not belong here: reading or removing it
 (conntrack_gc.py).
@@ -10,14 +10,12 @@ from typing import NamedTuple
 
 from datapath import codec
 from datapath.abi import types as abi
-from datapath.addressing import endpoint_text, protocol_name
 from datapath.plan import UNSETTLED_EPOCH
 
 _EXPIRES = struct.Struct("=Q")
 _EXPIRES_AT = next(
     field.offset for field in abi.STRUCTS["conntrack_row"].fields if field.name == "expires_ns"
 )
-FLAG_NAMES = {value: name.removeprefix("CONNTRACK_") for name, value in abi.ENUMS["conntrack_flag"].items()}
 
 
 class ConntrackKey(NamedTuple):
@@ -91,22 +89,3 @@ def undone_entries(entries: Iterable[tuple[bytes, bytes]], epoch: int) -> list[t
         if entry.row.policy_epoch & ~UNSETTLED_EPOCH > epoch:
             found.append(encode_entry(entry._replace(row=entry.row._replace(policy_epoch=0))))
     return found
-
-
-def entry_line(entry: ConntrackEntry, now_ns: int) -> str:
-    """One line of `bpf ct list`: the flow as its initiator sent it, expiry in seconds from now."""
-    key, row = entry
-    ends = endpoint_text(key.low, key.low_port), endpoint_text(key.high, key.high_port)
-    source, dest = ends[::-1] if row.flags & abi.CONNTRACK_INITIATOR_HIGH else ends
-    names = [name for value, name in FLAG_NAMES.items() if row.flags & value]
-    packets, size = row.forward_packets + row.reply_packets, row.forward_bytes + row.reply_bytes
-    expires_s = max(0, row.expires_ns - now_ns) // 10**9
-    line = (
-        f"{protocol_name(key.protocol)} {source} -> {dest} expires={expires_s} "
-        f"Packets={packets} Bytes={size} RxFlagsSeen=0x{row.reply_tcp_flags:02x} "
-        f"TxFlagsSeen=0x{row.forward_tcp_flags:02x} Flags=0x{row.flags:04x} [ {' '.join(names)} ] "
-        f"SourceSecurityID={row.source_identity} PolicyEpoch={row.policy_epoch}"
-    )
-    if row.flags & (abi.CONNTRACK_DNAT | abi.CONNTRACK_REVERSE_DNAT):
-        line += f" Translated={endpoint_text(row.translated, row.translated_port)}"
-    return line

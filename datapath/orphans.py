@@ -68,11 +68,6 @@ def decode_nat(key: bytes, value: bytes) -> tuple[NatKey, NatRow]:
     return _NAT_KEY.decode(key), _NAT_ROW.decode(value)
 
 
-def encode_nat(key: NatKey, row: NatRow) -> tuple[bytes, bytes]:
-    """Raises ValueError for a value that its field cannot hold."""
-    return _NAT_KEY.encode(key), _NAT_ROW.encode(row)
-
-
 def flow_key(protocol: int, one: End, other: End) -> bytes:
     """The bytes of a flow's conntrack key: its ends in order."""
     low, high = sorted((one, other))
@@ -188,11 +183,6 @@ def departed_sockets(flows: Iterable[tuple[bytes, bytes]], backends: Backends) -
         if (key.backend, key.backend_port) not in serving:
             departed[raw] = key.socket_cookie
     return departed
-
-
-def encode_socket_flow(key: SocketFlowKey, row: SocketFlowRow) -> tuple[bytes, bytes]:
-    """Raises ValueError for a value that its field cannot hold."""
-    return _SOCKET_KEY.encode(key), _SOCKET_ROW.encode(row)
 
 
 RowsOf = Callable[[str], Mapping[bytes, bytes]]

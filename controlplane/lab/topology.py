@@ -124,11 +124,6 @@ PROCESSES = f"{ROOT}/processes"
 ETCD_DIR = f"{ROOT}/etcd"
 
 
-def cluster_named(name: str) -> LabCluster:
-    """Raises KeyError."""
-    return {cluster.name: cluster for cluster in CLUSTERS}[name]
-
-
 def node_named(name: str) -> LabNode:
     """Raises KeyError."""
     return {node.name: node for node in NODES}[name]

@@ -26,7 +26,7 @@ from tests.bench.world import CLUSTER, world
 ENDPOINTS = 110
 BY_PLUGIN = 10
 NODE = topology.node_named("east-1")
-EAST = topology.cluster_named("east")
+EAST = next(each for each in topology.CLUSTERS if each.name == NODE.cluster)
 FAR_ENDPOINTS = 50_000
 SETTLE_S_MAX = 60.0
 NAMESPACE = "bench"

@@ -3,11 +3,12 @@
 import msgspec
 import pytest
 
+from controlplane.cli.output import print_document
 from controlplane.commands.namespace import ApplyNamespace
 from controlplane.commands.policy import ApplyPolicy
 from controlplane.commands.service import ApplyService, ReportBackends
 from controlplane.commands.workload import ApplyWorkload
-from controlplane.kubernetes import Document, read_text, to_yaml
+from controlplane.kubernetes import Document, read_text
 from controlplane.kubernetes_objects import command_of
 from controlplane.kubernetes_views import manifest_of
 from controlplane.model import (
@@ -95,7 +96,9 @@ def test_a_node_is_shown() -> None:
     assert refusals(command_of(shown, CLUSTER))[0][0] == "kind"
 
 
-def test_yaml_reads_back() -> None:
-    """What is printed can be piped into apply."""
+def test_yaml_reads_back(capsys: pytest.CaptureFixture[str]) -> None:
+    """What `get -o yaml` prints can be piped into apply."""
     documents = [namespace(), pod()]
-    assert [item.document for item in read_text(to_yaml(documents), "x") if isinstance(item, Document)] == documents
+    print_document("yaml", {"apiVersion": "v1", "kind": "List", "items": documents})
+    found = read_text(capsys.readouterr().out, "x")
+    assert [item.document for item in found if isinstance(item, Document)] == documents

@@ -1,4 +1,4 @@
-"""Conntrack entries: what has expired goes, and only that; the lines people read."""
+"""Conntrack entries: what has expired goes, and only that."""
 
 import asyncio
 from collections.abc import Iterable, Sequence
@@ -40,30 +40,6 @@ def test_expired_keys(expiries: list[int], now_ns: int) -> None:
     entries = [entry(number, expires_ns) for number, expires_ns in enumerate(expiries)]
     expected = [entries[number][0] for number, expires_ns in enumerate(expiries) if expires_ns <= now_ns]
     assert conntrack.expired_keys(entries, now_ns) == expected
-
-
-def test_line_from_the_low_end() -> None:
-    """The flow is written as its initiator sent it."""
-    line = conntrack.entry_line(conntrack.decode_entry(*entry(40000, 90 * SECOND_NS)), 30 * SECOND_NS)
-    assert line == (
-        "TCP 10.0.0.1:40000 -> 10.0.0.2:80 expires=60 Packets=3 Bytes=160 RxFlagsSeen=0x12 TxFlagsSeen=0x02 "
-        "Flags=0x0008 [ SEEN_REPLY ] SourceSecurityID=1000 PolicyEpoch=7"
-    )
-
-
-def test_line_from_the_high_end_with_translation() -> None:
-    """With the initiator at the high end the flow turns round, and a translation is named."""
-    decoded = conntrack.decode_entry(*entry(40000, 0))
-    row = decoded.row._replace(
-        flags=abi.CONNTRACK_INITIATOR_HIGH | abi.CONNTRACK_DNAT,
-        translated=codec.address_bytes("fd00::5"),
-        translated_port=8080,
-    )
-    line = conntrack.entry_line(decoded._replace(row=row), 0)
-    assert line.startswith("TCP 10.0.0.2:80 -> 10.0.0.1:40000 expires=0 ")
-    assert line.endswith(
-        "[ INITIATOR_HIGH DNAT ] SourceSecurityID=1000 PolicyEpoch=7 Translated=[fd00::5]:8080"
-    )
 
 
 class CountingKernel(FakeKernel):

@@ -1,6 +1,7 @@
 """Entries that outlived what they stand for: flows to backends that left, ports whose flow has ended."""
 
 import asyncio
+from typing import NamedTuple
 
 import pytest
 
@@ -128,12 +129,17 @@ def test_plain_flows_are_none_of_its_business() -> None:
     assert orphans.departed_flows(rows, known(tables(UDP, []))) == []
 
 
+def packed(key: NamedTuple, row: NamedTuple) -> tuple[bytes, bytes]:
+    """As the programs write them."""
+    return codec.struct_codec(type(key)).encode(key), codec.struct_codec(type(row)).encode(row)
+
+
 def ports() -> Rows:
     """Both nat entries of CLIENT:1000 -> WORLD:443 by the node's port 20000."""
     return dict(
         (
-            orphans.encode_nat(NatKey(CLIENT, WORLD, 1000, 443, UDP, abi.NAT_OUTBOUND), NatRow(NODE, 20000)),
-            orphans.encode_nat(NatKey(NODE, WORLD, 20000, 443, UDP, abi.NAT_INBOUND), NatRow(CLIENT, 1000)),
+            packed(NatKey(CLIENT, WORLD, 1000, 443, UDP, abi.NAT_OUTBOUND), NatRow(NODE, 20000)),
+            packed(NatKey(NODE, WORLD, 20000, 443, UDP, abi.NAT_INBOUND), NatRow(CLIENT, 1000)),
         )
     )
 
@@ -188,7 +194,7 @@ async def test_backend_that_leaves_takes_its_flows_along() -> None:
 def socket_flow(cookie: int, backend: orphans.End, protocol: int = UDP) -> tuple[bytes, bytes]:
     """As the map holds it."""
     key = orphans.SocketFlowKey(cookie, *backend, protocol)
-    return orphans.encode_socket_flow(key, orphans.SocketFlowRow(FRONTEND, 80, 0))
+    return packed(key, orphans.SocketFlowRow(FRONTEND, 80, 0))
 
 
 async def test_sockets_end_with_their_backend() -> None:
