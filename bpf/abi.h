@@ -19,6 +19,7 @@ enum limit {
 	ENDPOINTS_MAX = 65536,
 	DEVICES_MAX = 4096,
 	IPCACHE_MAX = 512000,
+	FACETS_MAX = 512000,
 	POLICY_SUBJECTS_MAX = 16384,
 	POLICY_MAX = 262144,
 	SERVICES_MAX = 65536,
@@ -56,12 +57,13 @@ enum identity {
 	IDENTITY_INGRESS = 8,
 };
 
-/* The top byte of an identity, as in Cilium. Those of prefixes and of nodes are numbers of this node's cluster only, and
- * stand in no tunnel's header. */
+/* The top byte of an identity, as in Cilium. Those of prefixes, of nodes and of facets are numbers of this node's cluster
+ * only, and stand in no tunnel's header. */
 enum identity_scope {
 	IDENTITY_SCOPE_SHIFT = 24,
 	IDENTITY_SCOPE_PREFIX = 1,
 	IDENTITY_SCOPE_NODE = 2, /* another node that policies tell apart from the rest */
+	IDENTITY_SCOPE_FACET = 3, /* some addresses of an identity: in policy rows only */
 };
 
 /* endpoints: the address of a local endpoint, or of this node itself, -> where it is. */
@@ -128,6 +130,18 @@ struct ipcache_row {
 	__u32 flags;
 };
 
+/* facets: an address and its identity -> the number of those addresses of the identity that policies see as this one.
+ * Policies can tell addresses of one identity apart, by prefix and by the numbers of named ports. Where they do, each
+ * address has a row, and rows of the policy that ask for the difference are by this number. */
+struct facet_key {
+	struct address address;
+	__u32 identity;
+};
+
+struct facet_row {
+	__u32 facet;
+};
+
 /* policy_subjects: identity of a local endpoint -> what is enforced, and which shapes of rows exist. IDENTITY_HOST is
  * the node itself: it has a row only while host policies are in force. */
 struct policy_subject_key {
@@ -146,6 +160,8 @@ enum policy_shape {
 enum policy_subject_flag {
 	POLICY_SUBJECT_AUDIT = 1,         /* what would be denied passes, and is told */
 	POLICY_SUBJECT_ASKS_LOCALHOST = 2, /* the node's own host needs a row to come in, like everyone */
+	POLICY_SUBJECT_ASKS_FACETS = 4,    /* its rows are about the facets of remotes that have them */
+	POLICY_SUBJECT_HAS_FACETS = 8,     /* an endpoint with a facet has the subject and the rows of that instead */
 };
 
 struct policy_subject_row {
@@ -160,7 +176,7 @@ struct policy_subject_row {
  * node's own host needs no row (unless POLICY_SUBJECT_ASKS_LOCALHOST): only deny rows keep it out. */
 struct policy_key {
 	__u32 subject_identity;
-	__u32 remote_identity; /* 0: any */
+	__u32 remote_identity; /* or facet; 0: any */
 	__be16 port;           /* masked to port_prefix bits; ICMP: the type */
 	__u8 port_prefix;
 	__u8 protocol; /* 0: any */
@@ -594,6 +610,8 @@ ABI_SIZE(device_key, 4);
 ABI_SIZE(device_row, 48);
 ABI_SIZE(ipcache_key, 20);
 ABI_SIZE(ipcache_row, 24);
+ABI_SIZE(facet_key, 20);
+ABI_SIZE(facet_row, 4);
 ABI_SIZE(policy_subject_key, 4);
 ABI_SIZE(policy_subject_row, 20);
 ABI_SIZE(policy_key, 16);

@@ -12,6 +12,8 @@ EMIT_STRUCT(device_key);
 EMIT_STRUCT(device_row);
 EMIT_STRUCT(ipcache_key);
 EMIT_STRUCT(ipcache_row);
+EMIT_STRUCT(facet_key);
+EMIT_STRUCT(facet_row);
 EMIT_STRUCT(policy_subject_key);
 EMIT_STRUCT(policy_subject_row);
 EMIT_STRUCT(policy_key);

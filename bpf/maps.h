@@ -41,6 +41,15 @@ struct {
 
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, FACETS_MAX);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, struct facet_key);
+	__type(value, struct facet_row);
+	__uint(pinning, LIBBPF_PIN_BY_NAME);
+} facets SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
 	__uint(max_entries, POLICY_SUBJECTS_MAX);
 	__uint(map_flags, BPF_F_NO_PREALLOC);
 	__type(key, struct policy_subject_key);

@@ -62,6 +62,8 @@ class Pending:
         self.complete: Desired | None = None
         self.changes: dict[str, dict[Any, Any]] = {}
         self.generation = -1
+        self.is_whole = True
+        """False: what follows belongs to it."""
 
     def __bool__(self) -> bool:
         return self.generation >= 0

@@ -5,11 +5,12 @@ writing.
 
 The rule of the list: referents up before references, references down before referents; and while a policy
 changes, a packet is allowed only if the old or the new rows allow it, and is not dropped if both allow it. A
-deny row wins over any allow row, and a row counts only while its subject's shapes name its kind; hence up to five
-writes of a changed subject: relaxed (audit begins), widened (old and new shapes), then the new enforcement, then only
-the new shapes, at last settled (audit ends). And an endpoint that is relabelled changes its identity only when the
-new identity's rows stand, while the old one's still do: devices, endpoints and ipcache move between the two. An
-address that falls back to a shorter prefix likewise, when that has only the rows of now, and before its own go.
+deny row wins over any allow row, and a row counts only while its subject's shapes name its kind; hence up to six
+writes of a changed subject: relaxed (audit begins), widened (old and new shapes), then the new enforcement, then split
+(its facets are subjects), then only the new shapes, at last settled (audit ends). And an endpoint that is relabelled
+changes its identity only when the new identity's rows stand, while the old one's still do: devices, endpoints, ipcache
+and facets move between the two. An address that falls back to a shorter prefix, or to its identity, likewise, when that
+has only the rows of now, and before its own go.
 A crash between two steps leaves a state that is one more "old" state: the next plan starts from it under the
 same rule.
 """
@@ -19,7 +20,13 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import NamedTuple
 
 from datapath import codec
-from datapath.abi.types import POLICY_SUBJECT_ASKS_LOCALHOST, POLICY_SUBJECT_AUDIT, POLICY_VERDICT_DENY, STRUCTS
+from datapath.abi.types import (
+    POLICY_SUBJECT_ASKS_LOCALHOST,
+    POLICY_SUBJECT_AUDIT,
+    POLICY_SUBJECT_HAS_FACETS,
+    POLICY_VERDICT_DENY,
+    STRUCTS,
+)
 from datapath.delta import Delta, TableDelta
 from datapath.tables import PolicyRow, PolicySubjectRow
 
@@ -27,7 +34,7 @@ PUT, DELETE = "put", "delete"
 DENY = codec.encode_row("policy", PolicyRow(POLICY_VERDICT_DENY))
 
 UNSETTLED_EPOCH = 1 << 63
-"""Set in the policy epoch while a policy or ipcache row is still to be written. When the last one is, the
+"""Set in the policy epoch while a row of POLICY_TABLES is still to be written. When the last one is, the
 epoch moves once more, so that flows are judged again by the rows that came late. Generations never reach this
 bit."""
 
@@ -92,6 +99,7 @@ class _SubjectStages(NamedTuple):
     relaxed: bytes | None
     widened: bytes | None
     enforcing: bytes
+    split: bytes
     narrowed: bytes
     settled: bytes
     lowers: bool
@@ -104,17 +112,20 @@ def _encoded(row: PolicySubjectRow) -> bytes:
 def _subject_stages(delta: TableDelta) -> Iterator[_SubjectStages]:
     for key, value in delta.puts.items():
         previous = delta.previous.get(key)
+        new: PolicySubjectRow = codec.decode_row("policy_subjects", value)
         if previous is None:
-            yield _SubjectStages(key, None, None, None, value, value, value, True)
+            whole = _encoded(new._replace(flags=new.flags & ~POLICY_SUBJECT_HAS_FACETS))
+            yield _SubjectStages(key, None, None, None, whole, value, value, value, True)
             continue
         old: PolicySubjectRow = codec.decode_row("policy_subjects", previous)
-        new: PolicySubjectRow = codec.decode_row("policy_subjects", value)
         shapes = {
             "ingress_shapes": old.ingress_shapes | new.ingress_shapes,
             "egress_shapes": old.egress_shapes | new.egress_shapes,
         }
         relaxed = old._replace(flags=old.flags | new.flags & POLICY_SUBJECT_AUDIT)
         narrowed = new._replace(flags=new.flags | old.flags & POLICY_SUBJECT_AUDIT)
+        split = narrowed._replace(**shapes)
+        comes = new.flags & ~old.flags & POLICY_SUBJECT_HAS_FACETS
         lowers = (
             old.ingress_enforced > new.ingress_enforced
             or old.egress_enforced > new.egress_enforced
@@ -125,7 +136,8 @@ def _subject_stages(delta: TableDelta) -> Iterator[_SubjectStages]:
             previous,
             relaxed=_encoded(relaxed),
             widened=_encoded(relaxed._replace(**shapes)),
-            enforcing=_encoded(narrowed._replace(**shapes)),
+            enforcing=_encoded(split._replace(flags=split.flags & ~comes)),
+            split=_encoded(split),
             narrowed=_encoded(narrowed),
             settled=value,
             lowers=lowers,
@@ -156,8 +168,12 @@ def _subjects_enforcing(delta: TableDelta, lowers: bool) -> Sequence[Row]:
     )
 
 
+def _subjects_split(delta: TableDelta) -> Sequence[Row]:
+    return _subjects_at(delta, "enforcing", "split")
+
+
 def _subjects_narrowed(delta: TableDelta) -> Sequence[Row]:
-    return _subjects_at(delta, "enforcing", "narrowed")
+    return _subjects_at(delta, "split", "narrowed")
 
 
 def _subjects_settled(delta: TableDelta) -> Sequence[Row]:
@@ -194,11 +210,15 @@ PHASES: tuple[Phase, ...] = (
     Phase("subjects released", "policy_subjects", PUT, _subjects_released, ("denials up", "subjects widened"),
           "enforcement ends before permissions go, a new subject opens, and neither while a denial is missing"),
     Phase("tunnel up", "tunnel", PUT, _puts, (), "no row leads into a tunnel that is not known"),
+    Phase("facets up", "facets", PUT, _puts, (),
+          "an address has its new facet when the facet's permissions stand, and before its new identity"),
     Phase("ipcache up", "ipcache", PUT, _puts, (),
           "an address takes its new identity when that identity's permissions stand"),
     Phase("subjects enforced", "policy_subjects", PUT, _subjects_enforced, ("subjects widened",),
           "enforcement starts when its permissions stand, and addresses have the identities that these are about; a "
           "denial that failed does not keep it off"),
+    Phase("subjects split", "policy_subjects", PUT, _subjects_split, ("denials up", "subjects widened"),
+          "endpoints that have facets are subjects of their own when these and their permissions stand"),
     Phase("devices up", "devices", PUT, _puts, (), "a program finds its device's row with the first packet"),
     Phase("attachments up", "attachments", PUT, _puts, ("devices up",),
           "a program runs when all that it reads is there"),
@@ -226,6 +246,8 @@ PHASES: tuple[Phase, ...] = (
           "missing, nor while the subject is still there", STAYING_ALONE),
     Phase("ipcache down", "ipcache", DELETE, _deletes, (),
           "an address falls back to a shorter prefix when that has only the rows of now"),
+    Phase("facets down", "facets", DELETE, _deletes, (),
+          "likewise to the rows of its identity, and after it has left that"),
     Phase("leavers' permissions down", "policy", DELETE, _allow_deletes, (),
           "an address has left an identity before that is permitted less", LEAVING),
     Phase("subjects narrowed", "policy_subjects", PUT, _subjects_narrowed,
@@ -254,14 +276,17 @@ PHASES: tuple[Phase, ...] = (
 )
 # fmt: on
 
-POLICY_TABLES = ("policy", "policy_subjects", "ipcache")
+POLICY_TABLES = ("policy", "policy_subjects", "ipcache", "facets")
 """A row of these that is still to be written keeps the epoch unsettled."""
 
 _HELD_BY = {phase.name: phase.held_by for phase in PHASES}
 
 
 _IDENTITY = struct.Struct("=I")
-_IDENTITY_AT = next(each.offset for each in STRUCTS["ipcache_row"].fields if each.name == "identity")
+_NUMBER_AT = {
+    table: next(each.offset for each in STRUCTS[struct].fields if each.name == field)
+    for table, struct, field in (("ipcache", "ipcache_row", "identity"), ("facets", "facet_row", "facet"))
+}
 _REMOTE_AT = next(each.offset for each in STRUCTS["policy_key"].fields if each.name == "remote_identity")
 ANY_REMOTE = 0
 
@@ -272,12 +297,15 @@ def _remote(key: bytes) -> int:
 
 
 def _left(delta: Delta) -> frozenset[int]:
-    """The identities that an address of the ipcache loses by a delta, and none gets."""
-    changes = delta.get("ipcache")
-    if not changes:
-        return frozenset()
-    lost = {_IDENTITY.unpack_from(value, _IDENTITY_AT)[0] for value in changes.previous.values()}
-    return frozenset(lost - {_IDENTITY.unpack_from(value, _IDENTITY_AT)[0] for value in changes.puts.values()})
+    """The identities and facets that an address loses by a delta, and none gets."""
+    lost: set[int] = set()
+    got: set[int] = set()
+    for table, place in _NUMBER_AT.items():
+        changes = delta.get(table)
+        if changes:
+            lost.update(_IDENTITY.unpack_from(value, place)[0] for value in changes.previous.values())
+            got.update(_IDENTITY.unpack_from(value, place)[0] for value in changes.puts.values())
+    return frozenset(lost - got)
 
 
 def _is_about(about: str, remote: int, left: Collection[int]) -> bool:
@@ -303,7 +331,7 @@ def plan(delta: Delta) -> tuple[Step, ...]:
 
 
 def unsettled_epoch(row: bytes) -> bytes:
-    """The node_state row to write while a policy or ipcache row is still to be written."""
+    """The node_state row to write while a row of POLICY_TABLES is still to be written."""
     decoded = codec.decode_row("node_state", row)
     return codec.encode_row(
         "node_state", decoded._replace(policy_epoch=decoded.policy_epoch | UNSETTLED_EPOCH)

@@ -5,7 +5,7 @@ what is written, and in which order.
 """
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
@@ -57,7 +57,7 @@ class Reconciler:
         self._report = self._realization.report()
         self._turns: list[Pending] = []
         """What is to be realized before what is pending, each in a pass of its own."""
-        self._pending = Pending()
+        self._pending, self._kind = Pending(), ""
         self._work = asyncio.Event()
         self._passed = asyncio.Event()
         self._forgets = 0
@@ -91,37 +91,64 @@ class Reconciler:
         self._forgets += 1
         self._is_forgotten = True
         self._turns.clear()
-        self._pending = Pending()
+        self._pending, self._kind = Pending(), ""
         self._publish(self._report)
 
-    def offer(self, desired: Desired, *, ends_turn: bool = False) -> None:
-        """What the kernel should hold. Offers that no pass has taken yet become one; `ends_turn`: not with those that
-        come after, unless TURNS_MAX passes wait."""
+    def offer(
+        self, desired: Desired, kind: str = "", *, ends_turn: bool = False, leads_to: Sequence[Desired] = ()
+    ) -> None:
+        """What the kernel should hold. Offers that no pass has taken yet become one, but not two of a different `kind`;
+        `ends_turn`: nor with those that come after. Unless TURNS_MAX passes wait. `leads_to`: what it is to hold right
+        after it, one after the other; nobody sees the kernel in between."""
         if desired.complete:
             self._turns.clear()
+        elif leads_to or (kind and self._kind not in ("", kind)):
+            self._end_turn()
         self._pending.merge(desired)
-        if ends_turn and len(self._turns) < TURNS_MAX:
-            self._turns.append(self._pending)
-            self._pending = Pending()
+        self._kind = kind or self._kind
+        for following in leads_to:
+            self._pending.is_whole = False
+            self._end_turn()
+            self._pending.merge(following)
+            self._pending.is_whole = True
+        if ends_turn or leads_to:
+            self._end_turn()
         self._work.set()
+
+    def _end_turn(self) -> None:
+        if self._pending and len(self._turns) < TURNS_MAX:
+            self._turns.append(self._pending)
+            self._pending, self._kind = Pending(), ""
 
     async def run(self) -> None:
         """Pass after pass, until cancelled. Returns never; what a row fails with is in its status."""
         while True:
             await self._wait_work()
-            pending = self._next_turn()
+            turns = self._next_turns()
             forgets = self._forgets
-            report = await self._worker.call(self._realization.converge, pending, self._clock())
-            if pending and forgets == self._forgets:
+            report = await self._worker.call(self._converge, turns, self._clock())
+            if turns[-1] and forgets == self._forgets:
                 self._is_forgotten = False
             self._publish(report)
             if self._on_writes:
                 self._on_writes(report)
 
-    def _next_turn(self) -> Pending:
-        if self._turns:
-            return self._turns.pop(0)
-        pending, self._pending = self._pending, Pending()
+    def _converge(self, turns: Sequence[Pending], now_s: float) -> Report:
+        for turn in turns:
+            report = self._realization.converge(turn, now_s)
+        return report
+
+    def _next_turns(self) -> Sequence[Pending]:
+        """The next pass's, up to one after which the kernel can be seen."""
+        for count, turn in enumerate(self._turns, 1):
+            if turn.is_whole:
+                found, self._turns = self._turns[:count], self._turns[count:]
+                return found
+        found, self._turns = self._turns, []
+        return [*found, self._take_pending()]
+
+    def _take_pending(self) -> Pending:
+        pending, self._pending, self._kind = self._pending, Pending(), ""
         self._work.clear()
         return pending
 

@@ -55,7 +55,20 @@ class IpcacheRow(NamedTuple):
     flags: int
 
 
+class FacetKey(NamedTuple):
+    address: bytes
+    identity: int
+
+
+class FacetRow(NamedTuple):
+    """The number by which policies know this address of the identity."""
+
+    facet: int
+
+
 class PolicySubjectKey(NamedTuple):
+    """An identity, or a facet of one."""
+
     identity: int
 
 
@@ -245,6 +258,7 @@ TABLES: Mapping[str, Table] = {
         Table("endpoints", EndpointKey, EndpointRow, "endpoints"),
         Table("devices", DeviceKey, DeviceRow, "devices"),
         Table("ipcache", IpcacheKey, IpcacheRow, "ipcache"),
+        Table("facets", FacetKey, FacetRow, "facets"),
         Table("policy_subjects", PolicySubjectKey, PolicySubjectRow, "policy_subjects"),
         Table("policy", PolicyKey, PolicyRow, "policy"),
         Table("services", ServiceKey, ServiceRow, "services"),

@@ -134,7 +134,13 @@ static __always_inline int joined_end_allows(struct packet *packet, __u32 direct
 	struct policy_subject_row *subject = bpf_map_lookup_elem(&policy_subjects, &key);
 
 	packet->policy_direction = (__u8)direction;
-	return subject && !policy_ask(packet, subject, identity, remote, 0);
+	if (subject && subject->flags & POLICY_SUBJECT_HAS_FACETS) {
+		key.identity = policy_own_facet(packet, identity);
+		subject = bpf_map_lookup_elem(&policy_subjects, &key);
+	}
+	if (subject && subject->flags & POLICY_SUBJECT_ASKS_FACETS)
+		remote = policy_remote_facet(packet, remote);
+	return subject && !policy_ask(packet, subject, key.identity, remote, 0);
 }
 
 /* As for a packet of the flow: under the epoch that it was judged in it goes on, else it is judged again. */
@@ -149,6 +155,8 @@ static __always_inline int joined_flow_allowed(const struct socket_end_key *own,
 
 	if (flow->entry->policy_epoch == epoch)
 		return 1;
+	packet.source = flow->is_reply ? other->near : own->near;
+	packet.dest = flow->is_reply ? own->near : other->near;
 	packet.dest_port = flow->is_reply ? own->near_port : other->near_port;
 	if (!joined_end_allows(&packet, POLICY_EGRESS, from, to) || !joined_end_allows(&packet, POLICY_INGRESS, to, from))
 		return 0;

@@ -69,6 +69,30 @@ STEP policy_find(struct packet *packet, __u32 subject_identity, __u32 remote_ide
 	return verdict;
 }
 
+/* As policies see the address: the number of its facet, or its identity. */
+STEP policy_facet(const struct address *address, __u32 identity)
+{
+	struct facet_key key = {.identity = identity};
+	struct facet_row *row;
+
+	if (!address)
+		return 0;
+	key.address = *address;
+	row = bpf_map_lookup_elem(&facets, &key);
+	return (int)(row ? row->facet : identity);
+}
+
+/* Of the end that packet->policy_direction is about, and of the other one. */
+static __always_inline __u32 policy_own_facet(const struct packet *packet, __u32 identity)
+{
+	return (__u32)policy_facet(packet->policy_direction == POLICY_INGRESS ? &packet->dest : &packet->source, identity);
+}
+
+static __always_inline __u32 policy_remote_facet(const struct packet *packet, __u32 identity)
+{
+	return (__u32)policy_facet(packet->policy_direction == POLICY_INGRESS ? &packet->source : &packet->dest, identity);
+}
+
 /* The notification of the drop tells all that the one of a denial would. */
 static __always_inline int denial_is_told(void)
 {
@@ -128,6 +152,14 @@ STEP policy_judge(struct __sk_buff *skb, struct packet *packet, __u32 direction,
 			return 0;
 		return DROP(packet, FILE_POLICY, NO_CONFIGURATION_AVAILABLE_TO_PERFORM_POLICY_DECISION);
 	}
+	if (subject->flags & POLICY_SUBJECT_HAS_FACETS) {
+		identity = policy_own_facet(packet, identity);
+		subject = subject_recall(packet, identity);
+		if (!subject)
+			return DROP(packet, FILE_POLICY, NO_CONFIGURATION_AVAILABLE_TO_PERFORM_POLICY_DECISION);
+	}
+	if (subject->flags & POLICY_SUBJECT_ASKS_FACETS)
+		remote = policy_remote_facet(packet, remote);
 	if (subject->flags & POLICY_SUBJECT_ASKS_LOCALHOST)
 		is_localhost = 0;
 	result = policy_ask(packet, subject, identity, remote, is_localhost);

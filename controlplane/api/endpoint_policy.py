@@ -21,7 +21,9 @@ def endpoint_policy(state: State, endpoint: Endpoint) -> dict[str, Any]:
     """Rules by policy, each with the rows that it is behind. Rules that became none say so by an empty list."""
     compiler = PolicyCompiler()
     _, rows = compiler.full(state, endpoint.cluster, endpoint.node)
-    own = sorted((key, row) for key, row in rows.items() if key.subject_identity == endpoint.identity)
+    identity, *facets = compiler.subjects_of(endpoint)
+    numbers = facets or [identity]
+    own = sorted((key, row) for key, row in rows.items() if key.subject_identity in numbers)
     policies = compiler.policies_of(endpoint.identity)
     effective = effective_rules(policies, compiler.settings)
     rules = [_rule(policy, rule, rule in effective, own, compiler) for policy in policies for rule in policy.rules]

@@ -9,8 +9,11 @@ from typing import Any, NamedTuple
 
 from controlplane.api import items
 from controlplane.api.service_views import service_items
+from controlplane.desired.address_identities import AddressIdentities
+from controlplane.desired.facets import Facets, all_facets
 from controlplane.desired.ipcache import host_prefix
-from controlplane.desired.nodes import NodeIdentities, node_identities, sight_of
+from controlplane.desired.members import Members
+from controlplane.desired.nodes import node_identities, sight_of
 from controlplane.desired.policy_inputs import PolicyInputs
 from controlplane.desired.prefixes import PrefixIdentities
 from controlplane.labels import SOURCE_RESERVED
@@ -119,7 +122,13 @@ class Derived(NamedTuple):
     """The numbers that have no record, as a node of the cluster gives them."""
 
     prefixes: PrefixIdentities
-    nodes: NodeIdentities
+    nodes: AddressIdentities
+    facets: Facets
+
+    @property
+    def labels(self) -> dict[int, Labels]:
+        """By number."""
+        return {**self.prefixes.labels, **self.nodes.labels, **self.facets.labels}
 
 
 def derived_identities(state: State, where: NodeKey | None) -> dict[str, Derived]:
@@ -127,10 +136,13 @@ def derived_identities(state: State, where: NodeKey | None) -> dict[str, Derived
     as each would that has none of the addresses."""
     clusters = {where.cluster} if where else {key.cluster for held in (state.policies, state.nodes) for key in held}
     found = {}
+    members = Members()
+    members.fill(state)
     for cluster in sorted(clusters):
         sight, prefixes = sight_of(state, cluster), PrefixIdentities()
         prefixes.replace(sight.addresses.prefixes())
-        found[cluster] = Derived(prefixes, node_identities(state, where or NodeKey(cluster, ""), sight))
+        nodes = node_identities(state, where or NodeKey(cluster, ""), sight)
+        found[cluster] = Derived(prefixes, nodes, all_facets(state, members, sight.addresses))
     return found
 
 
@@ -148,7 +160,7 @@ def _identities(state: State, derived: dict[str, Derived]) -> list[items.Identit
     return reserved + allocated + [
         items.IdentityItem(number, cluster, list(labels), 0)
         for cluster, found in derived.items()
-        for number, labels in sorted((found.prefixes.labels | found.nodes.labels).items())
+        for number, labels in sorted(found.labels.items())
     ]
 
 

@@ -6,6 +6,7 @@ themselves (the other modules of desired/). Pure; it remembers what belongs to t
 
 from collections.abc import Iterable, Mapping
 from itertools import chain
+from typing import Any
 
 from controlplane.desired import ipcache
 from controlplane.desired.local import LocalTables
@@ -22,13 +23,14 @@ NodeStateRows = dict[t.NodeStateKey, t.NodeStateRow]
 
 
 class Deriver:
-    """One node's. `full` comes first; `update` then takes every change of the state, none left out."""
+    """One node's. `full` comes first; `update` or `turns` then takes every change of the state, none left out."""
 
     def __init__(self, cluster: str, node: str) -> None:
         self._node = NodeKey(cluster, node)
         self._local = LocalTables(self._node)
         self._services = ServiceCompiler(cluster, node)
         self._policies = PolicyCompiler()
+        self._revision = 0
 
     @property
     def services(self) -> ServiceCompiler:
@@ -37,8 +39,8 @@ class Deriver:
 
     @property
     def derived_labels(self) -> Mapping[int, Labels]:
-        """What the numbers of prefixes and of nodes stand for."""
-        return self._policies.prefixes.labels | self._policies.nodes.labels
+        """What the numbers of prefixes, of nodes and of facets stand for."""
+        return {**self._policies.prefixes.labels, **self._policies.nodes.labels, **self._policies.facets.labels}
 
     @property
     def policy_overflow(self) -> list[Overflow]:
@@ -58,28 +60,55 @@ class Deriver:
             **self._local.full(state, self._services.is_answering),
             "ipcache": ipcache.all_rows(state, self._node, self._policies.numbers),
             **services,
+            "facets": self._policies.facets.rows,
             "policy_subjects": subjects,
             "policy": policy,
             "node_state": _node_state(state),
         }
+        self._revision = state.revision
         return t.Desired(state.revision, True, {name: tables[name] for name in t.TABLES})
 
     def update(self, state: State, applied: Iterable[tuple[Change, ...]]) -> t.Desired:
         """Only rows that can have changed, None for those that go. `applied`: what State.apply returned, in order."""
-        changes = tuple(chain.from_iterable(applied))
-        subjects, policy = self._policies.update(state, changes)
-        services = self._services.update(state, changes)
-        tables = {
-            **self._local.update(state, changes, self._services.is_answering),
-            "ipcache": self._changed_ipcache(state, changes),
-            **services,
-            "policy_subjects": subjects,
-            "policy": policy,
-            "node_state": _node_state(state),
-        }
-        return t.Desired(state.revision, False, {name: tables[name] for name in t.TABLES if tables[name]})
+        tables: dict[str, dict[Any, Any]] = {}
+        for turn in self.turns(state, applied):
+            for name, rows in turn.tables.items():
+                tables.setdefault(name, {}).update(rows)
+        return t.Desired(state.revision, False, {name: tables[name] for name in t.TABLES if name in tables})
 
-    def _changed_ipcache(self, state: State, changes: Iterable[Change]) -> dict[t.IpcacheKey, t.IpcacheRow | None]:
+    def turns(self, state: State, applied: Iterable[tuple[Change, ...]]) -> list[t.Desired]:
+        """The same in order, each to be realized whole before the next; only with the last is the state's revision
+        reached."""
+        changes = tuple(chain.from_iterable(applied))
+        found = []
+        for stage in self._policies.stages(state, changes):
+            tables: dict[str, Mapping[Any, Any]] = {}
+            addresses: Iterable[str] = ()
+            if stage.is_change:
+                services = self._services.update(state, changes)
+                tables = {**self._local.update(state, changes, self._services.is_answering), **services}
+                addresses = self._changed_addresses(state, changes)
+            tables["ipcache"] = self._ipcache_rows(state, (*map(ipcache.host_prefix, addresses), *stage.prefixes))
+            tables |= {"facets": stage.facets, "policy_subjects": stage.subjects, "policy": stage.rows}
+            found.append(tables)
+        found[-1]["node_state"] = _node_state(state)
+        before, self._revision = self._revision, state.revision
+        revisions = [*(before for _ in found[1:]), state.revision]
+        return [
+            t.Desired(revision, False, {name: tables[name] for name in t.TABLES if tables.get(name)})
+            for revision, tables in zip(revisions, found, strict=True)
+        ]
+
+    def _ipcache_rows(
+        self, state: State, prefixes: Iterable[str]
+    ) -> dict[t.IpcacheKey, t.IpcacheRow | None]:
+        known = self._policies.numbers
+        return {
+            ipcache.prefix_key(each): ipcache.prefix_row(state, self._node, each, known)
+            for each in dict.fromkeys(prefixes)
+        }
+
+    def _changed_addresses(self, state: State, changes: Iterable[Change]) -> Iterable[str]:
         addresses: dict[str, None] = {}
         for change in changes:
             if change.kind == "endpoint":
@@ -89,9 +118,7 @@ class Deriver:
             elif change.kind == "node":
                 addresses.update(_reached_by_node(state, self._node, change))
         addresses.pop("", None)
-        prefixes = dict.fromkeys((*map(ipcache.host_prefix, addresses), *self._policies.changed_prefixes))
-        known = self._policies.numbers
-        return {ipcache.prefix_key(each): ipcache.prefix_row(state, self._node, each, known) for each in prefixes}
+        return addresses
 
 
 def _reached_by_node(state: State, own: NodeKey, change: Change) -> dict[str, None]:

@@ -1,17 +1,15 @@
-"""What the endpoints behind an identity have in common: addresses and named ports. Pure.
+"""Who is behind an identity: endpoints, and their addresses. Pure.
 
 Belongs here: facts that policies need and labels do not tell. Does not belong here: what policies make of them.
-Rows are by identity, so where its endpoints differ a fact holds for all of them or it does not count as allowed.
+Rows by an identity hold for all its endpoints: where these differ, a fact does not count, and facets.py tells them
+apart.
 """
 
 from collections.abc import Container, Iterable, Mapping
 
 from controlplane.model import RESERVED_IDENTITIES, EndpointKey, Labels, NodeKey
 from controlplane.policy.clauses import reserved_labels
-from controlplane.policy.resolve import PortFacts
-from controlplane.policy.rules import PROTOCOLS
 from controlplane.projections.state import State
-from controlplane.projections.workloads import workload_key
 
 HOST = RESERVED_IDENTITIES["host"]
 REMOTE_NODE = RESERVED_IDENTITIES["remote-node"]
@@ -42,6 +40,10 @@ class Members:
         if identity is not None:
             self._members.setdefault(identity, {})[key] = None
 
+    def of(self, identity: int) -> Iterable[EndpointKey]:
+        """Its endpoints."""
+        return self._members.get(identity, ())
+
     def addresses(self, state: State, identity: int, own: NodeKey, api_servers: Container[str] = ()) -> list[str]:
         """Of all its endpoints; of the host those of the own node, of remote-node and kube-apiserver the others'."""
         if identity == HOST:
@@ -51,21 +53,3 @@ class Members:
             return [each for each in others if (each in api_servers) == (identity == API_SERVER)]
         found = (state.endpoints.get(key) for key in self._members.get(identity, ()))
         return [address for each in found if each for address in (each.ipv4, each.ipv6) if address]
-
-    def ports(self, state: State, identity: int) -> PortFacts:
-        """Named ports: what all agree on, and all that any one says."""
-        agreed: dict[tuple[int, str], int] | None = None
-        known: dict[tuple[int, str], dict[int, None]] = {}
-        for key in self._members.get(identity, ()):
-            endpoint = state.endpoints.get(key)
-            if endpoint is None:
-                continue
-            workload = state.workloads.get(workload_key(endpoint.cluster, endpoint.namespace, endpoint.workload))
-            ports = workload.ports if workload else {}
-            own = {
-                (PROTOCOLS[name_of], name): number for name, (number, name_of) in ports.items() if name_of in PROTOCOLS
-            }
-            agreed = own if agreed is None else {each: agreed[each] for each in agreed if own.get(each) == agreed[each]}
-            for each, number in own.items():
-                known.setdefault(each, {})[number] = None
-        return PortFacts(agreed or {}, {each: tuple(sorted(found)) for each, found in known.items()})

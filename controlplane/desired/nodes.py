@@ -14,10 +14,10 @@ same on every node of the cluster and after every replay. The own node is its ho
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
+from controlplane.desired.address_identities import AddressIdentities
 from controlplane.desired.members import API_SERVER, REMOTE_NODE, RESERVED_LABELS
 from controlplane.desired.policy_inputs import PolicyInputs
 from controlplane.desired.policy_mesh import mesh_node
-from controlplane.desired.prefixes import numbers_of
 from controlplane.desired.underlay import node_addresses
 from controlplane.model import RESERVED_IDENTITIES, Labels, Node, NodeKey
 from controlplane.policy import nodes
@@ -76,53 +76,9 @@ class Sight(NamedTuple):
         return nodes.own_labels(node.cluster, mesh_node(node).labels, self.addresses.keys.node_keys)
 
 
-class NodeIdentities:
-    """Of all nodes but the own. `replace` what an address's labels are, then read."""
-
-    def __init__(self) -> None:
-        self.numbers: dict[str, int] = {}
-        """By address."""
-        self.labels: dict[int, Labels] = {}
-        """Of the numbers that are not reserved."""
-        self._labels_of: dict[str, Labels] = {}
-        self._users: dict[Labels, int] = {}
-        self._numbers_of: dict[Labels, int] = dict(RESERVED)
-
-    def replace(self, changed: Mapping[str, Labels | None]) -> tuple[list[str], list[int]]:
-        """The addresses whose number changed or went, and the numbers whose labels did. None: no other node's."""
-        before = {address: self.numbers.get(address) for address in changed}
-        for address, labels in changed.items():
-            self._put(address, labels)
-        if self._users.keys() - RESERVED.keys() != self._numbers_of.keys() - RESERVED.keys():
-            moved = self._renumber()
-            before.update((address, self.numbers[address]) for address in moved if address not in before)
-        for address in before:
-            if address in self._labels_of:
-                self.numbers[address] = self._numbers_of[self._labels_of[address]]
-            else:
-                self.numbers.pop(address, None)
-        old, numbered = self.labels, self._numbers_of.items()
-        self.labels = {number: labels for labels, number in numbered if labels not in RESERVED}
-        return (
-            [address for address in sorted(before) if before[address] != self.numbers.get(address)],
-            [number for number in sorted({*old, *self.labels}) if old.get(number) != self.labels.get(number)],
-        )
-
-    def _put(self, address: str, labels: Labels | None) -> None:
-        old = self._labels_of.pop(address, None)
-        if old is not None:
-            self._users[old] -= 1
-            if not self._users[old]:
-                del self._users[old]
-        if labels is not None:
-            self._labels_of[address] = labels
-            self._users[labels] = self._users.get(labels, 0) + 1
-
-    def _renumber(self) -> list[str]:
-        """The addresses of label sets that stay and have another number now, as two hashes collide."""
-        old, self._numbers_of = self._numbers_of, numbers_of(self._users, SCOPE, RESERVED)
-        moved = {labels for labels, number in old.items() if self._numbers_of.get(labels, number) != number}
-        return [address for address, labels in self._labels_of.items() if labels in moved] if moved else []
+def numbered_nodes() -> AddressIdentities:
+    """Numbers for the addresses of all nodes but the own."""
+    return AddressIdentities(SCOPE, RESERVED)
 
 
 def seen_nodes(state: State, own: NodeKey, sight: Sight, keys: Iterable[NodeKey]) -> dict[str, Labels]:
@@ -142,8 +98,8 @@ def sight_of(state: State, cluster: str) -> Sight:
     return Sight(inputs.settings, inputs.address_labels(state))
 
 
-def node_identities(state: State, own: NodeKey, sight: Sight) -> NodeIdentities:
+def node_identities(state: State, own: NodeKey, sight: Sight) -> AddressIdentities:
     """As the node `own` numbers the others; as all nodes are seen where it is none of the mesh."""
-    found = NodeIdentities()
+    found = numbered_nodes()
     found.replace(seen_nodes(state, own, sight, state.nodes))
     return found

@@ -5,24 +5,28 @@ Does not belong here: what a rule means (policy/), what the policies are (policy
 (datapath).
 """
 
-from collections.abc import Iterable, Sequence
+from bisect import bisect_left
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TypeVar
 
+from controlplane.desired.facets import SCOPE as FACETS
+from controlplane.desired.facets import FacetChanges, Facets, Looks, all_facets, looks_of
 from controlplane.desired.ipcache import Numbers, host_prefix
 from controlplane.desired.members import API_SERVER, HOST, REMOTE_NODE, RESERVED_LABELS, Members
-from controlplane.desired.nodes import NodeIdentities, Sight, seen_nodes
+from controlplane.desired.nodes import Sight, numbered_nodes, seen_nodes
 from controlplane.desired.policy_bounds import NODE_MAX, Overflow, bounded, overflows
-from controlplane.desired.policy_inputs import ADDRESS_KINDS, PolicyInputs
+from controlplane.desired.policy_inputs import ADDRESS_KINDS, OldAndNew, PolicyInputs
 from controlplane.desired.policy_mesh import mesh_node
+from controlplane.desired.policy_stages import Dirty, PolicyChanges, PolicyRows, Stage, SubjectChanges, SubjectRows
 from controlplane.desired.prefixes import PrefixIdentities
 from controlplane.desired.underlay import node_addresses
 from controlplane.fields import Refusal
-from controlplane.model import EndpointKey, Labels, NodeKey, ObjectKey
+from controlplane.model import Endpoint, EndpointKey, Labels, NodeKey, ObjectKey
 from controlplane.policy.mesh import host_labels
-from controlplane.policy.prefixes import AddressLabels
+from controlplane.policy.prefixes import AddressKeys, AddressLabels, merged
 from controlplane.policy.resolve import (
-    NO_PORTS,
-    PortFacts,
+    PortNumbers,
+    asks_facets,
     asks_remotes,
     effective_rules,
     put_rows,
@@ -35,15 +39,12 @@ from controlplane.policy.selectors import LabelIndex, Selector, index_labels
 from controlplane.policy.settings import PolicySettings
 from controlplane.projections.change import Change
 from controlplane.projections.state import State
-from datapath.tables import PolicyKey, PolicyRow, PolicySubjectKey, PolicySubjectRow
+from datapath.tables import PolicySubjectKey, PolicySubjectRow
 
 Key = TypeVar("Key")
 Row = TypeVar("Row")
 
-SubjectRows = dict[PolicySubjectKey, PolicySubjectRow]
-PolicyRows = dict[PolicyKey, PolicyRow]
-SubjectChanges = dict[PolicySubjectKey, PolicySubjectRow | None]
-PolicyChanges = dict[PolicyKey, PolicyRow | None]
+NO_POLICIES: Mapping[ObjectKey, OldAndNew] = {}
 OF_NODES = (HOST, REMOTE_NODE, API_SERVER)
 
 
@@ -57,27 +58,14 @@ class _Subject:
         self.count = 0
         """Of all rows."""
         self.names_ports = any(rule.named for rule in rules)
+        self.asks_facets = any(map(asks_facets, rules))
 
     def selectors(self) -> list[Selector]:
         return list(dict.fromkeys(selector for rule in self.rules for selector in rule.peers or ()))
 
 
-class _Dirty:
-    """What an update has found to be out of date."""
-
-    def __init__(self) -> None:
-        self.identities: dict[int, None] = {}
-        """Labels, addresses or ports may differ."""
-        self.subjects: dict[int, None] = {}
-        self.remotes: dict[tuple[int, int], None] = {}
-        self.nodes: dict[NodeKey, None] = {}
-        self.addresses: dict[str, None] = {}
-        """Of nodes that had them."""
-        self.endpoints = False
-
-
 class PolicyCompiler:
-    """Compiles for one node, which has room for `rows_max` rows. Call `full` first, then `update` after every change
+    """Compiles for one node, which has room for `rows_max` rows. Call `full` first, then `stages` after every change
     of the state."""
 
     def __init__(self, rows_max: int = NODE_MAX) -> None:
@@ -91,14 +79,13 @@ class PolicyCompiler:
         self._about = Subjects()
         self._members = Members()
         self._sight = Sight()
-        self._facts: dict[int, PortFacts] = {}
+        self._facts: dict[int, PortNumbers] = {}
         self._subjects: dict[int, _Subject] = {}
         self._host: LabelIndex | None = None
         self._users: dict[Selector, dict[int, None]] = {}
         self.prefixes = PrefixIdentities()
-        self.nodes = NodeIdentities()
-        self.changed_prefixes: list[str] = []
-        """After `update`: the prefixes, and addresses of nodes as prefixes, whose number is another one now."""
+        self.nodes = numbered_nodes()
+        self.facets = Facets()
         self.overflow: dict[int, Overflow] = {}
         """Subjects that ask for more rows than they may have: they are held closer than their policies say."""
 
@@ -132,7 +119,8 @@ class PolicyCompiler:
 
     def selected(self, selector: Selector) -> list[int]:
         """The identities that it selects, whether or not a rule of this node uses it."""
-        known = ((number, self._selection.labels_of(number)) for number in self._selection.identities())
+        numbers = _without_facets(self._selection.identities())
+        known = ((number, self._selection.labels_of(number)) for number in numbers)
         return [number for number, index in known if index is not None and selector.matches_index(index)]
 
     def full(self, state: State, cluster: str, node: str) -> tuple[SubjectRows, PolicyRows]:
@@ -146,7 +134,8 @@ class PolicyCompiler:
         self._sight = Sight(self._inputs.settings, self._inputs.address_labels(state))
         self.prefixes.replace(self._addresses.prefixes())
         self.nodes.replace(seen_nodes(state, self._node, self._sight, state.nodes))
-        derived = (*sorted(self.prefixes.labels), *sorted(self.nodes.labels))
+        self.facets = all_facets(state, self._members, self._addresses)
+        derived = (*sorted(self.prefixes.labels), *sorted(self.nodes.labels), *sorted(self.facets.labels))
         for number in (*RESERVED_LABELS, *sorted(state.identities), *derived):
             self._selection.put(number, self._labels(state, number) or ())
         for subject in self._wanted_subjects(state):
@@ -180,7 +169,7 @@ class PolicyCompiler:
         """What selectors see of an identity; None if it is not known."""
         if number == HOST:
             return self._sight.of_host(state.nodes.get(self._node))
-        derived = self.prefixes.labels.get(number) or self.nodes.labels.get(number)
+        derived = self.prefixes.labels.get(number) or self.nodes.labels.get(number) or self.facets.labels.get(number)
         if derived is not None or (number in OF_NODES and self._sight.tells_apart):
             return derived or RESERVED_LABELS[number]
         identity = state.identities.get(number)
@@ -190,26 +179,55 @@ class PolicyCompiler:
         addresses = self._members.addresses(state, number, self._node, self._addresses.api_servers)
         return (*own, *self._addresses.of_mesh(addresses))
 
-    def update(self, state: State, changes: Iterable[Change]) -> tuple[SubjectChanges, PolicyChanges]:
-        """What the rows must become now that these changes are in the state; None: the row goes.
+    def stages(self, state: State, changes: Iterable[Change]) -> Iterator[Stage]:
+        """What the rows must become now that these changes are in the state, in steps, each to be written whole before
+        the next. With more changes than there were, or with one twice, they end at the same rows.
 
-        Calling it with more changes than there were, or with one twice, gives the same rows.
+        Where policies come to ask for other differences between addresses, or endpoints begin or cease to disagree on
+        a named port, addresses get other numbers while rows get other verdicts, and no order of single writes keeps
+        every address under its old policy or its new one. So first all are told apart that are before or afterwards,
+        under the old policies: verdicts stay. Then what has changed is in force, each number's rows by themselves. Then
+        those that look alike again are put together: verdicts stay.
         """
         changes = tuple(changes)
-        dirty = _Dirty()
-        settings = self._inputs.settings
-        policies = self._inputs.update(state, changes)
-        for key, (_, changed) in policies.items():
-            self._about.put(key, (part.subject for part in changed.parts) if changed else ())
+        coming, policies = self._inputs.after(state, changes)
+        asked = keys = self._addresses.keys
+        if policies:
+            keys = coming.keys()
+            asked = merged((asked, keys))
+        if asked != self._addresses.keys:
+            yield self._stage(state, Dirty(), asked)
+        dirty = Dirty()
         for change in changes:
             self._mark(state, change, dirty)
-        self.changed_prefixes = []
-        asks_anew = bool(policies) and self._inputs.keys() != self._addresses.keys
+        turning = self.facets.turning({number: self._looks(state, number) for number in dirty.identities})
+        if turning - self.facets.split.keys():
+            yield self._stage(state, Dirty(), self._addresses.keys, apart=turning)
+        self._inputs = coming
+        for key, (_, changed) in policies.items():
+            self._about.put(key, (part.subject for part in changed.parts) if changed else ())
+        asks_anew = any(change.kind in ADDRESS_KINDS for change in changes)
+        yield self._stage(state, dirty, asked, policies, turning, is_change=True, asks_anew=asks_anew)
+        if turning or keys != asked:
+            yield self._stage(state, Dirty(), keys)
+
+    def _stage(
+        self,
+        state: State,
+        dirty: Dirty,
+        keys: AddressKeys,
+        policies: Mapping[ObjectKey, OldAndNew] = NO_POLICIES,
+        apart: frozenset[int] = frozenset(),
+        is_change: bool = False,
+        asks_anew: bool = False,
+    ) -> Stage:
+        settings = self._sight.settings
+        asks_anew |= keys != self._addresses.keys
         asks_anew |= frozenset(self._inputs.api_servers) != self._addresses.api_servers
-        asks_anew |= any(change.kind in ADDRESS_KINDS for change in changes)
         if asks_anew or self._inputs.settings != settings:
-            self._refresh_sight(state, dirty, asks_anew)
+            self._refresh_sight(state, dirty, keys if asks_anew else None)
         self._refresh_nodes(state, dirty)
+        facets = self._refresh_facets(state, dirty, apart)
         for number in sorted(dirty.identities):
             self._refresh_identity(state, number, dirty)
         for old, new in policies.values():
@@ -227,7 +245,8 @@ class PolicyCompiler:
             wanted = dict.fromkeys(self._wanted_subjects(state))
             dirty.subjects.update(dict.fromkeys(number for number in wanted if number not in self._subjects))
             dirty.subjects.update(dict.fromkeys(number for number in self._subjects if number not in wanted))
-        return self._within_bounds(*self._rebuild(state, wanted, dirty))
+        subjects, rows = self._within_bounds(*self._rebuild(state, wanted, dirty))
+        return Stage(subjects, rows, facets, dirty.prefixes, is_change)
 
     def _within_bounds(self, subjects: SubjectChanges, rows: PolicyChanges) -> tuple[SubjectChanges, PolicyChanges]:
         """The changes, but of the subjects that are over their bounds, or were, everything that they hold."""
@@ -243,7 +262,7 @@ class PolicyCompiler:
             rows.update((key, held.get(key)) for key in asked)
         return subjects, rows
 
-    def _mark(self, state: State, change: Change, dirty: _Dirty) -> None:
+    def _mark(self, state: State, change: Change, dirty: Dirty) -> None:
         if change.kind == "identity":
             dirty.identities[change.key] = None
         elif change.kind == "endpoint":
@@ -263,20 +282,23 @@ class PolicyCompiler:
         endpoint = state.endpoints.get(key)
         self._members.move(key, known, endpoint.identity if endpoint else None)
 
-    def _refresh_sight(self, state: State, dirty: _Dirty, asks_anew: bool) -> None:
-        """How policies look at addresses and nodes, after a change of settings or (`asks_anew`) of what they ask."""
+    def _refresh_sight(self, state: State, dirty: Dirty, asked: AddressKeys | None) -> None:
+        """How policies look at addresses and nodes, after a change of settings or of what is `asked`."""
         before = self._sight
-        addresses = self._inputs.address_labels(state) if asks_anew else before.addresses
+        addresses = before.addresses if asked is None else self._inputs.address_labels(state, asked)
         self._sight = Sight(self._inputs.settings, addresses)
-        if asks_anew:
-            self.changed_prefixes, numbers = self.prefixes.replace(addresses.prefixes())
+        if asked is not None:
+            dirty.prefixes, numbers = self.prefixes.replace(addresses.prefixes())
             dirty.identities.update(dict.fromkeys(numbers))
         if not before.is_like(self._sight):
             dirty.nodes.update(dict.fromkeys((self._node, *state.nodes)))
         if before.addresses.keys.blocks != addresses.keys.blocks:
             dirty.identities.update(dict.fromkeys((*RESERVED_LABELS, *state.identities)))
+        if before.addresses.keys.ports != addresses.keys.ports:
+            self._facts = {}
+            dirty.looks.update(dict.fromkeys(state.identities))
 
-    def _refresh_nodes(self, state: State, dirty: _Dirty) -> None:
+    def _refresh_nodes(self, state: State, dirty: Dirty) -> None:
         """The numbers of other nodes' addresses, and what their identities and the host's look like."""
         if not dirty.nodes:
             return
@@ -285,10 +307,24 @@ class PolicyCompiler:
         gone: dict[str, Labels | None] = dict.fromkeys(dirty.addresses)
         seen = seen_nodes(state, self._node, self._sight, dirty.nodes)
         addresses, numbers = self.nodes.replace(gone | seen)
-        self.changed_prefixes = [*self.changed_prefixes, *map(host_prefix, addresses)]
+        dirty.prefixes += map(host_prefix, addresses)
         dirty.identities.update(dict.fromkeys((*OF_NODES, *numbers)))
 
-    def _rebuild(self, state: State, wanted: Iterable[int], dirty: _Dirty) -> tuple[SubjectChanges, PolicyChanges]:
+    def _refresh_facets(self, state: State, dirty: Dirty, apart: frozenset[int]) -> FacetChanges:
+        """After everything that says whose addresses look otherwise."""
+        before = frozenset(self.facets.split)
+        looks = {number: self._looks(state, number) for number in sorted({*dirty.identities, *dirty.looks})}
+        changed, numbers = self.facets.replace(looks, apart)
+        dirty.identities.update(dict.fromkeys(numbers))
+        turned = sorted(before ^ self.facets.split.keys())
+        dirty.subjects.update((number, None) for number in turned if number in self._subjects)
+        dirty.endpoints |= bool(changed)
+        return changed
+
+    def _looks(self, state: State, number: int) -> Looks:
+        return looks_of(state, number, self._members.of(number), self._addresses)
+
+    def _rebuild(self, state: State, wanted: Iterable[int], dirty: Dirty) -> tuple[SubjectChanges, PolicyChanges]:
         """Whole subjects first; of the others, the rows of single (subject, remote) pairs."""
         kept, whole = frozenset(wanted), frozenset(dirty.subjects)
         subject_changes: SubjectChanges = {}
@@ -304,9 +340,16 @@ class PolicyCompiler:
         """Identities of the node's endpoints, and its own under host policies. One whose labels are not known gets no
         row: the programs drop."""
         own = state.node_endpoints.get(self._node, ())
-        found = dict.fromkeys(state.endpoints[key].identity for key in own)
+        found = dict.fromkeys(number for key in own for number in self.subjects_of(state.endpoints[key]))
         known = [number for number in found if self._selection.labels_of(number) is not None]
         return sorted([*known, HOST] if self._host is not None else known)
+
+    def subjects_of(self, endpoint: Endpoint) -> Sequence[int]:
+        """The numbers by which the programs find the rows about an endpoint: its identity, and where endpoints of this
+        disagree on named ports, the facets of its addresses."""
+        addresses = (endpoint.ipv4, endpoint.ipv6) if endpoint.identity in self.facets.split else ()
+        facets = (self.facets.number_of(each) for each in addresses if each)
+        return [endpoint.identity, *dict.fromkeys(number for number in facets if number)]
 
     def _read_host(self, state: State) -> LabelIndex | None:
         """The labels by which host policies select this node; None while none is in force."""
@@ -315,7 +358,7 @@ class PolicyCompiler:
             return None
         return index_labels(host_labels(mesh_node(node)))
 
-    def _refresh_identity(self, state: State, number: int, dirty: _Dirty) -> None:
+    def _refresh_identity(self, state: State, number: int, dirty: Dirty) -> None:
         before = self._selection.labels_of(number)
         labels = self._labels(state, number)
         changed = self._selection.put(number, labels) if labels else self._selection.remove(number)
@@ -324,18 +367,16 @@ class PolicyCompiler:
         if self._selection.labels_of(number) != before:
             dirty.subjects[number] = None
         facts = self._facts.pop(number, None)
-        if facts is None or facts != self._ports(state, number):
+        if facts is None or facts != self._ports(number):
             for subject, found in self._subjects.items():
                 if found.names_ports:
                     dirty.remotes[subject, number] = None
                     if subject == number:
                         dirty.subjects[subject] = None
 
-    def _ports(self, state: State, number: int) -> PortFacts:
-        if number not in state.identities:
-            return NO_PORTS
+    def _ports(self, number: int) -> PortNumbers:
         if number not in self._facts:
-            self._facts[number] = self._members.ports(state, number)
+            self._facts[number] = self.facets.ports(number)
         return self._facts[number]
 
     def _subject_index(self, subject: int) -> LabelIndex | None:
@@ -358,14 +399,16 @@ class PolicyCompiler:
     def _build_subject(self, state: State, subject: int) -> _Subject:
         policies = self.policies_of(subject)
         settings = self._inputs.settings
-        row = subject_row(policies, settings, is_host=subject == HOST)
+        row = subject_row(policies, settings, is_host=subject == HOST, is_split=subject in self.facets.split)
         built = _Subject(row, effective_rules(policies, settings))
         for selector in built.selectors():
             self._selection.add(selector)
             self._users.setdefault(selector, {})[subject] = None
         for rule in built.rules:
-            remotes = remotes_of(rule, self._selection.selected, self._selection.identities)
-            put_rows(built.rows, subject, remotes, rule, lambda number: self._ports(state, number))
+            remotes: Iterable[int] = remotes_of(rule, self._selection.selected, self._selection.identities)
+            if not built.asks_facets:
+                remotes = _without_facets(sorted(remotes))
+            put_rows(built.rows, subject, remotes, rule, self._ports)
         built.count = sum(map(len, built.rows.values()))
         self._subjects[subject] = built
         return built
@@ -399,6 +442,8 @@ class PolicyCompiler:
 
     def _rebuild_remote(self, state: State, subject: int, remote: int, row_changes: PolicyChanges) -> None:
         found = self._subjects[subject]
+        if remote >= FACETS and not found.asks_facets:
+            return
         built: dict[int, PolicyRows] = {}
         index = self._selection.labels_of(remote)
         for rule in found.rules:
@@ -406,7 +451,7 @@ class PolicyCompiler:
                 index is not None and any(selector.matches_index(index) for selector in rule.peers or ())
             )
             if about and index is not None:
-                put_rows(built, subject, (remote,), rule, lambda number: self._ports(state, number))
+                put_rows(built, subject, (remote,), rule, self._ports)
         rows, old = built.get(remote, {}), found.rows.get(remote, {})
         found.count += len(rows) - len(old)
         _compare(old, rows, row_changes)
@@ -414,6 +459,11 @@ class PolicyCompiler:
             found.rows[remote] = rows
         else:
             found.rows.pop(remote, None)
+
+
+def _without_facets(numbers: Sequence[int]) -> Sequence[int]:
+    """Of sorted numbers."""
+    return numbers[: bisect_left(numbers, FACETS)]
 
 
 def _compare(old: dict[Key, Row], new: dict[Key, Row], changes: dict[Key, Row | None]) -> None:

@@ -5,7 +5,8 @@ Belongs here: from the state to resolved policies, and which of them a change to
 a clusterwide one for every endpoint of the cluster.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from copy import copy
 
 from controlplane.fields import Refusal
 from controlplane.model import API_SERVER_SERVICE, ObjectKey, Policy
@@ -20,6 +21,8 @@ from controlplane.projections.change import Change
 from controlplane.projections.services import service_key
 from controlplane.projections.state import State
 
+KINDS = ("policy", "service", "backends", "settings")
+"""Changes of these kinds can change what the policies are."""
 ADDRESS_KINDS = ("cidr_group", "name")
 """Changes of these kinds can change the labels of addresses though the policies stay."""
 
@@ -51,10 +54,19 @@ class PolicyInputs:
         for key in sorted(state.policies):
             self._read(state, key)
 
-    def update(
+    def after(
         self, state: State, changes: Iterable[Change]
-    ) -> dict[ObjectKey, tuple[ParsedPolicy | None, ParsedPolicy | None]]:
-        """What changed, old and new form."""
+    ) -> tuple["PolicyInputs", Mapping[ObjectKey, OldAndNew]]:
+        """As they are meant now, and what changed, old and new form. This one stays as it was."""
+        mattering = [change for change in changes if change.kind in KINDS]
+        if not mattering:
+            return self, {}
+        coming = copy(self)
+        for name in ("policies", "unreadable", "_sources", "_written", "_by_service", "_keys"):
+            setattr(coming, name, dict(getattr(self, name)))
+        return coming, coming._update(state, mattering)
+
+    def _update(self, state: State, changes: Iterable[Change]) -> dict[ObjectKey, OldAndNew]:
         touched: dict[ObjectKey, None] = {}
         services = False
         for change in changes:
@@ -114,13 +126,14 @@ class PolicyInputs:
         """What the policies ask of addresses."""
         return merged(self._keys.values())
 
-    def address_labels(self, state: State) -> AddressLabels:
-        """Under the groups and names of the state. A name counts whichever cluster saw it."""
+    def address_labels(self, state: State, keys: AddressKeys | None = None) -> AddressLabels:
+        """Under the groups and names of the state. A name counts whichever cluster saw it. `keys`: what is asked, if it
+        is not what the policies ask."""
         groups = [group for key, group in state.cidr_groups.items() if key.cluster == self._cluster]
         names: dict[str, tuple[str, ...]] = {}
         for name in state.resolved_names.values():
             names[name.name] = tuple(sorted({*names.get(name.name, ()), *name.addresses}))
-        return AddressLabels(self.keys(), groups, names, self.api_servers)
+        return AddressLabels(self.keys() if keys is None else keys, groups, names, self.api_servers)
 
 
 def service_views(state: State, cluster: str) -> list[ServiceView]:

@@ -8,8 +8,10 @@ from ipaddress import ip_address
 
 import msgspec
 
+from controlplane.desired.address_identities import AddressIdentities
+from controlplane.desired.facets import Facets, all_facets
 from controlplane.desired.members import HOST, RESERVED_LABELS, Members
-from controlplane.desired.nodes import RESERVED, NodeIdentities, Sight, node_identities
+from controlplane.desired.nodes import RESERVED, Sight, node_identities
 from controlplane.desired.policy_inputs import PolicyInputs
 from controlplane.desired.policy_mesh import mesh_node
 from controlplane.desired.prefixes import PrefixIdentities, prefix_identities
@@ -17,11 +19,12 @@ from controlplane.history.provenance import Origins
 from controlplane.model import RESERVED_IDENTITIES, Endpoint, EndpointKey, Labels, NodeKey, ObjectKey
 from controlplane.policy.mesh import host_labels
 from controlplane.policy.prefixes import EVERY_PREFIX, AddressLabels
+from controlplane.policy.resolve import PortNumbers
 from controlplane.policy.rules import NamedPorts, ParsedPolicy
 from controlplane.policy.verdict import policies_of
 from controlplane.projections.services import service_key
 from controlplane.projections.state import State
-from datapath.addressing import protocol_name
+from controlplane.projections.workloads import workload_key
 
 RIGHT = "right is NS/POD, CLUSTER:NS/POD, service:NS/NAME, node:NAME, ip:ADDRESS or entity:NAME"
 ENDPOINT, NODE, SERVICE, WORLD, ENTITY = "endpoint", "node", "service", "world", "entity"
@@ -59,25 +62,24 @@ class Mesh:
         self._addresses: dict[str, AddressLabels] = {}
         self._members: Members | None = None
         self._prefixes: dict[str, PrefixIdentities] = {}
-        self._nodes: dict[NodeKey, NodeIdentities] = {}
+        self._facets: dict[str, Facets] = {}
+        self._nodes: dict[NodeKey, AddressIdentities] = {}
 
     @property
     def members(self) -> Members:
-        """The endpoints of each identity: rows are by identity, so a fact holds for all of them or does not count."""
+        """The endpoints of each identity."""
         if self._members is None:
             self._members = Members()
             self._members.fill(self.state)
         return self._members
 
-    def named_ports(self, end: End, protocol: int, port: int) -> tuple[NamedPorts, NamedPorts]:
-        """By identity, as rows are: for allow rules, those that all its endpoints give the same number; for deny rules,
-        the names that any of them gives to this port."""
+    def named_ports(self, end: End) -> NamedPorts:
+        """Of a workload."""
         if not isinstance(end.key, EndpointKey):
-            return {}, {}
-        facts = self.members.ports(self.state, end.identity)
-        agreed = {name: (number, protocol_name(own)) for (own, name), number in facts.agreed.items()}
-        given = (name for (own, name), numbers in facts.known.items() if own == protocol and port in numbers)
-        return agreed, dict.fromkeys(given, (port, protocol_name(protocol)))
+            return {}
+        endpoint = self.state.endpoints[end.key]
+        workload = self.state.workloads.get(workload_key(endpoint.cluster, endpoint.namespace, endpoint.workload))
+        return workload.ports if workload else {}
 
     def inputs(self, cluster: str) -> PolicyInputs:
         """The policies of a cluster as they are meant in this state."""
@@ -111,11 +113,21 @@ class Mesh:
             self._prefixes[cluster] = prefix_identities(self.state, cluster)
         return self._prefixes[cluster]
 
+    def facets(self, cluster: str) -> Facets:
+        """The addresses of identities that a cluster's policies tell apart."""
+        if cluster not in self._facets:
+            self._facets[cluster] = all_facets(self.state, self.members, self.addresses(cluster))
+        return self._facets[cluster]
+
+    def ports(self, number: int, where: NodeKey) -> PortNumbers:
+        """The named ports of an identity or facet in a node's rows."""
+        return self.facets(where.cluster).ports(number)
+
     def sight(self, cluster: str) -> Sight:
         """By what a cluster's policies know nodes."""
         return Sight(self.inputs(cluster).settings, self.addresses(cluster))
 
-    def nodes(self, where: NodeKey) -> NodeIdentities:
+    def nodes(self, where: NodeKey) -> AddressIdentities:
         """The numbers of the other nodes on one; of all where it is none of the mesh."""
         if where not in self._nodes:
             self._nodes[where] = node_identities(self.state, where, self.sight(where.cluster))
@@ -126,7 +138,8 @@ class Mesh:
         sight = self.sight(where.cluster)
         if number == HOST:
             return sight.of_host(self.state.nodes.get(where))
-        derived = self.prefixes(where.cluster).labels.get(number) or self.nodes(where).labels.get(number)
+        found = (self.prefixes(where.cluster), self.nodes(where), self.facets(where.cluster))
+        derived = next((each.labels[number] for each in found if number in each.labels), None)
         if derived is not None or (sight.tells_apart and number in RESERVED.values()):
             return derived or RESERVED_LABELS[number]
         identity = self.state.identities.get(number)
@@ -158,8 +171,11 @@ class Mesh:
         where = NodeKey(node.cluster, node.node) if isinstance(node, (EndpointKey, NodeKey)) else NodeKey("", "")
         if isinstance(end.key, NodeKey):
             return self.labels_of(self.node_number(end, where), where)
-        blocks = addresses.of_mesh(self.members.addresses(self.state, end.identity, where))
-        return tuple(sorted({*end.labels, *blocks}))
+        held = self.members.addresses(self.state, end.identity, where)
+        if isinstance(end.key, EndpointKey):
+            endpoint = self.state.endpoints[end.key]
+            held = [each for each in (endpoint.ipv6 if version == 6 else endpoint.ipv4,) if each]
+        return tuple(sorted({*end.labels, *addresses.of_mesh(held)}))
 
     def end(self, text: str) -> End:
         """Raises NoSuchEnd."""
@@ -184,7 +200,7 @@ class Mesh:
             raise NoSuchEnd(f"{address!r} is no address; {RIGHT}") from None
         holder = self.state.addresses.get(canonical)
         if isinstance(holder, EndpointKey):
-            return self.of_endpoint(self.state.endpoints[holder], text)
+            return msgspec.structs.replace(self.of_endpoint(self.state.endpoints[holder], text), address=canonical)
         if holder is not None:
             number = RESERVED_IDENTITIES["remote-node"]
             name = text or f"node {holder.node}"

@@ -15,6 +15,7 @@ from datapath.notifications import Notification
 from datapath.tables import (
     BackendKey,
     EndpointKey,
+    FacetKey,
     IpcacheKey,
     PolicyKey,
     PolicySubjectKey,
@@ -102,6 +103,15 @@ def policy_hits(told: Notification, tables: Tables) -> Iterator[Hit]:
     own, remote = told.dest_identity, told.source_identity
     if not is_ingress:
         own, remote = remote, own
+    ends = (told.dest, told.source) if is_ingress else (told.source, told.dest)
+    subject = tables["policy_subjects"].get(PolicySubjectKey(own))
+    flags = subject.flags if subject else 0
+    if flags & abi.POLICY_SUBJECT_HAS_FACETS:
+        yield "facets", FacetKey(ends[0], own)
+        own = _facet(ends[0], own, tables)
+    if flags & abi.POLICY_SUBJECT_ASKS_FACETS:
+        yield "facets", FacetKey(ends[1], remote)
+        remote = _facet(ends[1], remote, tables)
     yield "policy_subjects", PolicySubjectKey(own)
     if told.match == abi.POLICY_MATCH_NONE:
         return
@@ -117,3 +127,8 @@ def policy_hits(told: Notification, tables: Tables) -> Iterator[Hit]:
         if row is not None and row.verdict == wanted:
             yield "policy", key
             return
+
+
+def _facet(address: bytes, identity: int, tables: Tables) -> int:
+    row = tables["facets"].get(FacetKey(address, identity))
+    return row.facet if row else identity

@@ -151,20 +151,21 @@ def _judged(
     directions: Sequence[int] = (POLICY_EGRESS, POLICY_INGRESS),
 ) -> str:  # fmt: skip
     """Both sides, or those named; the first that denies decides."""
-    names = mesh.named_ports(target, protocol, port)
+    names = mesh.named_ports(target)
+    is_ipv6 = protocol == ICMPV6 or any(":" in end.address for end in (source, target))
     denied: list[str] = []
     allowed: list[str] = []
     for direction, own, remote in ((POLICY_EGRESS, source, target), (POLICY_INGRESS, target, source)):
         about = mesh.about_end(own) if direction in directions else None
         if about is None:
             continue
-        seen = mesh.seen(own, remote, 6 if protocol == ICMPV6 or ":" in own.address else 4)
+        seen = mesh.seen(own, remote, 6 if is_ipv6 else 4)
         settings = mesh.inputs(own.cluster).settings
         if isinstance(remote.key, NodeKey) and mesh.sight(own.cluster).tells_apart:
             found.things["settings", own.cluster] = None
         if isinstance(own.key, EndpointKey) and mesh.state.endpoints[own.key].is_audited:
             settings = msgspec.structs.replace(settings, audit=True)
-        side = judge_side(direction, about, seen, protocol, port, names[0], settings=settings, denied_ports=names[1])
+        side = judge_side(direction, about, seen, protocol, port, names, settings=settings)
         reasons = _side_reasons(mesh, direction, own, seen, about, side, protocol, port, names, found)
         is_closed = side.denies or found.sides[-1].verdict == REDIRECT
         (denied if is_closed else allowed).extend(reasons)
@@ -176,14 +177,14 @@ def _judged(
 
 def _side_reasons(
     mesh: Mesh, direction: int, own: End, seen: Labels, about: Sequence[ParsedPolicy], side: Side,
-    protocol: int, port: int, names: tuple[NamedPorts, NamedPorts], found: _Found,
+    protocol: int, port: int, names: NamedPorts, found: _Found,
 ) -> list[str]:  # fmt: skip
     index = index_labels(seen)
     matching = [
         (policy, rule)
         for policy in about
         for rule in policy.rules
-        if rule.direction == direction and rule_matches(rule, index, protocol, port, names[rule.deny])
+        if rule.direction == direction and rule_matches(rule, index, protocol, port, names)
     ]
     deciding = [pair for pair in matching if pair[1].deny] or matching
     where = f"{DIRECTIONS[direction]} of {own.name}"
@@ -192,7 +193,7 @@ def _side_reasons(
     if side.verdict == REDIRECT:
         view = _without_proxy(mesh, direction, own, seen, about, deciding, view)
     _gather_policies(mesh, about, deciding, side, found)
-    closest = nearest_rule(direction, about, index, protocol, port, names[0]) if side.denies and not rules else None
+    closest = nearest_rule(direction, about, index, protocol, port, names) if side.denies and not rules else None
     if closest is not None:
         view = msgspec.structs.replace(view, nearest=closest.name, differs=list(closest.differs))
     found.sides.append(view)

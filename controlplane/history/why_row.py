@@ -8,6 +8,7 @@ from typing import Any
 
 from controlplane.api.schema import RowExplanation
 from controlplane.desired.derive import Deriver
+from controlplane.desired.facets import SCOPE as FACETS
 from controlplane.desired.members import HOST
 from controlplane.desired.policy_mesh import mesh_node
 from controlplane.desired.services import ServiceCompiler
@@ -123,7 +124,18 @@ def _by_device(mesh: Mesh, where: NodeKey, key: Any, row: Any) -> Answer:
     return [f"ifindex {key.ifindex} is the node's own device"], [("node", where)]
 
 
+def _facet(mesh: Mesh, where: NodeKey, key: Any, row: Any) -> Answer:
+    reasons, things = _address(mesh, key.address)
+    labels = ",".join(mesh.labels_of(row.facet, where))
+    reasons.append(f"policies of {where.cluster} tell it from other addresses of identity {key.identity}, by {labels}")
+    return reasons, things
+
+
 def _subject(mesh: Mesh, where: NodeKey, number: int) -> Answer:
+    if number >= FACETS:
+        reasons, behind = _subject(mesh, where, mesh.facets(where.cluster).identity_of(number))
+        labels = ",".join(mesh.labels_of(number, where))
+        return [*reasons, f"{number} stands for those that policies of {where.cluster} know by {labels}"], behind
     identity = mesh.state.identities.get(number)
     if identity is None:
         return [f"identity {number} is reserved"], []
@@ -139,7 +151,7 @@ def _about(mesh: Mesh, where: NodeKey, number: int) -> list[ParsedPolicy]:
         node = mesh.state.nodes.get(where)
         policies = list(mesh.inputs(where.cluster).policies.values())
         return policies_of(host_labels(mesh_node(node)), policies, of_nodes=True) if node else []
-    identity = mesh.state.identities.get(number)
+    identity = mesh.state.identities.get(mesh.facets(where.cluster).identity_of(number) or number)
     return mesh.about(where.cluster, identity.labels if identity else ())
 
 
@@ -155,13 +167,14 @@ def _policy(mesh: Mesh, where: NodeKey, key: Any, row: Any) -> Answer:
     remote = mesh.labels_of(key.remote_identity, where) if key.remote_identity else ()
     if key.remote_identity:
         reasons.append(f"the other end has identity {key.remote_identity} ({','.join(remote) or 'not known'})")
-    if key.remote_identity in mesh.state.identities:
-        things.append(("identity", key.remote_identity))
+    behind = mesh.facets(where.cluster).identity_of(key.remote_identity) or key.remote_identity
+    if behind in mesh.state.identities:
+        things.append(("identity", behind))
     things += _nodes_behind(mesh, where, key.remote_identity)
     index, closing = index_labels(remote), row.verdict == POLICY_VERDICT_DENY
     for policy in _about(mesh, where, key.subject_identity):
         for rule in policy.rules:
-            if rule.direction == key.direction and rule.deny == closing and _asks(mesh, rule, key, index):
+            if rule.direction == key.direction and rule.deny == closing and _asks(mesh, where, rule, key, index):
                 reasons.append(f"{rule.origin} of {policy.name} asks for it")
                 things.append(("policy", policy.key))
     return reasons, things
@@ -176,7 +189,7 @@ def _nodes_behind(mesh: Mesh, where: NodeKey, number: int) -> list[Thing]:
     return [("settings", where.cluster), *(("node", holder) for holder in list(holders)[:SHOWN_MAX])]
 
 
-def _asks(mesh: Mesh, rule: Rule, key: Any, remote: LabelIndex) -> bool:
+def _asks(mesh: Mesh, where: NodeKey, rule: Rule, key: Any, remote: LabelIndex) -> bool:
     """Whether a rule covers all that the row does."""
     if rule.requests is not None and not rule.deny:
         return False
@@ -188,8 +201,8 @@ def _asks(mesh: Mesh, rule: Rule, key: Any, remote: LabelIndex) -> bool:
     if key.protocol and any(each.contains(key.protocol, key.port) and each.last >= last for each in rule.ports):
         return True
     target = key.subject_identity if key.direction == POLICY_INGRESS else key.remote_identity
-    known = mesh.members.ports(mesh.state, target).known
-    return any(key.port in known.get((named.protocol, named.name), ()) for named in rule.named)
+    given = mesh.ports(target, where)
+    return any(key.port == given.get((named.protocol, named.name)) for named in rule.named)
 
 
 UNIT_KINDS = {SERVICE: "service", WORKLOAD: "workload", REDIRECT: "local_redirect"}
@@ -292,6 +305,7 @@ _REFERENTS: Mapping[str, Referents] = {
     "endpoints": _by_address,
     "devices": _by_device,
     "ipcache": _ipcache,
+    "facets": _facet,
     "policy_subjects": _policy_subject,
     "policy": _policy,
     "services": _service,

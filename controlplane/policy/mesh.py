@@ -249,9 +249,7 @@ class Judge:
         if colon and kind == "ip":
             address = _canonical_address(text, rest)
             holder = self._holders.get(address)
-            if isinstance(holder, MeshNode):
-                return msgspec.structs.replace(holder, addresses=(address,))
-            return holder or Place(address)
+            return msgspec.structs.replace(holder, addresses=(address,)) if holder else Place(address)
         if colon and kind == "entity":
             if rest not in ENTITIES or rest in NOT_ENDS:
                 right = ", ".join(entity for entity in ENTITIES if entity not in NOT_ENDS)

@@ -11,6 +11,7 @@ a NetworkPolicy does, as in Kubernetes: see "within" and "touches" in clauses.py
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
+from typing import Any
 
 import msgspec
 
@@ -42,22 +43,22 @@ Network = IPv4Network | IPv6Network
 
 
 class AddressKeys(msgspec.Struct, frozen=True):
-    """What the selectors of some policies ask of addresses, and of labels of nodes; equal values ask the same."""
+    """What some policies ask of addresses and of labels of nodes, and the ports (protocol, name) that they name; equal
+    values ask the same."""
 
     cidrs: tuple[str, ...] = ()
     blocks: tuple[str, ...] = ()
     group_keys: tuple[str, ...] = ()
     patterns: tuple[str, ...] = ()
     node_keys: tuple[str, ...] = ()
+    ports: tuple[tuple[int, str], ...] = ()
 
 
 def address_keys(policies: Iterable[ParsedPolicy]) -> AddressKeys:
     """Of policies whose services have been resolved."""
     found: dict[str, dict[str, None]] = {}
-    selectors = dict.fromkeys(
-        selector for policy in policies for part in policy.parts for rule in part.rules for selector in rule.peers or ()
-    )
-    for selector in selectors:
+    rules = [rule for policy in policies for part in policy.parts for rule in part.rules]
+    for selector in dict.fromkeys(selector for rule in rules for selector in rule.peers or ()):
         _collect(selector, found)
     blocks = {**found.get(SOURCE_WITHIN, {}), **found.get(SOURCE_TOUCHES, {})}
     return AddressKeys(
@@ -66,12 +67,13 @@ def address_keys(policies: Iterable[ParsedPolicy]) -> AddressKeys:
         tuple(sorted(found.get(SOURCE_CIDR_GROUP, ()))),
         tuple(sorted(found.get(SOURCE_NAME, ()))),
         tuple(sorted(found.get(SOURCE_NODE, ()))),
+        tuple(sorted({(named.protocol, named.name) for rule in rules for named in rule.named})),
     )
 
 
 def merged(keys: Iterable[AddressKeys]) -> AddressKeys:
     """What all of them ask together."""
-    found: tuple[set[str], ...] = (set(), set(), set(), set(), set())
+    found: tuple[set[Any], ...] = tuple(set() for _ in msgspec.structs.fields(AddressKeys))
     for each in keys:
         for held, more in zip(found, msgspec.structs.astuple(each), strict=True):
             held.update(more)

@@ -3,16 +3,15 @@
 Belongs here: which rows a rule becomes, ports as prefixes, shapes. Does not belong here: which identities a selector
 selects and which policies are about a subject (desired/policy.py keeps both).
 
-A row never allows more than its rule. The programs see no request inside a connection, and one row holds for all
-endpoints of an identity; so what a rule allows for some requests only, or by the name of a port that the endpoints of
-one identity do not all give the same number, becomes no row: it stays closed. What a rule denies by such a name becomes
-a row for each number. The port of an ICMP message is its type.
+A row never allows more than its rule. The programs see no request inside a connection, so what a rule allows for some
+requests only becomes no row: it stays closed. A row by an identity holds for all its addresses: what a rule says about
+the name of a port that its endpoints do not all give the same number becomes no such row. Where endpoints differ, their
+facets have rows of their own (desired/facets.py). The port of an ICMP message is its type.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
-import msgspec
-
+from controlplane.policy.clauses import SOURCE_TOUCHES, SOURCE_WITHIN
 from controlplane.policy.rules import ANY_PROTOCOL, PORT_MAX, ParsedPolicy, PortRange, Rule
 from controlplane.policy.selectors import Selector
 from controlplane.policy.settings import DEFAULTS, NEVER, PolicySettings
@@ -22,8 +21,10 @@ from datapath.abi.types import (
     POLICY_INGRESS,
     POLICY_SHAPE_L3,
     POLICY_SHAPE_PORT_0,
+    POLICY_SUBJECT_ASKS_FACETS,
     POLICY_SUBJECT_ASKS_LOCALHOST,
     POLICY_SUBJECT_AUDIT,
+    POLICY_SUBJECT_HAS_FACETS,
     POLICY_VERDICT_ALLOW,
     POLICY_VERDICT_DENY,
 )
@@ -38,6 +39,7 @@ DENY = PolicyRow(POLICY_VERDICT_DENY)
 PortPiece = tuple[int, int, int]
 """(protocol, port, prefix length of the port)."""
 RowsByRemote = dict[int, dict[PolicyKey, PolicyRow]]
+OF_BLOCKS = (f"{SOURCE_WITHIN}:", f"{SOURCE_TOUCHES}:")
 EVERY_PORT: tuple[PortPiece, ...] = ((ANY_PROTOCOL, 0, 0),)
 
 
@@ -52,14 +54,9 @@ def port_pieces(ports: PortRange) -> Iterator[PortPiece]:
         port += size
 
 
-class PortFacts(msgspec.Struct, frozen=True):
-    """Named ports of an identity, by (protocol, name): the number all endpoints agree on, all that any one gives."""
-
-    agreed: Mapping[tuple[int, str], int] = {}
-    known: Mapping[tuple[int, str], tuple[int, ...]] = {}
-
-
-NO_PORTS = PortFacts()
+PortNumbers = Mapping[tuple[int, str], int]
+"""Of the named ports of an identity, by (protocol, name): what all its endpoints give."""
+NO_PORTS: PortNumbers = {}
 
 
 def pieces_of(rule: Rule) -> tuple[PortPiece, ...]:
@@ -69,14 +66,10 @@ def pieces_of(rule: Rule) -> tuple[PortPiece, ...]:
     return tuple(dict.fromkeys(piece for ports in rule.ports for piece in port_pieces(ports)))
 
 
-def named_pieces(rule: Rule, facts: PortFacts) -> tuple[PortPiece, ...]:
+def named_pieces(rule: Rule, given: PortNumbers) -> tuple[PortPiece, ...]:
     """Of the ports that the rule gives by name, where the destination has these."""
-    found: list[PortPiece] = []
-    for named in rule.named:
-        key = (named.protocol, named.name)
-        numbers = facts.known.get(key, ()) if rule.deny else [facts.agreed[key]] if key in facts.agreed else ()
-        found += [(named.protocol, number, PORT_BITS) for number in numbers]
-    return tuple(found)
+    asked = ((named.protocol, named.name) for named in rule.named)
+    return tuple((key[0], given[key], PORT_BITS) for key in asked if key in given)
 
 
 def shape_of(piece: PortPiece) -> int:
@@ -99,14 +92,19 @@ def effective_rules(policies: Sequence[ParsedPolicy], settings: PolicySettings =
 
 
 def subject_row(
-    policies: Sequence[ParsedPolicy], settings: PolicySettings = DEFAULTS, is_host: bool = False
+    policies: Sequence[ParsedPolicy],
+    settings: PolicySettings = DEFAULTS,
+    is_host: bool = False,
+    is_split: bool = False,
 ) -> PolicySubjectRow:
     """What is enforced, and the shapes of all its rules, whether or not a remote is known yet that they select.
+    `is_split`: its endpoints have facets that are subjects themselves.
 
     So the row follows the policies alone, and a new identity writes only its own rows.
     """
     shapes = {POLICY_INGRESS: 0, POLICY_EGRESS: 0}
-    for rule in effective_rules(policies, settings):
+    rules = effective_rules(policies, settings)
+    for rule in rules:
         for piece in pieces_of(rule):
             shapes[rule.direction] |= shape_of(piece)
         for named in rule.named:
@@ -114,6 +112,10 @@ def subject_row(
     flags = POLICY_SUBJECT_AUDIT if settings.audit else 0
     if settings.allow_localhost == "policy" and not is_host:
         flags |= POLICY_SUBJECT_ASKS_LOCALHOST
+    if any(map(asks_facets, rules)):
+        flags |= POLICY_SUBJECT_ASKS_FACETS
+    if is_split:
+        flags |= POLICY_SUBJECT_HAS_FACETS
     return PolicySubjectRow(
         ingress_enforced=int(enforces(policies, POLICY_INGRESS, settings)),
         egress_enforced=int(enforces(policies, POLICY_EGRESS, settings)),
@@ -123,11 +125,11 @@ def subject_row(
     )
 
 
-Facts = Callable[[int], PortFacts]
+Facts = Callable[[int], PortNumbers]
 """The named ports of an identity."""
 
 
-def no_facts(identity: int) -> PortFacts:
+def no_facts(identity: int) -> PortNumbers:
     return NO_PORTS
 
 
@@ -158,6 +160,14 @@ def put_rows(
 def asks_remotes(rule: Rule) -> bool:
     """Whether it is about every remote, and what that means depends on the remote's named ports."""
     return rule.peers is None and bool(rule.named) and rule.direction == POLICY_EGRESS
+
+
+def asks_facets(rule: Rule) -> bool:
+    """Whether it can be about some addresses of an identity only: by a block, or by the number of a named port."""
+    if rule.named and rule.direction == POLICY_EGRESS:
+        return True
+    asked = (requirement.key for selector in rule.peers or () for requirement in selector.requirements)
+    return any(key.startswith(OF_BLOCKS) for key in asked)
 
 
 def remotes_of(

@@ -125,10 +125,8 @@ def judge_side(
     named_ports: NamedPorts = NO_PORTS,
     request: Request = NO_REQUEST,
     settings: PolicySettings = DEFAULTS,
-    denied_ports: NamedPorts | None = None,
 ) -> Side:
-    """What the policies of one end (as `policies_of` gives them) say about the other end and the port. `denied_ports`:
-    what deny rules take for the named ports, where that is not the same.
+    """What the policies of one end (as `policies_of` gives them) say about the other end and the port.
 
     A deny rule wins over every allow rule; then an allow rule; then default deny where a policy enforces. Only the
     node's own host comes in unless a deny rule says otherwise: probes and the node's agents live there (unless the
@@ -137,8 +135,7 @@ def judge_side(
     enforced_by = tuple(dict.fromkeys(policy.name for policy in policies if enforces((policy,), direction)))
     if settings.enforcement == NEVER:
         return Side(ALLOW, (), ())
-    names = (named_ports, named_ports if denied_ports is None else denied_ports)
-    side = _judge(direction, policies, index_labels(remote), protocol, port, names, request, settings)
+    side = _judge(direction, policies, index_labels(remote), protocol, port, named_ports, request, settings)
     is_localhost = direction == POLICY_INGRESS and HOST_LABEL in remote and settings.allow_localhost != "policy"
     if is_localhost and side.verdict == REDIRECT:
         return Side(REDIRECT, side.by, enforced_by, ALLOW if side.requests else "")
@@ -155,17 +152,16 @@ def _judge(
     index: LabelIndex,
     protocol: int,
     port: int,
-    names: tuple[NamedPorts, NamedPorts],
+    named_ports: NamedPorts,
     request: Request,
     settings: PolicySettings,
 ) -> Side:
-    """`names`: named ports of allow rules, and of deny rules."""
     allowed: dict[str, None] = {}
     denied: dict[str, None] = {}
     rules: list[Rule] = []
     for policy in policies:
         for rule in policy.rules:
-            if rule.direction == direction and rule_matches(rule, index, protocol, port, names[rule.deny]):
+            if rule.direction == direction and rule_matches(rule, index, protocol, port, named_ports):
                 (denied if rule.deny else allowed)[policy.name] = None
                 if not rule.deny:
                     rules.append(rule)

@@ -3,9 +3,12 @@
 Belongs here: when rows are derived, and from which state. Does not belong here: deriving (desired/), writing rows.
 """
 
+from itertools import chain
+
 import structlog
 
 from controlplane.desired.derive import Deriver
+from controlplane.desired.turns import turn_of
 from controlplane.runtime.follower import Follower
 from controlplane.runtime.relabelling import Relabelling
 from controlplane.runtime.telemetry import Counters
@@ -71,7 +74,9 @@ class Feed:
         if replaced:
             self._offered_in_sync = False
             return
-        self._reconciler.offer(self.deriver.update(self._follower.state, changes), ends_turn=ends_turn)
+        kind = turn_of(chain.from_iterable(changes))
+        first, *others = self.deriver.turns(self._follower.state, changes)
+        self._reconciler.offer(first, kind, ends_turn=ends_turn, leads_to=others)
         self._relabelling.offer([change for applied in changes for change in applied])
         self._counters.add("derivations_total")
 

@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable, Sequence
 import structlog
 
 from controlplane.codec import MalformedBatch, decode
-from controlplane.desired.turns import gives_meaning
+from controlplane.desired.turns import MOVED, changes_ports, gives_meaning, turn_of
 from controlplane.events import Event, Unknown
 from controlplane.history.recent import Recent
 from controlplane.projections.change import Change
@@ -64,7 +64,7 @@ class Follower:
         self.on_turn: Callable[[], None] | None = None
         """Called before a record is applied that must not be realized together with what is to be taken."""
         self._changes: list[tuple[Change, ...]] = []
-        self._has_moved = False
+        self._has_moved = self._has_meant = False
         self._replaced = False
         self._work = asyncio.Event()
         self._moved = asyncio.Event()
@@ -127,7 +127,8 @@ class Follower:
     def take_changes(self) -> tuple[bool, Sequence[tuple[Change, ...]]]:
         """What `State.apply` returned since the last call. True in front: the state is another one, derive in full."""
         replaced, changes = self._replaced, self._changes
-        self._replaced, self._changes, self._has_moved = False, [], False
+        self._replaced, self._changes = False, []
+        self._has_moved = self._has_meant = False
         self._work.clear()
         return replaced, changes
 
@@ -154,19 +155,24 @@ class Follower:
                 await asyncio.sleep(0)
 
     def _apply(self, record: Record) -> None:
-        if self._has_moved and self.on_turn is not None and gives_meaning(_events_of(record)):
+        if self.on_turn is not None and self._begins_turn(record):
             self.on_turn()
         changes = self.state.apply(record)
         self._changes.append(changes)
-        self._has_moved = self._has_moved or any(
-            change.kind == "endpoint" and change.old is not None and change.new is not None for change in changes
-        )
+        self._has_moved = self._has_moved or turn_of(changes) == MOVED
+        self._has_meant = self._has_meant or any(change.kind in ("policy", "settings") for change in changes)
         self.recent.add(record)
         self.applied_revision = max(self.applied_revision, record.revision)
         self.learn_head(record.revision)
         self._counters.add("log_records_total", cluster=record.cluster)
         self._work.set()
         self._wake()
+
+    def _begins_turn(self, record: Record) -> bool:
+        """Records are decoded for it only where something waits that another could have to wait for."""
+        if self._has_moved and gives_meaning(_events_of(record)):
+            return True
+        return self._has_meant and changes_ports(_events_of(record), self.state, record.cluster)
 
     def _bookmark(self, bookmark: Bookmark) -> None:
         self.applied_revision = max(self.applied_revision, bookmark.revision)

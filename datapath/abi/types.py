@@ -104,6 +104,7 @@ IDENTITY_INGRESS = 8
 IDENTITY_SCOPE_SHIFT = 24
 IDENTITY_SCOPE_PREFIX = 1
 IDENTITY_SCOPE_NODE = 2
+IDENTITY_SCOPE_FACET = 3
 
 # enum ipcache_flag
 IPCACHE_REMOTE_ENDPOINT = 1
@@ -113,6 +114,7 @@ IPCACHE_TUNNEL = 2
 ENDPOINTS_MAX = 65536
 DEVICES_MAX = 4096
 IPCACHE_MAX = 512000
+FACETS_MAX = 512000
 POLICY_SUBJECTS_MAX = 16384
 POLICY_MAX = 262144
 SERVICES_MAX = 65536
@@ -166,6 +168,8 @@ POLICY_SHAPES = 18
 # enum policy_subject_flag
 POLICY_SUBJECT_AUDIT = 1
 POLICY_SUBJECT_ASKS_LOCALHOST = 2
+POLICY_SUBJECT_ASKS_FACETS = 4
+POLICY_SUBJECT_HAS_FACETS = 8
 
 # enum policy_verdict
 POLICY_VERDICT_ALLOW = 1
@@ -308,6 +312,7 @@ ENUMS: Mapping[str, Mapping[str, int]] = {
         "IDENTITY_SCOPE_SHIFT": IDENTITY_SCOPE_SHIFT,
         "IDENTITY_SCOPE_PREFIX": IDENTITY_SCOPE_PREFIX,
         "IDENTITY_SCOPE_NODE": IDENTITY_SCOPE_NODE,
+        "IDENTITY_SCOPE_FACET": IDENTITY_SCOPE_FACET,
     },
     "ipcache_flag": {
         "IPCACHE_REMOTE_ENDPOINT": IPCACHE_REMOTE_ENDPOINT,
@@ -317,6 +322,7 @@ ENUMS: Mapping[str, Mapping[str, int]] = {
         "ENDPOINTS_MAX": ENDPOINTS_MAX,
         "DEVICES_MAX": DEVICES_MAX,
         "IPCACHE_MAX": IPCACHE_MAX,
+        "FACETS_MAX": FACETS_MAX,
         "POLICY_SUBJECTS_MAX": POLICY_SUBJECTS_MAX,
         "POLICY_MAX": POLICY_MAX,
         "SERVICES_MAX": SERVICES_MAX,
@@ -370,6 +376,8 @@ ENUMS: Mapping[str, Mapping[str, int]] = {
     "policy_subject_flag": {
         "POLICY_SUBJECT_AUDIT": POLICY_SUBJECT_AUDIT,
         "POLICY_SUBJECT_ASKS_LOCALHOST": POLICY_SUBJECT_ASKS_LOCALHOST,
+        "POLICY_SUBJECT_ASKS_FACETS": POLICY_SUBJECT_ASKS_FACETS,
+        "POLICY_SUBJECT_HAS_FACETS": POLICY_SUBJECT_HAS_FACETS,
     },
     "policy_verdict": {
         "POLICY_VERDICT_ALLOW": POLICY_VERDICT_ALLOW,
@@ -546,6 +554,21 @@ STRUCTS: Mapping[str, Struct] = {
             Field("mac", 14, 6, "bytes"),
             Field("host_mac", 20, 6, "bytes"),
             Field("reserved", 26, 2, "u16"),
+        ),
+    ),
+    "facet_key": Struct(
+        "facet_key",
+        20,
+        (
+            Field("address", 0, 16, "bytes"),
+            Field("identity", 16, 4, "u32"),
+        ),
+    ),
+    "facet_row": Struct(
+        "facet_row",
+        4,
+        (
+            Field("facet", 0, 4, "u32"),
         ),
     ),
     "fragment_key": Struct(

@@ -95,9 +95,9 @@ class _Mesh:
         spent, written = [], 0
         for run in range(runs):
             changes = change(run)
-            took, (subjects, rows) = _timed(lambda changes=changes: self._compiler.update(self._state, changes))
+            took, stages = _timed(lambda changes=changes: list(self._compiler.stages(self._state, changes)))
             spent.append(took)
-            written = max(written, len(subjects) + len(rows))
+            written = max(written, sum(len(stage.subjects) + len(stage.rows) for stage in stages))
         median = statistics.median(spent)
         ours = f"{median:.2f} ms of CPU, {written} rows"
         return Row(

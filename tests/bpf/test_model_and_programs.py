@@ -13,6 +13,7 @@ from controlplane.commands.addresses import ChangeSettings
 from controlplane.commands.namespace import ApplyNamespace
 from controlplane.commands.policy import ApplyPolicy
 from controlplane.commands.types import Author
+from controlplane.commands.workload import ApplyWorkload
 from controlplane.events import NodeJoined
 from controlplane.policy.manifests import canonical
 from controlplane.runtime.rehearsing import rehearse_on
@@ -144,6 +145,49 @@ def node_policies(draw: st.DrawFn, name: str) -> dict[str, Any]:
     return cilium_policy(spec, name)
 
 
+MORE_PLACES = (("n1", "shop", "front"), ("n2", "shop", "front"), ("n2", "shop", "db"), ("n1", "guest", "db"))
+"""A second and a third endpoint of identities that others have already."""
+PORTS_GIVEN = ({}, {"web": (8080, "TCP")}, {"web": (80, "TCP")}, {"web": (53, "UDP")}, {"web": (8080, "TCP"), "dns": (53, "UDP")})
+BLOCKS = (
+    {"cidr": "0.0.0.0/0"}, {"cidr": "10.1.1.0/24"}, {"cidr": "10.1.1.2/32"}, {"cidr": "::/0"}, {"cidr": "fd00:1::/32"},
+    {"cidr": "10.0.0.0/8", "except": ["10.1.2.0/24"]}, {"cidr": "0.0.0.0/0", "except": ["10.1.1.2/32", "10.2.0.0/16"]},
+    {"cidr": "fd00::/16", "except": ["fd00:1:0:2::/64"]},
+)  # fmt: skip
+
+
+def mixed_world(chance: Random) -> Log:
+    """Endpoints of one identity that stand in other prefixes, and give one port name other numbers."""
+    log = world()
+    for number, (node, namespace, app) in enumerate(MORE_PLACES):
+        labels = {"app": app} if namespace == "shop" else {"app": app, "tier": "tin"}
+        add_endpoint(log, "east", node, f"more-{number}", 30 + number, namespace, **labels)
+    for key in sorted(log.state.workloads):
+        if chance.random() < 0.7:
+            held = log.state.workloads[key]
+            labels = {name.removeprefix("k8s:"): value for name, _, value in (each.partition("=") for each in held.labels)}
+            given = ApplyWorkload(key.namespace, key.name, labels, True, "", chance.choice(PORTS_GIVEN), held.node)
+            accept(log, Author(key.cluster, "operator"), given)
+    return log
+
+
+@st.composite
+def block_policies(draw: st.DrawFn, name: str) -> dict[str, Any]:
+    """A NetworkPolicy about blocks of addresses and named ports, or a CiliumNetworkPolicy that denies by name."""
+    ports = st.lists(st.sampled_from(({"port": "web"}, {"port": 8080}, {"port": "dns", "protocol": "UDP"})), max_size=2)
+    if draw(st.integers(0, 3)) == 0:
+        named = [{"ports": [{"port": draw(st.sampled_from(("web", "dns")))}]}]
+        section, way = draw(st.sampled_from((("ingressDeny", "from"), ("egressDeny", "to"))))
+        peers = draw(st.sampled_from(({f"{way}Endpoints": [{}]}, {f"{way}Entities": ["all"]}, {})))
+        return cilium_policy({"endpointSelector": {}, section: [{**peers, "toPorts": named}]}, name)
+    subject = draw(st.sampled_from(({}, {"matchLabels": {"app": "front"}}, {"matchLabels": {"app": "db"}})))
+    spec: dict[str, Any] = {"podSelector": subject}
+    for section, field in draw(st.sampled_from(((("ingress", "from"),), (("egress", "to"),), (("ingress", "from"), ("egress", "to"))))):
+        peers = st.sampled_from(BLOCKS).map(lambda block: {"ipBlock": block}) | st.just({"podSelector": {"matchLabels": {"app": "db"}}})
+        rule = st.fixed_dictionaries({"ports": ports}, optional={field: st.lists(peers, min_size=1, max_size=2)})
+        spec[section] = draw(st.lists(rule, min_size=1, max_size=2))
+    return network_policy(spec, name)
+
+
 def play(
     copy: Rehearsal, written: list[tuple[str, dict[str, Any]]], asked: list[dict[str, str]], log: Log | None = None
 ) -> Counter[str]:
@@ -194,6 +238,23 @@ def test_they_agree_about_nodes(
         asked.append({"from": ends[0], "to": ends[1], "l4": chance.choice(L4)})
     written = [("east", first), (chance.choice(("east", "west")), second)]
     play(copy, written, asked, nodes_world(settings_of))
+
+
+@settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(block_policies("p"), block_policies("q"), st.integers(0, 1 << 32))
+def test_they_agree_about_endpoints_of_one_identity(
+    copy: Rehearsal, first: dict[str, Any], second: dict[str, Any], seed: int
+) -> None:
+    """Each is judged by its own addresses, IPv4 and IPv6, and by its own numbers of named ports."""
+    chance = Random(seed)
+    log = mixed_world(chance)
+    families = list(zip(*((each.ipv4, each.ipv6) for each in log.state.endpoints.values()), strict=True))
+    asked = []
+    for _ in range(FLOWS):
+        ends = [f"ip:{each}" for each in chance.sample(chance.choice(families), 2)]
+        asked.append({"from": ends[0], "to": ends[1], "l4": chance.choice(("TCP/80", "TCP/8080", "UDP/53", "TCP/443"))})
+    counted = play(copy, [("east", first), ("east", second)], asked, log)
+    assert not counted["error"]
 
 
 def test_nodes_are_told_apart(copy: Rehearsal) -> None:

@@ -30,6 +30,7 @@ def rows_of(table: str, ifindexes: tuple[int, int]) -> list[tuple[Any, Any]]:
             (tables.IpcacheKey(120, address("10.1.0.0")), tables.IpcacheRow(first, 7, 1)),
             (tables.IpcacheKey(128, second), tables.IpcacheRow(NO_ADDRESS, 8, 0)),
         ],
+        "facets": [(tables.FacetKey(each, 1001), tables.FacetRow(3 << 24 | each[15])) for each in (first, second)],
         "policy_subjects": [
             (tables.PolicySubjectKey(7), tables.PolicySubjectRow(1, 0, 3, 0)),
             (tables.PolicySubjectKey(8), tables.PolicySubjectRow(0, 1, 0, 1)),
@@ -72,14 +73,8 @@ def rows_of(table: str, ifindexes: tuple[int, int]) -> list[tuple[Any, Any]]:
             (tables.RouteKey(128, first), tables.RouteRow(one, NO_ADDRESS)),
             (tables.RouteKey(128, second), tables.RouteRow(two, NO_ADDRESS)),
         ],
-        "shapers": [
-            (tables.ShaperKey(one, 11), tables.ShaperRow(1_250_000)),
-            (tables.ShaperKey(one, 12), tables.ShaperRow(1 << 33)),
-        ],
-        "neighbours": [
-            (tables.NeighbourKey(one, first), tables.NeighbourRow(mac)),
-            (tables.NeighbourKey(two, second), tables.NeighbourRow(mac)),
-        ],
+        "shapers": [(tables.ShaperKey(one, 11), tables.ShaperRow(1_250_000)), (tables.ShaperKey(one, 12), tables.ShaperRow(1 << 33))],
+        "neighbours": [(tables.NeighbourKey(*each), tables.NeighbourRow(mac)) for each in ((one, first), (two, second))],
     }
     return samples[table]
 
@@ -89,7 +84,7 @@ def other_row(table: str, ifindexes: tuple[int, int]) -> Any:
     row = rows_of(table, ifindexes)[0][1]
     changes = {
         "endpoints": {"identity": 9}, "devices": {"identity": 9}, "ipcache": {"identity": 9},
-        "policy_subjects": {"egress_enforced": 1}, "policy": {"verdict": 2}, "services": {"count": 9},
+        "facets": {"facet": 9}, "policy_subjects": {"egress_enforced": 1}, "policy": {"verdict": 2}, "services": {"count": 9},
         "backends": {"port": 9}, "maglev": {"slots": b"\5\6" * 512}, "source_ranges": {"contained": 9},
         "affinity_backends": {"slot": 9}, "node_state": {"policy_epoch": 43}, "tunnel": {"ifindex": ifindexes[1]},
         "attachments": {"program": "from_network"}, "socket_hooks": {"cgroup": str(CGROUP / "two")},

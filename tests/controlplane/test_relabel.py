@@ -32,7 +32,7 @@ from datapath.realization import Realization
 from datapath.reconciler import Reconciler
 from datapath.tables import DeviceKey, EndpointKey, IpcacheKey, PolicyKey, PolicyRow, PolicySubjectKey, PolicySubjectRow
 from kvstore.types import Bookmark, Position, Record
-from tests.controlplane.policy.worlds import look_up
+from tests.controlplane.policy.worlds import asked_for, look_up
 from tests.controlplane.random_mesh import Log
 from tests.controlplane.small_mesh import accept, add_endpoint, mesh
 
@@ -61,11 +61,12 @@ class Kernel:
         from_here, to_here = (PLACES[each][0] == self._node for each in (source, dest))
         sender = self._device(PLACES[source][1]) if from_here else self._ipcache(source)
         receiver = self._endpoint(dest) if to_here else self._ipcache(dest)
-        subjects = self._decoded("policy_subjects")
-        rows = self._decoded("policy")
-        if from_here and not look_up(subjects, rows, sender, receiver, POLICY_EGRESS, TCP, port):
+        subjects, rows, facets = map(self._decoded, ("policy_subjects", "policy", "facets"))
+        ends = (sender, self.addresses[source]), (receiver, self.addresses[dest])
+        sending, arriving = asked_for(subjects, facets, *ends), asked_for(subjects, facets, *ends[::-1])
+        if from_here and not look_up(subjects, rows, *sending, POLICY_EGRESS, TCP, port):
             return False
-        return not to_here or look_up(subjects, rows, receiver, sender, POLICY_INGRESS, TCP, port)
+        return not to_here or look_up(subjects, rows, *arriving, POLICY_INGRESS, TCP, port)
 
     def leaves(self, source: str, address: str) -> bool:
         """Whether a workload of this node reaches an address outside the mesh, which the longest prefix tells."""
@@ -111,7 +112,8 @@ class Follower:
         """All records that have come, in one update."""
         changes, self._seen = self._log.changes[self._seen :], len(self._log.changes)
         self._check = check
-        self._write(self._deriver.update(self._log.state, changes))
+        for turn in self._deriver.turns(self._log.state, changes):
+            self._write(turn)
         self._check = None
 
     def _write(self, desired: Any) -> None:
@@ -315,6 +317,7 @@ async def test_a_policy_that_comes_right_after_a_move_never_meets_the_old_identi
 
 OUTSIDE = ("10.1.2.3", "10.200.0.1", "192.0.2.1")
 CIDRS = st.sampled_from(("0.0.0.0/0", "10.0.0.0/8", "10.1.0.0/16"))
+EVERYONE = st.sampled_from(({"toEntities": ["world"]}, {"toPorts": [{"ports": [{"port": "80"}]}]}, {"toEntities": ["all"]}))
 HOLES = st.lists(st.sampled_from(("10.0.0.0/8", "10.1.0.0/16", "10.1.2.0/24")), max_size=2, unique=True)
 
 
@@ -323,11 +326,10 @@ def outward(draw: st.DrawFn) -> dict[str, Any]:
     """A policy about prefixes within each other."""
     spec: dict[str, Any] = {"endpointSelector": {"matchLabels": {"app": "red"}}}
     for section in draw(st.lists(st.sampled_from(("egress", "egressDeny")), min_size=1, unique=True)):
-        holes = HOLES if section == "egress" else st.just([])
-        sets = st.lists(st.fixed_dictionaries({"cidr": CIDRS, "except": holes}), min_size=1, max_size=2)
+        sets = st.lists(st.fixed_dictionaries({"cidr": CIDRS, "except": HOLES}), min_size=1, max_size=2)
         listed = draw(st.lists(sets, max_size=2))
         within = [[each for each in some if _is_whole(each)] for some in listed]
-        spec[section] = [{"toCIDRSet": some} for some in within if some]
+        spec[section] = [{"toCIDRSet": some} for some in within if some] + draw(st.lists(EVERYONE, max_size=1))
     return policy("outward", spec)
 
 

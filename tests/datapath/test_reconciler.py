@@ -29,11 +29,13 @@ class GatedKernel(FakeKernel):
         self.entered = threading.Event()
         self.gate = threading.Event()
         self.put_threads: set[str] = set()
+        self.put_rows: list[bytes] = []
 
     def put(self, table: str, rows: Sequence[tuple[bytes, bytes]]) -> Sequence[RowFailure]:
         self.put_threads.add(threading.current_thread().name)
         self.entered.set()
         assert self.gate.wait(DEADLINE_S)
+        self.put_rows += (row for _, row in rows)
         return super().put(table, rows)
 
 
@@ -104,6 +106,38 @@ async def test_turns_are_passes_of_their_own() -> None:
         kernel.gate.set()
         await reconciler.wait_realized(TURNS_MAX + 19, DEADLINE_S)
         assert passes == [1, 2, *range(4, TURNS_MAX + 3), TURNS_MAX + 19]
+
+
+async def test_offers_of_two_kinds_are_passes_of_their_own() -> None:
+    """What is of neither kind goes with either."""
+    kernel = GatedKernel()
+    passes: list[int] = []
+    async with running(kernel, lambda report: passes.append(report.realized_generation)) as reconciler:
+        reconciler.offer(complete(1, devices(1)))
+        await entered(kernel)
+        for generation, kind in enumerate(("", "moved", "", "moved", "meant", "", "moved"), 2):
+            reconciler.offer(Desired(generation, False, {}), kind)
+        kernel.gate.set()
+        await reconciler.wait_realized(8, DEADLINE_S)
+        assert passes == [1, 5, 7, 8]
+
+
+async def test_what_an_offer_leads_to_is_seen_only_whole() -> None:
+    """Each in a pass of its own and in order, nothing else with them, and one report."""
+    kernel = GatedKernel()
+    passes: list[int] = []
+    async with running(kernel, lambda report: passes.append(report.realized_generation)) as reconciler:
+        reconciler.offer(complete(1, devices(1)))
+        await entered(kernel)
+        rows = [DeviceRow(bytes(16), bytes(16), number, 1, bytes(6)) for number in range(2, 7)]
+        first, second, third, last, after = (Desired(2, False, {"devices": {DeviceKey(1): row}}) for row in rows)
+        reconciler.offer(first)
+        reconciler.offer(second, leads_to=[third, last._replace(generation=3)])
+        reconciler.offer(after._replace(generation=4))
+        kernel.gate.set()
+        await reconciler.wait_realized(4, DEADLINE_S)
+        assert passes == [1, 2, 3, 4]
+        assert [codec.decode_row("devices", row).identity for row in kernel.put_rows] == [1, 2, 3, 4, 5, 6]
 
 
 async def test_a_complete_offer_and_a_generation_that_is_forgotten_end_all_turns() -> None:

@@ -245,23 +245,28 @@ async def test_a_host_policy_is_named_where_host_policies_are_in_force() -> None
         assert any("CiliumClusterwideNetworkPolicy" in each.about for each in answer.evidence) is firewall
 
 
-async def test_a_denial_by_a_port_name_is_cited_for_each_number_that_the_identity_gives_it() -> None:
-    """Two endpoints of one identity disagree about "web": rows deny both numbers, and allow neither."""
+async def test_endpoints_of_one_identity_are_judged_by_their_own_numbers_of_named_ports() -> None:
+    """Two disagree about "web": of each, its own number is denied, or allowed, and the rule is cited."""
     log = shop()
     add_endpoint(log, "east", "n1", "twin", 14, app="db")
     accept(log, OPERATOR, ApplyWorkload("shop", "twin", {"app": "db"}, True, "", {"web": (9090, "TCP")}, "n1"))
     ports = "toPorts: [{ports: [{port: web, protocol: TCP}]}]"
-    for section, other, verdict in (("ingressDeny", "ingress: [{}], ", "deny-explicit"), ("ingress", "", "deny-default")):
+    for section, other, verdicts in (
+        ("ingressDeny", "ingress: [{fromEntities: [all]}], ", ("deny-explicit", "allow")), ("ingress", "", ("allow", "deny-default")),
+    ):  # fmt: skip
         spec = f"{{endpointSelector: {{matchLabels: {{app: db}}}}, {other}{section}: [{{{ports}}}]}}"
         manifest = {"apiVersion": "cilium.io/v2", "kind": "CiliumNetworkPolicy",
                     "metadata": {"name": "named", "namespace": "shop"}, "spec": yaml.safe_load(spec)}  # fmt: skip
         accept(log, OPERATOR, ApplyPolicy("CiliumNetworkPolicy", "shop", "named", canonical(manifest)))
         mesh = await mesh_of(log)
-        for port in (8080, 9090):
-            answer = explain(mesh, mesh.end("shop/cart"), mesh.end("shop/db"), 6, port)
+        for target, port, verdict in zip(
+            ("db", "db", "twin", "twin"), (8080, 9090, 9090, 8080), (*verdicts, *verdicts), strict=True
+        ):
+            answer = explain(mesh, mesh.end("shop/cart"), mesh.end(f"shop/{target}"), 6, port)
             (side,) = [each for each in answer.sides if each.direction == "ingress"]
-            assert (answer.verdict, side.verdict) == ("deny", verdict)
-            assert side.rules == (["spec.ingressDeny[0] of CiliumNetworkPolicy/shop/named"] if other else [])
+            assert side.verdict == verdict, (section, target, port)
+            cited = f"spec.{section}[0] of CiliumNetworkPolicy/shop/named"
+            assert (cited in side.rules) is (port == (8080 if target == "db" else 9090))
 
 
 async def test_audit_of_one_endpoint_is_told() -> None:

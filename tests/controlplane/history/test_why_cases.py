@@ -29,17 +29,20 @@ from controlplane.history.rows import row_name
 from controlplane.history.why import DIRECTIONS, explain, read_port
 from controlplane.history.why_row import explain_row
 from controlplane.kubernetes_objects import command_of
-from controlplane.model import Labels, NodeKey, ServicePort
+from controlplane.model import EndpointKey, Labels, NodeKey, ServicePort
+from controlplane.policy.rules import ICMPV6
 from controlplane.policy.verdict import ALLOW, REDIRECT
 from datapath.abi.types import POLICY_EGRESS, POLICY_INGRESS
 from datapath.addressing import protocol_name
 from datapath.codec import address_bytes
+from datapath.tables import NO_ADDRESS
 from tests.controlplane.cli import test_verdict
 from tests.controlplane.policy import test_cilium, test_network_policy, test_published
 from tests.controlplane.policy.worlds import (
     APPS,
     NAMESPACES,
     TIERS,
+    asked_for,
     cilium_policies,
     cilium_policy,
     look_up,
@@ -249,9 +252,19 @@ def rows_allow(mesh: Mesh, source: End, target: End, protocol: int, port: int) -
         if own.what == "endpoint":
             tables = tables_of(mesh, NodeKey(own.cluster, own.key.node))
             number = number_of(tables["ipcache"], remote, own)
-            rows = tables["policy_subjects"], tables["policy"]
-            allowed &= look_up(*rows, own.identity, number, direction, protocol, port)
+            version = 6 if protocol == ICMPV6 or any(":" in end.address for end in (source, target)) else 4
+            ends = (own.identity, address_of(mesh, own, version)), (number, address_of(mesh, remote, version))
+            asked = asked_for(tables["policy_subjects"], tables["facets"], *ends)
+            allowed &= look_up(tables["policy_subjects"], tables["policy"], *asked, direction, protocol, port)
     return [allowed]
+
+
+def address_of(mesh: Mesh, end: End, version: int) -> bytes:
+    """Of this family, of an endpoint; nobody's of others."""
+    if not isinstance(end.key, EndpointKey):
+        return NO_ADDRESS
+    endpoint = mesh.state.endpoints[end.key]
+    return address_bytes(endpoint.ipv6 if version == 6 else endpoint.ipv4)
 
 
 def tables_of(mesh: Mesh, where: NodeKey) -> Any:

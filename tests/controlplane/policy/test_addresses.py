@@ -177,14 +177,14 @@ class World:
         self.put("settings", self.state.policy_settings, CLUSTER, canonical(settings))
 
     def update(self) -> None:
-        subjects, rows = self.compiler.update(self.state, self.changes)
+        for stage in self.compiler.stages(self.state, self.changes):
+            for held, changed in ((self.subjects, stage.subjects), (self.rows, stage.rows)):
+                for key, row in changed.items():
+                    if row is None:
+                        del held[key]
+                    else:
+                        held[key] = row
         self.changes = []
-        for held, changed in ((self.subjects, subjects), (self.rows, rows)):
-            for key, row in changed.items():
-                if row is None:
-                    del held[key]
-                else:
-                    held[key] = row
 
     def identity_of(self, address: str) -> int:
         """What the ipcache says: the longest prefix; "node:NAME" is its address."""

@@ -17,12 +17,14 @@ from controlplane.policy.selection import Selection
 from datapath.abi.types import (
     POLICY_INGRESS,
     POLICY_SHAPES,
+    POLICY_SUBJECT_ASKS_FACETS,
     POLICY_SUBJECT_ASKS_LOCALHOST,
     POLICY_SUBJECT_AUDIT,
+    POLICY_SUBJECT_HAS_FACETS,
     POLICY_VERDICT_ALLOW,
     POLICY_VERDICT_DENY,
 )
-from datapath.tables import PolicyKey, PolicyRow, PolicySubjectKey, PolicySubjectRow
+from datapath.tables import FacetKey, FacetRow, PolicyKey, PolicyRow, PolicySubjectKey, PolicySubjectRow
 
 CLUSTER = "east"
 NAMESPACE = "shop"
@@ -105,6 +107,21 @@ def selection_of(mesh: Mapping[int, Labels], policies: Sequence[ParsedPolicy]) -
             for selector in rule.peers or ():
                 selection.add(selector)
     return selection
+
+
+def asked_for(
+    subjects: Mapping[PolicySubjectKey, PolicySubjectRow],
+    facets: Mapping[FacetKey, FacetRow],
+    subject: tuple[int, bytes],
+    remote: tuple[int, bytes],
+) -> tuple[int, int]:
+    """The numbers by which the programs look up rows about two ends, each an identity and an address."""
+    numbers = [subject[0], remote[0]]
+    found = subjects.get(PolicySubjectKey(subject[0]))
+    for place, end, flag in ((0, subject, POLICY_SUBJECT_HAS_FACETS), (1, remote, POLICY_SUBJECT_ASKS_FACETS)):
+        if found is not None and found.flags & flag and FacetKey(end[1], end[0]) in facets:
+            numbers[place] = facets[FacetKey(end[1], end[0])].facet
+    return numbers[0], numbers[1]
 
 
 def look_up(
