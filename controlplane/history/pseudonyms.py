@@ -18,6 +18,8 @@ from typing import Any
 
 import msgspec
 
+from controlplane.balancing import NODE_ANNOTATION, NODE_SELECTOR_ANNOTATION, TYPE_ANNOTATION, VALUES, annotation_fault
+from controlplane.commands.balancer_pools import ASKED_ANNOTATIONS
 from controlplane.labels import CLUSTER_KEY, NAMESPACE_KEY, NAMESPACE_LABEL_PREFIX, SERVICE_ACCOUNT_KEY
 from controlplane.policy.manifests import canonical
 
@@ -25,7 +27,7 @@ KEPT_NAMES = ("", "default", "operator")
 """A manifest without a namespace means "default"; "operator" is a role."""
 LETTERS = ("b", "c", "m", "r")
 """Of names before each of those kept, and after all of them."""
-KEPT_KEYS = (NAMESPACE_KEY, CLUSTER_KEY, SERVICE_ACCOUNT_KEY, "kubernetes.io/metadata.name")
+KEPT_KEYS = (NAMESPACE_KEY, CLUSTER_KEY, SERVICE_ACCOUNT_KEY, "kubernetes.io/metadata.name", NODE_ANNOTATION)
 LABEL_SOURCES = ("k8s", "any", "reserved", "cidr", "cidrgroup", "node", "fqdn", "container", "unspec")
 KEPT_FIELDS = frozenset(
     ("apiVersion", "kind", "policyTypes", "operator", "protocol", "method", "family", "type", "fromEntities",
@@ -104,6 +106,25 @@ class Pseudonyms:
             self.label_key(key): value if key.startswith("reserved:") else self.name(str(value))
             for key, value in labels.items()
         }
+
+    def annotations(self, annotations: Mapping[str, str]) -> dict[str, str]:
+        """Of a service: what it says to the mesh keeps its meaning."""
+        found = {}
+        for key, value in annotations.items():
+            if key in ASKED_ANNOTATIONS:
+                found[key] = ",".join(self.address(each.strip()) for each in value.split(","))
+            elif key == NODE_SELECTOR_ANNOTATION:
+                found[key] = ",".join(map(self._pair, value.split(",")))
+            elif key == TYPE_ANNOTATION or value.lower() in VALUES.get(key, ()):
+                found[key] = value if not annotation_fault(key, value) else self.name(value)
+            else:
+                found.update(self.labels({key: value}))
+        return found
+
+    def _pair(self, text: str) -> str:
+        """ "key=value" or "key"."""
+        key, equals, value = text.replace("==", "=").partition("=")
+        return f"{self.label_key(key.strip())}{equals}{self.name(value.strip()) if equals else ''}"
 
     # --- addresses --------------------------------------------------------------------------------------------------
 

@@ -30,7 +30,7 @@ ADDRESS_FIELDS = frozenset(
     ("ipv4", "ipv6", "address", "addresses", "blocks", "pod_cidrs", "service_cidrs", "cluster_ips", "prefixes",
      "last_created", "external_ips", "load_balancer_ips", "source_ranges")
 )  # fmt: skip
-LABEL_FIELDS = frozenset(("labels", "selector", "annotations"))
+LABEL_FIELDS = frozenset(("labels", "selector"))
 CGROUP_FIELDS = frozenset(("cgroup", "joining_cgroup"))
 MAC_FIELDS = frozenset(("mac", "host_mac"))
 KEPT_FIELDS = frozenset(
@@ -202,6 +202,8 @@ class _Words:
             return [(names.name(cluster), names.settings(text)) for cluster, text in value]
         if name == "last_created":
             return [(self._plain(owner, "", key), self._plain(owner, "address", found)) for key, found in value]
+        if name == "annotations":
+            return names.annotations(value)
         if name in LABEL_FIELDS:
             return names.labels(value) if isinstance(value, dict) else tuple(sorted(map(names.label, value)))
         return self._plain(owner, name, value)

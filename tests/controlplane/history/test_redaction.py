@@ -111,10 +111,13 @@ async def test_no_address_of_the_mesh_is_in_the_file() -> None:
 
 TWO_OF_ONE_ADDRESS = [(0, 0, 0, 0)] * 4 + [(23, 0, 1, 0), (23, 0, 1, 1)]
 """Balancers of two namespaces: the first by name has the address."""
+ANNOTATED = [(0, 0, 0, 0)] * 2 + [(4, 0, 2, 0), (5, 1, 0, 0), (23, 1, 2, 0), (24, 0, 0, 0)]
+"""A global service whose annotation keeps it to backends of its own cluster."""
 
 
 @given(steps(25), st.lists(st.tuples(st.integers(0, 12), *[st.integers(0, 5)] * 3), max_size=3), st.integers(0, 30))
 @example(TWO_OF_ONE_ADDRESS, [], 13)
+@example(ANNOTATED, [], 0)
 @settings(max_examples=40, deadline=None)
 async def test_the_mesh_keeps_its_shape(script: Any, forged: Any, place: int) -> None:
     """As many things of each kind, as many rows in each table of each node, as many refusals; and it verifies."""
