@@ -195,3 +195,13 @@ def test_every_map_that_can_be_listed_is_served() -> None:
     kinds = set(bpf.KINDS)
     assert set(schema.BPF_KINDS) == set(kernel_views.KIND_TABLES) | set(kernel_views.KIND_RUNTIME_MAPS) == kinds
     assert (set(sysdump.MAPS), set(sysdump.LISTS)) == (kinds, set(schema.LIST_KINDS))
+
+
+def test_one_identity_by_its_number(run: Run, agent: FakeAgent) -> None:
+    """With its labels, and a number that nobody has is a failure that says where to look."""
+    serve(agent, "identity", ITEMS["identity"], {**ITEMS["identity"], "number": 65793, "labels": ["k8s:app=cart"]})
+    status, out, _ = run("identity", "get", "65793")
+    assert (status, out.split("\n")[1].split()) == (0, ["65793", "k8s:app=cart", "0"])
+    assert "reserved:world" not in out
+    status, _, err = run("identity", "get", "9")
+    assert status == 1 and "identity 9: there is none; see meshlog identity list" in err
