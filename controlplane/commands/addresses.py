@@ -6,10 +6,14 @@ from controlplane.addresses import is_address
 from controlplane.commands.types import Author, Decision, Rejection
 from controlplane.events import CIDRGroupApplied, CIDRGroupRemoved, NameExpired, NameResolved, SettingsChanged
 from controlplane.model import CidrGroup
+from controlplane.policy.manifests import parse_text
 from controlplane.policy.names import canonical_name, name_fault
-from controlplane.policy.settings import Settings, read_settings
+from controlplane.policy.settings import Settings, read_settings, settings_in_force
 from controlplane.projections.addresses import group_key, name_key
 from controlplane.projections.state import State
+
+SHOWN_MAX = 3
+"""Policies that a rejection names."""
 
 
 class ApplyCidrGroup(msgspec.Struct, frozen=True):
@@ -94,6 +98,27 @@ def change_settings(state: State, author: Author, command: ChangeSettings) -> De
     found = read_settings(msgspec.json.decode(command.document))
     if not isinstance(found, Settings):
         return Rejection("; ".join(map(str, found)))
-    if state.policy_settings.get(author.cluster, "{}") == command.document:
+    held = state.policy_settings.get(author.cluster, "")
+    if (held or "{}") == command.document:
         return Decision()
+    lost = _unreadable(state, author.cluster, settings_in_force(held), found)
+    if lost:
+        shown = "; ".join(lost[:SHOWN_MAX]) + ("; and others" if len(lost) > SHOWN_MAX else "")
+        return Rejection(f"{len(lost)} policies need the settings as they are: change or delete them first: {shown}")
     return Decision((SettingsChanged(command.document),))
+
+
+def _unreadable(state: State, cluster: str, old: Settings, new: Settings) -> list[str]:
+    """The policies that can be read under the old settings and not under the new ones, and why: they would close all
+    that they could be about."""
+    found = []
+    for key in sorted(state.policies) if old.policy != new.policy else ():
+        policy = state.policies[key]
+        if policy.cluster != cluster:
+            continue
+        before, after = (
+            parse_text(policy.kind, policy.manifest, cluster, policy.parser, each.policy) for each in (old, new)
+        )
+        if isinstance(after, tuple) and not isinstance(before, tuple):
+            found.append(f"{policy.kind} {'/'.join(filter(None, (policy.namespace, policy.name)))}: {after[0]}")
+    return found

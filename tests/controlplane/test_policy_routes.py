@@ -14,6 +14,7 @@ from controlplane.api import policy_routes
 from controlplane.api.server import Refused
 from controlplane.commands.addresses import ApplyCidrGroup, ChangeSettings, ExpireName, RemoveCidrGroup, ResolveName
 from controlplane.commands.decide import decide
+from controlplane.commands.policy import ApplyPolicy, RemovePolicy
 from controlplane.commands.types import Author, Decision, Rejection
 from controlplane.desired.policy_problems import policy_problems
 from controlplane.policy.manifests import canonical
@@ -145,6 +146,22 @@ def test_the_state_keeps_groups_names_and_settings() -> None:
     for command in (RemoveCidrGroup("a"), ExpireName("example.com", ("192.0.2.1",)), ExpireName("example.com")):
         accept(log, OPERATOR, command)
     assert log.state.digest() == empty
+
+
+def test_settings_without_which_a_policy_cannot_be_read_are_kept() -> None:
+    """Turning one off is rejected with the policy and its field while there is such a policy, and not after."""
+    log, author = small_mesh.mesh(), Author("east", "operator")
+    on, off = ChangeSettings('{"enable-node-selector-labels":true}'), ChangeSettings("{}")
+    small_mesh.accept(log, author, on)
+    manifest = {"apiVersion": "cilium.io/v2", "kind": "CiliumNetworkPolicy", "metadata": {"name": "p", "namespace": "shop"},
+                "spec": {"endpointSelector": {}, "ingress": [{"fromNodes": [{}]}]}}  # fmt: skip
+    small_mesh.accept(log, author, ApplyPolicy("CiliumNetworkPolicy", "shop", "p", canonical(manifest)))
+    rejection = decide(log.state, author, off)
+    assert isinstance(rejection, Rejection)
+    for told in ("CiliumNetworkPolicy shop/p", "ingress[0].fromNodes[0]", "enable-node-selector-labels", "change or delete"):
+        assert told in rejection.reason
+    small_mesh.accept(log, author, RemovePolicy("CiliumNetworkPolicy", "shop", "p"))
+    assert small_mesh.accept(log, author, off).events
 
 
 def test_a_wish_that_is_true_already_writes_nothing() -> None:

@@ -158,8 +158,8 @@ def test_the_settings_are_switched_under_traffic(place: Place) -> None:
              {"fromCIDR": [f"{UNDERLAY['n2'][4]}/32"], "toPorts": [{"ports": [{"port": str(GRANTED)}]}]}]  # fmt: skip
     documents = [document("CiliumNetworkPolicy", each.partition("=")[2], {"endpointSelector": {}, "ingress": rules})
                  for each in (OLD, NEW)]  # fmt: skip
-    place.set({})
     place.apply(closing("shop"), *documents)
+    place.set({})
     run, spans = Datagrams(place.node, place.make_pod("switched")), Spans()
     run.start()
     try:
