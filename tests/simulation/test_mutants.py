@@ -100,12 +100,12 @@ def forgets_in_a_checkpoint(patch: Patch) -> None:
 
 
 def derives_no_workload(patch: Patch) -> None:
-    whole = Deriver.update
+    whole = Deriver.turns
 
-    def update(self: Deriver, state: State, changes: Sequence[Any]) -> Any:
+    def turns(self: Deriver, state: State, changes: Sequence[Any]) -> Any:
         return whole(self, state, [tuple(each for each in one if each.kind != "service") for one in changes])
 
-    patch.setattr(Deriver, "update", update)
+    patch.setattr(Deriver, "turns", turns)
 
 
 def writes_headers_first(patch: Patch) -> None:
