@@ -310,14 +310,6 @@ class Netlink:
         code = self._try("tc", "del-filter", "bpf", **_filter_place(ifindex, hook))
         return 0 if code in (errno.ENOENT, errno.ENODEV) else code
 
-    def delete_clsact(self, ifindex: int) -> None:
-        """Removes the clsact qdisc that put_filter made, once no filter is left, whoever's."""
-        if ifindex in self._clsact_made and not any(
-            self._requests.filters(ifindex, parent) for parent in CLSACT_PARENTS.values()
-        ):
-            self._clsact_made.discard(ifindex)
-            self._try("tc", "del", "clsact", index=ifindex)
-
     def _set_filter(self, how: int, ifindex: int, hook: str, name: str, program_fd: int) -> int:
         return self._requests.put_filter(
             rtnetlink.CREATE | how, ifindex, CLSACT_PARENTS[hook], FILTER_PRIORITY, FILTER_HANDLE,

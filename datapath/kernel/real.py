@@ -69,6 +69,7 @@ class RealKernel:
         joining_cgroup: str = "",
     ) -> None:
         self._pin_root = pin_root
+        self._underlay_ifindex = underlay_ifindex
         self._cgroup = cgroup
         self._joining_cgroup = joining_cgroup
         self._attach = attach
@@ -126,7 +127,7 @@ class RealKernel:
             return Attachments(filters, links, self._xdp_links(), self.objects.programs)
         if not self._stand_ins_wanted:
             return Attachments(links, filters, self._xdp_links(), self.objects.programs)
-        self._stand_ins = StandIns(links, netlink, self.objects.programs)
+        self._stand_ins = StandIns(links, netlink, self.objects.programs, self._underlay_ifindex)
         return Attachments(self._stand_ins, NoForm(), self._xdp_links(), self.objects.programs)
 
     def _xdp_links(self) -> XdpLinks:

@@ -7,6 +7,9 @@ The first link on a hook costs 8-16 ms, in which the kernel waits for its reader
 device; a filter costs 1 ms. So a new hook gets the filter, with the same program, and `settle` makes the link when
 nothing waits. While both are there the kernel runs the link, and as our programs always decide, a packet meets one
 program, not two and not none.
+
+A filter's qdisc stops the queues of its device when it comes, and would again when it goes (clsact.py). So it comes
+only while a device is new and nobody sends to it, and never goes; the underlay's device gets its links at once.
 """
 
 import errno
@@ -24,9 +27,12 @@ class StandIns:
     """A form of attachment (attachments.py); `walk` comes first. Filters that an earlier agent left are stand-ins
     too, whatever the form it had chosen."""
 
-    def __init__(self, links: Links, netlink: Netlink, programs: Mapping[str, Program]) -> None:
-        self._links, self._filters, self._netlink = links, Filters(netlink), netlink
+    def __init__(
+        self, links: Links, netlink: Netlink, programs: Mapping[str, Program], underlay_ifindex: int
+    ) -> None:
+        self._links, self._filters = links, Filters(netlink)
         self._programs = programs
+        self._underlay_ifindex = underlay_ifindex
         self._linked = {key for key, _ in links.walk()}
         self._standing: dict[AttachmentKey, int] = {}
         """Which program each of them runs, by its number."""
@@ -43,9 +49,9 @@ class StandIns:
             yield from ((key, number) for key, number in self._standing.items() if key not in linked)
 
     def put(self, key: AttachmentKey, program: Program) -> None:
-        """Where there is a link, it gets the program; elsewhere a filter does, or a link if it cannot. Raises
+        """Where there is a link, it gets the program; elsewhere a filter does, or a link where none may or can. Raises
         KernelError."""
-        if key not in self._linked:
+        if key not in self._linked and key.ifindex != self._underlay_ifindex:
             try:
                 self._filters.put(key, program)
             except KernelError:
@@ -89,7 +95,6 @@ class StandIns:
     def _end_filter(self, key: AttachmentKey) -> None:
         self._filters.delete(key)
         self._standing.pop(key, None)
-        self._netlink.delete_clsact(key.ifindex)
 
 
 class NoForm:

@@ -8,6 +8,7 @@ import socket
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from datapath.kernel.netlink import Netlink
 from datapath.kernel.programs import Program
 from datapath.kernel.real import RealKernel
 from datapath.tables import AttachmentKey, AttachmentRow
-from tests.bpf.node import CLIENT, FRONTEND, REMOTE
+from tests.bpf.node import CLIENT, FRONTEND, REMOTE, REMOTE_NODE
 from tests.bpf.test_wire import BACKEND_PORT, TIMEOUT_S, Wire, ifindex, open_socket, received
 from tests.conftest import Namespace
 
@@ -155,6 +156,40 @@ def ask_service(wire: Wire, family: int, question: bytes) -> None:
         assert asking.recvfrom(100)[0] == question[::-1]
 
 
+@contextmanager
+def questions(wire: Wire, asker: Namespace, family: int, target: tuple[str, int]) -> Iterator[Callable[[], None]]:
+    """Datagrams to a place where the backend answers, one after the other without a pause. Gives what waits for ROUNDS
+    more; it raises when one is lost, and so does the end."""
+    done, ends = threading.Semaphore(0), threading.Event()
+    bound = (REMOTE.address(family) if asker is wire.client else REMOTE_NODE[family], BACKEND_PORT)
+    with (
+        ThreadPoolExecutor(1) as threads,
+        wire.remote.call(open_socket, family, socket.SOCK_DGRAM, bound) as answering,
+        asker.call(open_socket, family, socket.SOCK_DGRAM, None) as asking,
+    ):
+
+        def ask() -> None:
+            for number in itertools.count():
+                asking.sendto(b"%d" % number, target)
+                heard, source = answering.recvfrom(100)
+                answering.sendto(heard, source)
+                assert asking.recvfrom(100)[0] == b"%d" % number
+                done.release()
+                if ends.is_set():
+                    return
+
+        def pass_rounds() -> None:
+            for _ in range(ROUNDS):
+                assert done.acquire(timeout=TIMEOUT_S) or going.result()
+
+        going = threads.submit(ask)
+        try:
+            yield pass_rounds
+        finally:
+            ends.set()
+        going.result()
+
+
 def counted(kernel: RealKernel) -> int:
     """Datagrams that the programs of this node have counted to some flow."""
     entries = [conntrack.decode_entry(*entry) for entry in kernel.dump_runtime("conntrack")]
@@ -242,9 +277,7 @@ def test_programs_that_the_former_form_still_runs_stay_pinned(attached: Attached
     assert not attached.kernel.objects.has_unused
 
 
-def test_a_packet_meets_one_program_while_both_forms_are_there(
-    attached: Attached, before: str, family: int
-) -> None:
+def test_a_packet_meets_one_program_while_both_forms_are_there(attached: Attached, before: str, family: int) -> None:
     """With links and filters on every hook a packet is counted once by each program on its way, as with one
     form alone."""
     attached.open(before)
@@ -278,34 +311,11 @@ def test_no_packet_is_lost_in_a_hand_over(attached: Attached, family: int) -> No
         attached.put(attached.rows)
     wire.rows(attached.kernel.objects)
     ask_service(wire, family, b"the first, which finds the neighbours")
-    done, ends = threading.Semaphore(0), threading.Event()
-    bound = (REMOTE.address(family), BACKEND_PORT)
-    with (
-        ThreadPoolExecutor(1) as threads,
-        wire.remote.call(open_socket, family, socket.SOCK_DGRAM, bound) as answering,
-        wire.client.call(open_socket, family, socket.SOCK_DGRAM, None) as asking,
-    ):
-
-        def ask() -> None:
-            for number in itertools.count():
-                asking.sendto(b"%d" % number, (FRONTEND.address(family), 80))
-                heard, source = answering.recvfrom(100)
-                answering.sendto(heard, source)
-                assert asking.recvfrom(100)[0] == b"%d" % number
-                done.release()
-                if ends.is_set():
-                    return
-
-        going = threads.submit(ask)
-        try:
-            for form in ("clsact", "tcx", "clsact", "tcx"):
-                for _ in range(ROUNDS):
-                    assert done.acquire(timeout=TIMEOUT_S) or going.result()
-                attached.open(form)
-                attached.put(attached.rows)
-        finally:
-            ends.set()
-        going.result()
+    with questions(wire, wire.client, family, (FRONTEND.address(family), 80)) as pass_rounds:
+        for form in ("clsact", "tcx", "clsact", "tcx"):
+            pass_rounds()
+            attached.open(form)
+            attached.put(attached.rows)
 
 
 def test_filters_of_others_are_left_alone(attached: Attached) -> None:
