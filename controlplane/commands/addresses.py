@@ -104,7 +104,8 @@ def change_settings(state: State, author: Author, command: ChangeSettings) -> De
     lost = _unreadable(state, author.cluster, settings_in_force(held), found)
     if lost:
         shown = "; ".join(lost[:SHOWN_MAX]) + ("; and others" if len(lost) > SHOWN_MAX else "")
-        return Rejection(f"{len(lost)} policies need the settings as they are: change or delete them first: {shown}")
+        who = f"{len(lost)} policies need" if len(lost) > 1 else "a policy needs"
+        return Rejection(f"{who} the settings as they are: change or delete what needs them first: {shown}")
     return Decision((SettingsChanged(command.document),))
 
 

@@ -74,7 +74,7 @@ def test_nodes_that_policies_tell_apart_are_listed(log: Log) -> None:
         own, cluster = known[numbers["192.168.0.2/32"]], "node:io.cilium.k8s.policy.cluster="
         assert {"node:role=gpu", f"{cluster}east", "reserved:remote-node"} == {*own} - {"cidr:0.0.0.0/0"}
     assert numbers["fd02::11/128"] != numbers["192.168.1.1/32"]
-    accept(log, OPERATOR, ChangeSettings("{}"))
+    log.write("east", "operator", e.SettingsChanged("{}"))
     test_ip_list_is_the_ipcache_of_the_node(log)
     numbers = {item.prefix: item.identity for item in items_of("ip", log.state, NODE, remote)}
     assert numbers["192.168.0.2/32"] == RESERVED_IDENTITIES["remote-node"]

@@ -84,12 +84,27 @@ def closing(namespace: str) -> Document:
                     namespace=namespace)  # fmt: skip
 
 
-BASE = [space(trust="some"), pod("client", "guest", app="client", role="old"), pod("server", app="server", tier="old")]
+def serving(port: int) -> Document:
+    """The server, which has a port of the name "web"."""
+    ports = [{"name": f"web-{each['protocol'].lower()}", "protocol": each["protocol"], "containerPort": each["port"]}
+             for each in listed([port])]  # fmt: skip
+    return {**SERVER, "spec": {"containers": [{"name": "server", "ports": ports}]}}
+
+
+def admitting_to_web() -> Document:
+    made = admitting("web", [KEPT])
+    made["spec"]["ingress"][0]["ports"] += [{"protocol": each, "port": f"web-{each.lower()}"} for each in ("UDP", "TCP")]
+    return made
+
+
+SERVER, SECOND = (pod(name, app="server", tier="old") for name in ("server", "second"))
+"""Of one identity."""
+BASE = [space(trust="some"), pod("client", "guest", app="client", role="old"), SERVER, SECOND]
 CLOSED_POLICIES = [closing("guest"), closing("shop"), sending(ALL_PORTS)]
 
 
 class Site:
-    """The agent and its two pods."""
+    """The agent and the pods between which packets flow."""
 
     def __init__(self, machine: Machine, client: Pod, server: Pod) -> None:
         self.machine, self.client, self.server = machine, client, server
@@ -181,7 +196,7 @@ def built(objects_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterat
         machine.start_agent()
         machine.ask("POST", "/v1/apply", {"documents": [{"document": each} for each in BASE]})
         pods = []
-        for number, (place, name) in enumerate((("guest", "client"), ("shop", "server"))):
+        for number, (place, name) in enumerate((("guest", "client"), ("shop", "server"), ("shop", "second"))):
             where = namespace()
             made = machine.ask("POST", "/v1/endpoints", {
                 "container_id": f"c{number}", "interface": "eth0", "netns": where.path,
@@ -189,7 +204,7 @@ def built(objects_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterat
             })  # fmt: skip
             addresses = [each["address"].partition("/")[0] for each in made["addresses"]]
             pods.append(Pod(where, {6 if ":" in each else 4: each for each in addresses}))
-        yield Site(machine, *pods)
+        yield Site(machine, *pods[:2])
 
 
 @pytest.fixture
@@ -254,6 +269,11 @@ SCENARIOS = {
         by_peer("role", peer(role="old"), WITHOUT_ROLE),
         lambda site: site.filter_labels("!role"),
         lambda site: site.filter_labels("!nothing"),
+    ),
+    "named port of one receiver": Scenario(
+        [admitting_to_web(), serving(REVOKED), {**serving(REVOKED), "metadata": SECOND["metadata"]}],
+        applying(serving(GRANTED)),
+        applying(serving(REVOKED)),
     ),
     "policy at the receiver": Scenario(
         [admitting("one", BEFORE)], applying(admitting("one", AFTER)), applying(admitting("one", BEFORE))
