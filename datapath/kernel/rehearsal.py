@@ -19,7 +19,6 @@ from datapath.abi import types as abi
 from datapath.frames import Outcome
 from datapath.kernel import row_changes
 from datapath.kernel.programs import Constant, Loaded, load_private
-from datapath.kernel.ringbuf import RingReader
 from datapath.masquerade import spare_ports
 from datapath.notifications import decode_records
 from datapath.tables import DeviceKey, DeviceRow, TunnelKey, TunnelRow
@@ -60,6 +59,8 @@ class _Copy:
     """One object with maps of its own."""
 
     def __init__(self, path: Path, constants: Mapping[str, Constant]) -> None:
+        from datapath.kernel.ringbuf import RingReader  # brings numpy, which an agent's start does not wait for
+
         elf = path.read_bytes()
         smaller = {name: RUNTIME_ROWS for name in RUNTIME_MAPS if b"\0" + name.encode() + b"\0" in elf}
         self._loaded: Loaded = load_private(path, constants, smaller)

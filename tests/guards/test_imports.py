@@ -25,6 +25,13 @@ def test_the_plugin_imports_nothing_heavy() -> None:
     assert not {"msgspec", "aiohttp", "yaml", "asyncio", "structlog", "numpy"} & set(done.stdout.split())
 
 
+def test_the_agent_starts_without_numpy() -> None:
+    """Its import would be a sixth of what a restart takes; the reader of notifications brings it when all is ready."""
+    program = "import sys, controlplane.agent; print(' '.join(sys.modules))"
+    done = subprocess.run([sys.executable, "-I", "-c", program], capture_output=True, text=True, check=True)
+    assert "numpy" not in done.stdout.split()
+
+
 def test_help_imports_no_command() -> None:
     """`meshlog --help` loads no command and no third party, so that it answers at once."""
     program = "import sys, controlplane.cli.main as m; m.main(['--help']); print('MODULES', *sys.modules)"
