@@ -8,6 +8,7 @@ import itertools
 import os
 import shutil
 import subprocess
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -18,6 +19,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 REQUIRE = "MESHLOG_REQUIRE_KERNEL"
+TAKEN_WITHIN_S = 10.0
 _numbers = itertools.count()
 
 P = ParamSpec("P")
@@ -129,6 +131,15 @@ class Namespace:
         """A program in the namespace; what it printed."""
         entered = ["nsenter", f"--net={self.path}", *command]
         return subprocess.run(entered, check=True, capture_output=True, text=True).stdout
+
+    def add_address(self, address: str, device: str) -> None:
+        """Alone, or with the length of its prefix. Returns when packets to it are taken: the kernel makes an IPv6
+        address's own route later than the address."""
+        is_ipv6 = ":" in address
+        self.run("ip", "address", "add", address, "dev", device, *["nodad"] * is_ipv6)
+        own, deadline = address.partition("/")[0], time.monotonic() + TAKEN_WITHIN_S
+        while is_ipv6 and not self.run("ip", "-6", "route", "show", "table", "local", own):
+            assert time.monotonic() < deadline, f"no route to {own} itself"
 
     def close(self) -> None:
         self._thread.shutdown()

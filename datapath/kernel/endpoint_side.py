@@ -7,6 +7,7 @@ datapath/tables.py.
 
 import errno
 import socket
+import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from types import TracebackType
@@ -20,6 +21,9 @@ GATEWAY_IPV4 = "169.254.1.1"
 GATEWAY_IPV6 = "fe80::1"
 """An endpoint's next hops. No device has these addresses: a permanent neighbour entry leads to the host
 side."""
+
+TAKEN_WITHIN_S, LOOK_AGAIN_S = 5.0, 0.001
+"""The kernel makes an IPv6 address's own route in a work queue, mostly within 0.1 ms; a busy machine takes 15."""
 
 
 class EndpointSide:
@@ -44,14 +48,24 @@ class EndpointSide:
         self._requests.close()
 
     def configure(self, addresses: Sequence[bytes], gateway_mac: bytes) -> None:
-        """Its addresses (/32 and /128), and default routes by way of a device whose MAC is `gateway_mac`. Can be
-        called again."""
+        """Its addresses (/32 and /128), and default routes by way of a device whose MAC is `gateway_mac`. Returns when
+        packets to each address are taken. Can be called again."""
         for address in addresses:
             code = self._requests.put_address(self._ifindex, netlink.kernel_address(address)[0])
             netlink.require(f"address {address_text(address)}", code)
         for gateway, family in ((GATEWAY_IPV4, socket.AF_INET), (GATEWAY_IPV6, socket.AF_INET6)):
             if any(netlink.is_ipv4(address) == (family == socket.AF_INET) for address in addresses):
                 self._put_gateway(gateway, family, gateway_mac)
+        self._wait_until_taken(addresses)
+
+    def _wait_until_taken(self, addresses: Sequence[bytes]) -> None:
+        wanted = {address for address in addresses if not netlink.is_ipv4(address)}
+        deadline = time.monotonic() + TAKEN_WITHIN_S
+        while missing := wanted - self._requests.local_addresses(socket.AF_INET6):
+            if time.monotonic() > deadline:
+                texts = ", ".join(map(address_text, sorted(missing)))
+                raise KernelError(f"packets to {texts} are not taken after {TAKEN_WITHIN_S:.0f} s", errno.ETIMEDOUT)
+            time.sleep(LOOK_AGAIN_S)
 
     def _put_gateway(self, gateway: str, family: int, mac: bytes) -> None:
         packed = socket.inet_pton(family, gateway)

@@ -36,8 +36,8 @@ NODAD = 0x02
 
 PERMANENT = 0x80
 ONLINK = 4
-UNICAST = 1
-MAIN_TABLE = 254
+UNICAST, LOCAL = 1, 2
+MAIN_TABLE, LOCAL_TABLE = 254, 255
 DIRECT_ACTION = 1
 PROTOCOL_ALL = 3
 CLSACT_HANDLE, CLSACT_PARENT = 0xFFFF0000, 0xFFFFFFF1
@@ -240,6 +240,11 @@ class Requests:
         asked = ROUTE.pack(family, 0, 0, 0, MAIN_TABLE, owner, 0, 0, 0)
         found = self._dump(GET_ROUTE, asked, ROUTE)
         return [(head[1], each) for head, each in found if (head[4], head[5]) == (MAIN_TABLE, owner)]
+
+    def local_addresses(self, family: int) -> set[bytes]:
+        """Those to which the namespace takes packets."""
+        found = self._dump(GET_ROUTE, ROUTE.pack(family, 0, 0, 0, LOCAL_TABLE, 0, 0, LOCAL, 0), ROUTE)
+        return {each[PREFIX] for head, each in found if (head[4], head[7]) == (LOCAL_TABLE, LOCAL)}
 
     def neighbours(self, family: int, owner: int) -> list[tuple[int, Attributes]]:
         """An owner's permanent neighbours: the ifindex and attributes (NDA_*)."""

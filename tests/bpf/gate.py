@@ -63,8 +63,7 @@ def routed(make: Callable[[], Namespace]) -> Namespace:
         made.run("ip", "link", "set", device, "up")
         made.run("ip", "link", "set", f"{device}-far", "up")
     for flag, end, length in (("-4", 4, 24), ("-6", 6, 64)):
-        nodad = ["nodad"] * (end == 6)
-        made.run("ip", flag, "addr", "add", f"{NODE.address(end)}/{length}", "dev", "und", *nodad)
+        made.add_address(f"{NODE.address(end)}/{length}", "und")
         made.run("ip", flag, "route", "add", "default", "via", ROUTER.address(end), "dev", "und")
         made.run("ip", flag, "route", "add", OTHER.address(end), "dev", "aside")
     made.run("sysctl", "-qw", "net.ipv4.conf.all.forwarding=1", "net.ipv6.conf.all.forwarding=1")

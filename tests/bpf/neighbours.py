@@ -36,7 +36,7 @@ from datapath.tables import (
     SocketHookRow,
 )
 from tests.bpf.node import CLIENT, FRONTEND, SERVER, Endpoint
-from tests.bpf.sockets import BACKEND_PORT, PORT, TIMEOUT_S, Maker
+from tests.bpf.sockets import BACKEND_PORT, FAMILIES, PORT, TIMEOUT_S, Maker
 from tests.bpf.test_wire import GATEWAY, ifindex, mac_text
 from tests.conftest import Namespace
 
@@ -80,9 +80,8 @@ class Neighbours:
         self.node.run("ip", "link", "set", device, "address", mac_text(endpoint.host_mac), "up")
         place.run("ip", "link", "set", "lo", "up")
         place.run("ip", "link", "set", "eth0", "address", mac_text(endpoint.mac), "up")
-        for family, length in ((4, 32), (6, 128)):
-            own = f"{endpoint.address(family)}/{length}"
-            place.run("ip", f"-{family}", "addr", "add", own, "dev", "eth0", *["nodad"] * (family == 6))
+        for family in FAMILIES:
+            place.add_address(endpoint.address(family), "eth0")
             link = ("lladdr", mac_text(endpoint.host_mac), "dev", "eth0", "nud", "permanent")
             place.run("ip", f"-{family}", "neigh", "add", GATEWAY[family], *link)
             onlink = ("via", GATEWAY[family], "dev", "eth0", "onlink")
@@ -207,8 +206,7 @@ class Neighbours:
         place = make()
         place.run("ip", "link", "set", "lo", "up")
         for endpoint in (CLIENT, SERVER):
-            own = f"{endpoint.address(family)}/{32 if family == 4 else 128}"
-            place.run("ip", f"-{family}", "addr", "add", own, "dev", "lo", *["nodad"] * (family == 6))
+            place.add_address(endpoint.address(family), "lo")
         return self._stack.enter_context(Maker(place, self.cgroup))
 
     def close(self) -> None:

@@ -7,7 +7,8 @@ A socket belongs to the cgroup and the namespace of whoever makes it, so a proce
 import socket
 import subprocess
 import sys
-from collections.abc import Iterable, Mapping
+import time
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Self
 
@@ -90,9 +91,7 @@ class SocketNode:
         namespace.run("ip", "link", "set", "lo", "up")
         for family in FAMILIES:
             for address in (*BACKENDS[family], NODE[family], ROUTER[family]):
-                length = "32" if family == 4 else "128"
-                nodad = ["nodad"] * (family == 6)
-                namespace.run("ip", f"-{family}", "addr", "add", f"{address}/{length}", "dev", "lo", *nodad)
+                namespace.add_address(address, "lo")
         self.kernel = self.open()
 
     def open(self, **constants: int | bytes) -> RealKernel:
@@ -162,3 +161,11 @@ def netns_cookie() -> int:
     """Of the calling thread's namespace."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as asking:
         return int.from_bytes(asking.getsockopt(socket.SOL_SOCKET, SO_NETNS_COOKIE, 8), sys.byteorder)
+
+
+def wait_for(holds: Callable[[], bool]) -> bool:
+    """Until it holds, or for as long as a socket would wait: the kernel may take a packet a while after it was sent."""
+    end = time.monotonic() + TIMEOUT_S
+    while not holds() and time.monotonic() < end:
+        time.sleep(0.01)
+    return holds()

@@ -19,7 +19,7 @@ from datapath import conntrack
 from datapath.abi import types as abi
 from tests.bpf.neighbours import Neighbours
 from tests.bpf.node import CLIENT, FRONTEND, SERVER
-from tests.bpf.sockets import BACKEND_PORT, PORT
+from tests.bpf.sockets import BACKEND_PORT, PORT, wait_for
 from tests.bpf.test_wire import received
 from tests.conftest import CGROUP, Namespace, mounted_bpffs
 
@@ -404,4 +404,4 @@ def test_nothing_is_left_behind(place: Neighbours, family: int) -> None:
         ends[first].close()
         assert ends[1 - first].recv(100) == b""
         ends[1 - first].close()
-        assert place.kernel.objects.maps["socket_ends"].dump() == {}
+        assert wait_for(lambda: place.kernel.objects.maps["socket_ends"].dump() == {})

@@ -77,10 +77,8 @@ def test_sockets_of_endpoints_are_found_in_their_namespaces(
 ) -> None:
     """Not only in that of the node."""
     endpoint = make_namespace()
-    flags = ["nodad"] * (family == 6)
     endpoint.run("ip", "link", "set", "lo", "up")
-    length = "32" if family == 4 else "128"
-    endpoint.run("ip", f"-{family}", "addr", "add", f"{BACKENDS[family][0]}/{length}", "dev", "lo", *flags)
+    endpoint.add_address(BACKENDS[family][0], "lo")
     place.service(family, DATAGRAM, BACKENDS[family][:1])
     with Maker(endpoint, place.cgroup) as maker, maker.socket(family, DATAGRAM) as leaving:
         leaving.connect((FRONTEND[family], PORT))

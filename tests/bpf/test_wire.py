@@ -69,20 +69,17 @@ class Wire:
             self._addresses(family)
 
     def _addresses(self, family: int) -> None:
-        length, network = ("32", "24") if family == 4 else ("128", "64")
-        for namespace, address, device in (
-            (self.client, f"{CLIENT.address(family)}/{length}", "eth0"),
-            (self.node, f"{OWN_NODE[family]}/{network}", "und"),
-            (self.remote, f"{REMOTE_NODE[family]}/{network}", "und"),
-            (self.remote, f"{REMOTE.address(family)}/{length}", "und"),
-        ):
-            namespace.run("ip", f"-{family}", "addr", "add", address, "dev", device, *["nodad"] * (family == 6))
+        network = "24" if family == 4 else "64"
+        self.client.add_address(CLIENT.address(family), "eth0")
+        self.node.add_address(f"{OWN_NODE[family]}/{network}", "und")
+        for address in (f"{REMOTE_NODE[family]}/{network}", REMOTE.address(family)):
+            self.remote.add_address(address, "und")
         gateway = ("lladdr", mac_text(CLIENT.host_mac), "dev", "eth0", "nud", "permanent")
         self.client.run("ip", f"-{family}", "neigh", "add", GATEWAY[family], *gateway)
         onlink = ("via", GATEWAY[family], "dev", "eth0", "onlink")
         self.client.run("ip", f"-{family}", "route", "add", "default", *onlink)
         back = ("via", OWN_NODE[family], "dev", "und")
-        self.remote.run("ip", f"-{family}", "route", "add", f"{CLIENT.address(family)}/{length}", *back)
+        self.remote.run("ip", f"-{family}", "route", "add", CLIENT.address(family), *back)
 
     def rows(self, objects: ObjectSet) -> None:
         """Everything the node knows."""

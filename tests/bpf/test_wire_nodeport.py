@@ -62,17 +62,15 @@ class Machines:
             machine.run("ip", "link", "set", "und", "up")
             machine.run("sysctl", "-qw", "net.ipv4.conf.all.forwarding=1", "net.ipv6.conf.all.forwarding=1")
             for family, length in ((4, 24), (6, 64)):
-                nodad = ["nodad"] * (family == 6)
-                machine.run("ip", f"-{family}", "addr", "add", f"{own[family]}/{length}", "dev", "und", *nodad)
+                machine.add_address(f"{own[family]}/{length}", "und")
         self._endpoint()
 
     def _endpoint(self) -> None:
         self.home.run("ip", "link", "add", "lxc", "type", "veth", "peer", "name", "eth0", "netns", self.server.name)
         self.home.run("ip", "link", "set", "lxc", "address", mac_text(SERVER.host_mac), "up")
         self.server.run("ip", "link", "set", "eth0", "address", mac_text(SERVER.mac), "up")
-        for family, length in ((4, 32), (6, 128)):
-            nodad = ["nodad"] * (family == 6)
-            self.server.run("ip", "addr", "add", f"{SERVER.address(family)}/{length}", "dev", "eth0", *nodad)
+        for family in FAMILIES:
+            self.server.add_address(SERVER.address(family), "eth0")
             near = ("lladdr", mac_text(SERVER.host_mac), "dev", "eth0", "nud", "permanent")
             self.server.run("ip", f"-{family}", "neigh", "add", GATEWAY[family], *near)
             way = ("via", GATEWAY[family], "dev", "eth0", "onlink")

@@ -37,6 +37,7 @@ from datapath.masquerade import masquerade_constants, node_constants
 from datapath.realization import Realization
 from datapath.tables import BackendKey, BackendRow, IpcacheKey, IpcacheRow, ServiceKey, ServiceRow
 from tests.bpf import packets
+from tests.bpf.sockets import wait_for
 from tests.bpf.test_wire import TIMEOUT_S, open_socket, received
 from tests.conftest import Namespace
 from tests.controlplane.random_mesh import Log
@@ -107,8 +108,7 @@ class Mesh:
             run("ip", "link", "set", "und", "up", "mtu", str(UNDERLAY_MTU))
             run("ethtool", "-K", "und", "tx", "off")
             for address in machine.addresses:
-                length, nodad = ("24", ()) if underlay == 4 else ("64", ("nodad",))
-                run("ip", f"-{underlay}", "addr", "add", f"{address}/{length}", "dev", "und", *nodad)
+                machine.node.add_address(f"{address}/{24 if underlay == 4 else 64}", "und")
             run("sysctl", "-qw", "net.ipv4.ip_forward=1", "net.ipv6.conf.all.forwarding=1")
 
     def _node(self, log: Log, machine: Machine) -> None:
@@ -309,7 +309,7 @@ def test_only_nodes_of_the_mesh_are_believed(make_mesh: MakeMesh) -> None:
     mesh = make_mesh()
     first, second = mesh.machines
     own, stranger = underlay_addresses(1, 4)[0], underlay_addresses(7, 4)[0]
-    first.node.run("ip", "addr", "add", f"{stranger}/24", "dev", "und")
+    first.node.add_address(f"{stranger}/24", "und")
     identity, node_address = first.endpoint.identity, second.addresses[0]
     cases = (
         (own, identity, first.endpoint.ipv4, abi.FORWARDED),
@@ -332,11 +332,3 @@ def test_only_nodes_of_the_mesh_are_believed(make_mesh: MakeMesh) -> None:
             else:
                 expected[reason] = expected.get(reason, 0) + 1
                 assert wait_for(lambda: mesh.dropped(second) == expected)
-
-
-def wait_for(holds: Callable[[], bool]) -> bool:
-    """Until it holds, or for as long as a socket would wait."""
-    end = time.monotonic() + TIMEOUT_S
-    while not holds() and time.monotonic() < end:
-        time.sleep(0.01)
-    return holds()

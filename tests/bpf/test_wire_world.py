@@ -43,10 +43,9 @@ def lead_out(wire: Wire) -> None:
     """The node's routes lead to the other machine, which has WORLD's address and no route back to CLIENT."""
     wire.node.run("sysctl", "-qw", "net.ipv4.conf.all.forwarding=1", "net.ipv6.conf.all.forwarding=1")
     for family in FAMILIES:
-        flag, length = f"-{family}", 32 if family == 4 else 128
-        nodad = ["nodad"] * (family == 6)
-        wire.remote.run("ip", flag, "addr", "add", f"{WORLD.address(family)}/{length}", "dev", "und", *nodad)
-        wire.remote.run("ip", flag, "route", "del", f"{CLIENT.address(family)}/{length}")
+        flag = f"-{family}"
+        wire.remote.add_address(WORLD.address(family), "und")
+        wire.remote.run("ip", flag, "route", "del", CLIENT.address(family))
         wire.node.run("ip", flag, "route", "add", "default", "via", REMOTE_NODE[family], "dev", "und")
 
 

@@ -10,6 +10,7 @@ import pytest
 
 from datapath.codec import address_bytes
 from datapath.errors import KernelError
+from datapath.kernel import endpoint_side
 from datapath.kernel.endpoint_side import EndpointSide
 from datapath.kernel.netlink import (
     DeviceFacts,
@@ -17,6 +18,7 @@ from datapath.kernel.netlink import (
     device_mac,
     device_name,
 )
+from datapath.kernel.rtnetlink import Requests
 
 pytestmark = pytest.mark.kernel("TCX links")
 
@@ -186,13 +188,41 @@ def test_configuring_twice_changes_nothing(pair: Pair) -> None:
     ] == before
 
 
+def test_an_address_that_is_configured_takes_packets(pair: Pair) -> None:
+    """At once, though the kernel makes an IPv6 address's own route in its own time."""
+    facts = pair.create()
+    with EndpointSide(pair.endpoint.path, "eth0") as side:
+        for number in range(50):
+            address = f"fd00::5:{number}"
+            side.configure([address_bytes(address)], facts.host_mac)
+            assert pair.endpoint.call(local_addresses) >= {socket.inet_pton(socket.AF_INET6, address)}
+
+
+def local_addresses() -> set[bytes]:
+    """Of the calling thread's namespace."""
+    requests = Requests()
+    try:
+        return requests.local_addresses(socket.AF_INET6)
+    finally:
+        requests.close()
+
+
+def test_an_address_that_takes_no_packets_is_named(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An endpoint that is not ready is not said to be."""
+    facts = pair.create()
+    monkeypatch.setattr(Requests, "local_addresses", lambda self, family: set())
+    monkeypatch.setattr(endpoint_side, "TAKEN_WITHIN_S", 0.01)
+    with pytest.raises(KernelError, match="packets to fd00::5 are not taken"):
+        configure_endpoint(pair.endpoint.path, "eth0", ADDRESSES, facts.host_mac)
+
+
 def test_packets_pass_between_the_two_sides(pair: Pair) -> None:
     """With a route to the endpoint, the node's stack reaches it in both families."""
     pair.netlink.configure_node()
     facts = pair.create()
     configure_endpoint(pair.endpoint.path, "eth0", ADDRESSES, facts.host_mac)
-    pair.node.run("ip", "addr", "add", "192.0.2.1/32", "dev", "lo")
-    pair.node.run("ip", "addr", "add", "fd00:1::1/128", "dev", "lo", "nodad")
+    pair.node.add_address("192.0.2.1", "lo")
+    pair.node.add_address("fd00:1::1", "lo")
     for address in ("10.0.0.5", "fd00::5"):
         length = "/128" if ":" in address else "/32"
         pair.node.run("ip", "route", "add", address + length, "dev", NAME)

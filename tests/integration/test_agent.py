@@ -117,7 +117,7 @@ class Machine:
 def made_machine(bpffs: Path, objects_dir: Path, node: Namespace) -> Iterator[Machine]:
     """An operator with its etcd, and the namespace in which an agent can be started."""
     node.run("ip", "link", "add", "up0", "type", "veth", "peer", "name", "up1")
-    node.run("ip", "address", "add", "192.168.77.1/24", "dev", "up0")
+    node.add_address("192.168.77.1/24", "up0")
     node.run("ip", "link", "set", "up0", "up")
     node.run("ip", "link", "set", "up1", "up")
     where = Path(

@@ -38,10 +38,10 @@ class Link:
     def __init__(self, machine: Machine, node: Namespace, far: Namespace) -> None:
         self.machine, self.node, self.far = machine, node, far
         node.run("ip", "link", "set", "up1", "netns", far.name)
-        node.run("ip", "address", "add", f"{OWN[6]}/64", "dev", "up0", "nodad")
+        node.add_address(f"{OWN[6]}/64", "up0")
         far.run("ip", "link", "set", "up1", "up")
-        far.run("ip", "address", "add", f"{FAR[4]}/24", "dev", "up1")
-        far.run("ip", "address", "add", f"{FAR[6]}/64", "dev", "up1", "nodad")
+        far.add_address(f"{FAR[4]}/24", "up1")
+        far.add_address(f"{FAR[6]}/64", "up1")
 
     def passes(self, family: int, port: int) -> bool:
         """Whether a datagram of a new flow from afar comes to this port of the node, and its answer back."""
