@@ -8,8 +8,9 @@ device; a filter costs 1 ms. So a new hook gets the filter, with the same progra
 nothing waits. While both are there the kernel runs the link, and as our programs always decide, a packet meets one
 program, not two and not none.
 
-A filter's qdisc stops the queues of its device when it comes, and would again when it goes (clsact.py). So it comes
-only while a device is new and nobody sends to it, and never goes; the underlay's device gets its links at once.
+A filter's qdisc stops the queues of its device when it comes, and would again when it goes (clsact.py). So it never
+goes, and comes with the first program of a device that we made, before anybody sends to it; the underlay's device,
+which is in use before, gets its links at once.
 """
 
 import errno

@@ -207,6 +207,17 @@ def local_addresses() -> set[bytes]:
         requests.close()
 
 
+def test_an_endpoint_without_ipv6_asks_nothing_about_it(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A kernel that has no IPv6 would refuse the question."""
+
+    def refused(self: Requests, family: int) -> set[bytes]:
+        raise KernelError("no such family", errno.EOPNOTSUPP)
+
+    facts = pair.create()
+    monkeypatch.setattr(Requests, "local_addresses", refused)
+    configure_endpoint(pair.endpoint.path, "eth0", ADDRESSES[:1], facts.host_mac)
+
+
 def test_an_address_that_takes_no_packets_is_named(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
     """An endpoint that is not ready is not said to be."""
     facts = pair.create()
