@@ -217,7 +217,7 @@ static __always_inline int conntrack_wants(const struct packet *packet)
 	return !is_icmp(packet->protocol) || is_echo_request(packet);
 }
 
-static __always_inline void conntrack_row_set(struct __sk_buff *skb, const struct packet *packet, __u16 flags,
+static __always_inline void conntrack_row_set(const struct packet *packet, __u16 flags, __u32 packets, __u32 bytes,
 					      struct conntrack_row *row)
 {
 	__builtin_memset(row, 0, sizeof(*row));
@@ -227,8 +227,8 @@ static __always_inline void conntrack_row_set(struct __sk_buff *skb, const struc
 	row->expires_ns =
 		packet->now + conntrack_lifetime_ns(packet->protocol, row->flags, packet->tcp_flags);
 	row->policy_epoch = packet->policy_epoch;
-	row->forward_packets = 1;
-	row->forward_bytes = skb->len;
+	row->forward_packets = packets;
+	row->forward_bytes = bytes;
 	row->source_identity = packet->source_identity;
 	row->forward_tcp_flags = packet->tcp_flags;
 	if (packet->audited)
@@ -254,7 +254,7 @@ STEP conntrack_create(struct __sk_buff *skb, struct packet *packet, const struct
 
 	if (!packet || !tracking || !conntrack_wants(packet))
 		return 0;
-	conntrack_row_set(skb, packet, tracking->source_is_high ? CONNTRACK_INITIATOR_HIGH : 0, &row);
+	conntrack_row_set(packet, tracking->source_is_high ? CONNTRACK_INITIATOR_HIGH : 0, 1, skb->len, &row);
 	if (bpf_map_update_elem(&conntrack, &tracking->key, &row, BPF_ANY))
 		return DROP(packet, FILE_CONNTRACK, CT_MAP_INSERTION_FAILED);
 	return 0;
@@ -268,7 +268,7 @@ STEP conntrack_create_forward(struct __sk_buff *skb, struct packet *packet, cons
 	if (!packet || !tracking)
 		return 0;
 	flags |= tracking->source_is_high ? CONNTRACK_INITIATOR_HIGH : 0;
-	conntrack_row_set(skb, packet, (__u16)flags | CONNTRACK_DNAT, &row);
+	conntrack_row_set(packet, (__u16)flags | CONNTRACK_DNAT, 1, skb->len, &row);
 	row.translated = packet->dest;
 	row.translated_port = packet->dest_port;
 	if (bpf_map_update_elem(&conntrack, &tracking->key, &row, BPF_ANY))
@@ -276,17 +276,15 @@ STEP conntrack_create_forward(struct __sk_buff *skb, struct packet *packet, cons
 	return 0;
 }
 
-/* The entry of a flow that another node has sent on for `frontend`: replies go out with that. 0, or a drop. */
-STEP conntrack_create_answered(struct __sk_buff *skb, struct packet *packet, const struct tracking *tracking,
-			       const struct address_port *frontend)
+/* The entry whose replies go out with `frontend`, and what it has counted. 0, or a drop. */
+static __always_inline int conntrack_put_answered(struct packet *packet, const struct tracking *tracking,
+						  const struct address_port *frontend, __u32 flags, __u32 packets,
+						  __u32 bytes)
 {
 	struct conntrack_row row;
-	__u16 flags = CONNTRACK_REVERSE_DNAT;
 
-	if (!packet || !tracking || !frontend)
-		return 0;
 	flags |= tracking->source_is_high ? CONNTRACK_INITIATOR_HIGH : 0;
-	conntrack_row_set(skb, packet, flags, &row);
+	conntrack_row_set(packet, (__u16)flags | CONNTRACK_REVERSE_DNAT, packets, bytes, &row);
 	row.translated = frontend->address;
 	row.translated_port = frontend->port;
 	if (bpf_map_update_elem(&conntrack, &tracking->key, &row, BPF_ANY))
@@ -294,15 +292,32 @@ STEP conntrack_create_answered(struct __sk_buff *skb, struct packet *packet, con
 	return 0;
 }
 
+/* The entry of a flow that another node has sent on for `frontend`. 0, or a drop. */
+STEP conntrack_create_answered(struct __sk_buff *skb, struct packet *packet, const struct tracking *tracking,
+			       const struct address_port *frontend)
+{
+	if (!packet || !tracking || !frontend)
+		return 0;
+	return conntrack_put_answered(packet, tracking, frontend, 0, 1, skb->len);
+}
+
+/* The entry that replies of a flow to `frontend` find; packets are counted at the other. A step of its own, for the rows
+ * of both are not on the stack together. 0, or a drop. */
+STEP conntrack_create_replies(struct packet *packet, const struct tracking *tracking,
+			      const struct address_port *frontend, __u32 flags)
+{
+	if (!packet || !tracking || !frontend)
+		return 0;
+	return conntrack_put_answered(packet, tracking, frontend, flags, 0, 0);
+}
+
 /* Both entries of a flow to `frontend`; packet->dest is the backend by now. The one for replies comes first,
  * so that no reply meets a flow that is only half there. `flags`: CONNTRACK_HAIRPIN, CONNTRACK_DSR, or 0. 0, or a drop. */
 STEP conntrack_create_service(struct __sk_buff *skb, struct packet *packet, const struct tracking *tracking,
 			      const struct address_port *frontend, __u32 flags)
 {
-	struct conntrack_row row;
-	struct conntrack_key key;
+	struct tracking replies = {};
 	struct address client;
-	__u16 initiator;
 	int result;
 
 	if (!packet || !tracking || !frontend)
@@ -312,22 +327,14 @@ STEP conntrack_create_service(struct __sk_buff *skb, struct packet *packet, cons
 	client = packet->source;
 	if (flags & CONNTRACK_HAIRPIN)
 		hairpin_address(packet->family, &client);
-	initiator = conntrack_key_set(&key, packet->protocol, &client, packet->source_port, &packet->dest,
-				      packet->dest_port)
-			    ? CONNTRACK_INITIATOR_HIGH
-			    : 0;
-	initiator |= (__u16)flags;
-	conntrack_row_set(skb, packet, initiator | CONNTRACK_REVERSE_DNAT, &row);
-	row.forward_packets = 0;
-	row.forward_bytes = 0;
-	row.translated = frontend->address;
-	row.translated_port = frontend->port;
-	if (bpf_map_update_elem(&conntrack, &key, &row, BPF_ANY))
-		return DROP(packet, FILE_CONNTRACK, CT_MAP_INSERTION_FAILED);
-
+	replies.source_is_high = (__u32)conntrack_key_set(&replies.key, packet->protocol, &client, packet->source_port,
+							  &packet->dest, packet->dest_port);
+	result = conntrack_create_replies(packet, &replies, frontend, flags);
+	if (result)
+		return result;
 	result = conntrack_create_forward(skb, packet, tracking, flags);
 	if (result)
-		bpf_map_delete_elem(&conntrack, &key);
+		bpf_map_delete_elem(&conntrack, &replies.key);
 	return result;
 }
 
